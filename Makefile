@@ -1,0 +1,39 @@
+# Everything runs in .venv, which the first target makes. PYTHON is 3.11 or later.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TASK ?= maze2d-umaze-v1
+DEMO := runs/demo
+
+.PHONY: setup test fast demo clean
+.DEFAULT_GOAL := test
+
+setup: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+# What CI runs.
+test: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest --cov=pgdiff --cov-report=term --cov-fail-under=90 --durations=10
+
+fast: setup
+	$(BIN)/python -m pytest -m "not slow"
+
+# Record, train, plan, evaluate: from nothing to a guided planner with its pictures.
+demo: setup
+	$(BIN)/pgdiff collect task=$(TASK) out=$(DEMO)/$(TASK).hdf5
+	$(BIN)/pgdiff train recipe=strided task=$(TASK) data=$(DEMO)/$(TASK).hdf5 out=$(DEMO)/strided
+	$(BIN)/pgdiff plan run=$(DEMO)/strided out=$(DEMO)
+	$(BIN)/pgdiff evaluate run=$(DEMO)/strided episodes=50 out=$(DEMO)
+
+# Caches and build products; data, runs and .venv stay.
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
+	find pgdiff envs tests -name __pycache__ -type d -prune -exec rm -rf {} +

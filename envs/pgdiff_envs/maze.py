@@ -1,0 +1,299 @@
+"""The environment: a force-driven ball in a maze, as D4RL's `MazeEnv`."""
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import gymnasium
+import numpy as np
+from jaxtyping import Float, UInt8
+
+from pgdiff_envs.errors import PgdiffEnvsError, require
+from pgdiff_envs.expert import Expert
+from pgdiff_envs.layouts import BALL_RADIUS, Layout, get_layout
+from pgdiff_envs.physics import MAX_VELOCITY, TIMESTEP, build_xml
+from pgdiff_envs.raster import Raster
+from pgdiff_envs.tracker import Tracker
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+#: Within this distance of the goal the sparse reward is 1 and the step counts as a success.
+GOAL_RADIUS = 0.5
+
+
+class MazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
+    """A ball that two motors push through a maze; it is paid for being near the goal.
+
+    The observation is [x, y, vx, vy], float64, in metres and metres per second. The action is the
+    command of the two motors, in [-1, 1]. A step lasts 0.01 s. The sparse reward is 1 within 0.5 of
+    the goal and else 0, the dense reward is exp(-distance); both are of the state *after* the step.
+    An episode never terminates. `info` holds "goal", [2], and "is_success", whether the ball is
+    within 0.5 of the goal. The goal is not part of the observation, not even where it is random.
+
+    D4RL bounds no observation. Here the box is finite, and wider than the ball can go.
+
+    Args:
+        layout: name of a maze, or its rows of '#', 'O' and 'G'.
+        reward: "sparse" or "dense".
+        random_goal: draw a goal at every reset: a free cell's (w, h) plus uniform(-0.1, 0.1).
+        reference_scores: the returns whose normalised scores are 0 and 100.
+        goal_steps: the expert gives a goal up after so many steps; each task names its step limit.
+        render_mode: None or "rgb_array". Pictures are drawn in NumPy and need no display.
+        render_size: pixels of the picture's longer side.
+
+    Raises:
+        PgdiffEnvsError: a bad argument, or MuJoCo is missing.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
+        "render_modes": ["rgb_array"],
+        "render_fps": round(1 / TIMESTEP),
+    }
+
+    def __init__(
+        self,
+        *,
+        layout: str | Sequence[str] = "umaze",
+        reward: str = "sparse",
+        random_goal: bool = False,
+        reference_scores: tuple[float, float] | None = None,
+        goal_steps: int = 600,
+        render_mode: str | None = None,
+        render_size: int = 400,
+    ) -> None:
+        if reward not in ("sparse", "dense"):
+            raise PgdiffEnvsError(f"`reward` must be 'sparse' or 'dense'. Got '{reward}'.")
+        if render_mode not in (None, "rgb_array"):
+            raise PgdiffEnvsError(
+                f"`render_mode` must be None or 'rgb_array'. Got {render_mode!r}."
+            )
+        if isinstance(goal_steps, bool) or not isinstance(goal_steps, int) or goal_steps < 1:
+            raise PgdiffEnvsError(
+                f"`goal_steps` must be an integer of at least 1. Got {goal_steps!r}."
+            )
+        mujoco = require("mujoco", extra="mujoco")
+        self.layout: Layout = get_layout(layout)
+        self.reward = reward
+        self.random_goal = random_goal
+        self.render_mode = render_mode
+        self._raster = Raster(self.layout, size=render_size)
+        self._reference_scores = reference_scores
+        self._goal_steps = goal_steps
+
+        width, height = self.layout.shape
+        self.observation_space = gymnasium.spaces.Box(
+            low=np.array([0.0, 0.0, -2 * MAX_VELOCITY, -2 * MAX_VELOCITY]),
+            high=np.array([width - 1.0, height - 1.0, 2 * MAX_VELOCITY, 2 * MAX_VELOCITY]),
+            dtype=np.float64,
+        )
+        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, shape=(2,), dtype=np.float32)
+
+        self._model = mujoco.MjModel.from_xml_string(build_xml(self.layout))
+        self.data = mujoco.MjData(self._model)
+        self._mj_step, self._mj_reset = mujoco.mj_step, mujoco.mj_resetData
+        # Views into MuJoCo's memory: asking `data` for them at each step would be slow.
+        self._qpos, self._qvel, self._ctrl = self.data.qpos, self.data.qvel, self.data.ctrl
+        self._task_goal = _point(self.layout.goal_cell)
+        self._place_goal(self._task_goal)
+
+    @property
+    def maze(self) -> tuple[str, ...]:
+        """The layout's rows: row `w`, column `h` is the cell around (w - 0.2, h - 0.2)."""
+        return self.layout.rows
+
+    @property
+    def goal(self) -> Float[np.ndarray, "2"]:
+        """The present goal (x, y), a copy."""
+        return self._goal.copy()
+
+    def set_goal(self, xy: Any) -> None:
+        """Move the goal, now and for later episodes (a random goal is drawn anew at each reset).
+
+        Raises:
+            PgdiffEnvsError: not two finite numbers, or not in a free cell.
+        """
+        self._task_goal = self._checked_goal("xy", xy)
+        self._place_goal(self._task_goal)
+
+    @property
+    def reference_scores(self) -> tuple[float, float]:
+        """The returns whose normalised scores are 0 (random) and 100 (D4RL's controller).
+
+        Raises:
+            PgdiffEnvsError: this environment was made without any.
+        """
+        if self._reference_scores is None:
+            raise PgdiffEnvsError(
+                "`reference_scores` is not set for this maze: give it to MazeEnv, or make the "
+                "environment by one of the ids of pgdiff_envs.TASKS."
+            )
+        return self._reference_scores
+
+    def normalized_score(self, returns: Any) -> Float[np.ndarray, "..."]:
+        """D4RL's normalised score times 100, of one or many undiscounted returns."""
+        low, high = self.reference_scores
+        return np.asarray(100.0 * (np.asarray(returns, dtype=np.float64) - low) / (high - low))
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Float[np.ndarray, "4"], dict[str, Any]]:
+        """Start an episode where D4RL does, or where `options` say.
+
+        The start is a free cell's (w, h) plus uniform(-0.1, 0.1), its velocity 0.1 times a standard
+        normal.
+
+        Args:
+            seed: seeds the generator of starts and goals.
+            options: "location", the exact start (x, y); "goal", the goal (x, y) of this episode.
+
+        Raises:
+            PgdiffEnvsError: an unknown option, a location within the ball's radius of a wall, or a
+                goal outside the free cells.
+        """
+        super().reset(seed=seed)
+        options = options or {}
+        if unknown := set(options) - {"location", "goal"}:
+            raise PgdiffEnvsError(
+                f"`options` may hold 'location' and 'goal'. Got {sorted(map(str, unknown))}."
+            )
+        # Everything is drawn whether it is used or not: an option changes no other draw.
+        position = self.layout.draw_position(self.np_random)
+        velocity = 0.1 * self.np_random.standard_normal(2)
+        goal = self._task_goal
+        if self.random_goal:
+            goal = self.layout.draw_position(self.np_random)
+        if options.get("location") is not None:
+            position = self._checked_location(options["location"])
+        if options.get("goal") is not None:
+            goal = self._checked_goal("options['goal']", options["goal"])
+
+        self._mj_reset(self._model, self.data)
+        self._qpos[:] = position
+        self._qvel[:] = velocity
+        self._place_goal(goal)
+        return np.concatenate([self._qpos, self._qvel]), self._info(self._distance())
+
+    def step(self, action: Any) -> tuple[Float[np.ndarray, "4"], float, bool, bool, dict[str, Any]]:
+        """Clip the command and the velocity, then let MuJoCo make one step of 0.01 s.
+
+        D4RL clips through `set_state`, which also runs `mj_forward`. That changes no state of
+        today's MuJoCo, whose solver saves its warm start in `mj_step` alone, so it is left out.
+
+        Raises:
+            PgdiffEnvsError: the action is not two numbers, or holds NaN.
+        """
+        try:
+            force_x, force_y = np.asarray(action).tolist()
+            self._ctrl[0] = min(max(force_x, -1.0), 1.0)
+            self._ctrl[1] = min(max(force_y, -1.0), 1.0)
+        except (TypeError, ValueError):
+            raise PgdiffEnvsError(f"`action` must be two numbers. Got {action!r}.") from None
+        if force_x != force_x or force_y != force_y:
+            raise PgdiffEnvsError(f"`action` must not hold NaN. Got {action!r}.")
+
+        velocity_x, velocity_y = self._qvel.tolist()
+        if not -MAX_VELOCITY <= velocity_x <= MAX_VELOCITY:
+            self._qvel[0] = math.copysign(MAX_VELOCITY, velocity_x)
+        if not -MAX_VELOCITY <= velocity_y <= MAX_VELOCITY:
+            self._qvel[1] = math.copysign(MAX_VELOCITY, velocity_y)
+
+        self._mj_step(self._model, self.data)
+
+        distance = self._distance()
+        if self.reward == "sparse":
+            reward = 1.0 if distance <= GOAL_RADIUS else 0.0
+        else:
+            reward = math.exp(-distance)
+        observation = np.array([*self._qpos.tolist(), *self._qvel.tolist()])
+        return observation, reward, False, False, self._info(distance)
+
+    def render(self) -> UInt8[np.ndarray, "height width 3"] | None:
+        """Return the maze from above, x to the right and y upwards; None without a render mode."""
+        if self.render_mode is None:
+            return None
+        return self._raster.render(ball=self._qpos, goal=self._goal)
+
+    def draw(self, axes: "Axes", plan: Any = None) -> None:
+        """Draw walls, goal and ball into matplotlib axes, x to the right and y upwards.
+
+        Args:
+            axes: where to draw; the data coordinates are the observation's (x, y).
+            plan: anything with `observations` [tokens, >= 2], and perhaps `candidates`
+                [candidates, tokens, >= 2] and `scores` [candidates], such as a plan of pgdiff: the
+                candidates are coloured by score, the plan itself is bold.
+        """
+        from pgdiff_envs.drawing import draw_maze, draw_plan
+
+        draw_maze(axes, self.layout, ball=self._qpos, goal=self._goal)
+        if plan is not None:
+            draw_plan(axes, plan)
+
+    def expert(
+        self,
+        seed: int | np.random.Generator | None = None,
+        *,
+        noise: float = 0.0,
+        goal: Any = None,
+    ) -> Expert:
+        """D4RL's recording controller for this maze; see `Expert`.
+
+        Args:
+            seed: of goals, way-points and noise.
+            noise: standard deviation of what is added to its actions; D4RL's noisy kind has 0.5.
+            goal: walk to this goal and stay there, instead of drawing one goal after another.
+                D4RL's reference scores were made so, with the task's goal, but without telling the
+                controller of resets: from the second episode on it pushed straight at the goal,
+                walls or not. Told of them (`episode_start`) it scores well above 100.
+
+        Raises:
+            PgdiffEnvsError: a bad `noise` or `goal`.
+        """
+        if goal is not None:
+            goal = self._checked_goal("goal", goal)
+        return Expert(self.layout, seed=seed, noise=noise, goal=goal, goal_steps=self._goal_steps)
+
+    def tracker(self) -> Tracker:
+        """A controller that drives the ball to a way-point by a given time; see `Tracker`."""
+        return Tracker()
+
+    def _distance(self) -> float:
+        x, y = self._qpos.tolist()
+        return math.sqrt((x - self._goal_x) ** 2 + (y - self._goal_y) ** 2)
+
+    def _info(self, distance: float) -> dict[str, Any]:
+        # A copy: Gymnasium asks that infos share no object.
+        return {"goal": self._goal.copy(), "is_success": distance <= GOAL_RADIUS}
+
+    def _place_goal(self, goal: Float[np.ndarray, "2"]) -> None:
+        self._goal: np.ndarray = goal.copy()
+        self._goal_x, self._goal_y = self._goal.tolist()
+
+    def _checked_goal(self, name: str, xy: Any) -> Float[np.ndarray, "2"]:
+        point = _point(xy, name)
+        if not self.layout.is_free(*self.layout.cell(*point.tolist())):
+            raise PgdiffEnvsError(
+                f"`{name}` must lie in a free cell of the maze {list(self.maze)}. "
+                f"Got ({point[0]:g}, {point[1]:g})."
+            )
+        return point
+
+    def _checked_location(self, xy: Any) -> Float[np.ndarray, "2"]:
+        point = _point(xy, "options['location']")
+        if self.layout.clearance(*point.tolist()) < BALL_RADIUS:
+            raise PgdiffEnvsError(
+                f"`options['location']` must be at least the ball's radius, {BALL_RADIUS}, from "
+                f"every wall of the maze {list(self.maze)}. Got ({point[0]:g}, {point[1]:g})."
+            )
+        return point
+
+
+def _point(xy: Any, name: str = "xy") -> Float[np.ndarray, "2"]:
+    """Return `xy` as two finite float64."""
+    try:
+        point = np.asarray(xy, dtype=np.float64)
+    except (TypeError, ValueError):
+        point = np.empty(0)
+    if point.shape != (2,) or not np.isfinite(point).all():
+        raise PgdiffEnvsError(f"`{name}` must be two finite numbers (x, y). Got {xy!r}.")
+    return point

@@ -1,0 +1,5 @@
+"""The command line: `pgdiff COMMAND …`."""
+
+from pgdiff.cli.main import main
+
+__all__ = ["main"]

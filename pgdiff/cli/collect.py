@@ -1,0 +1,76 @@
+"""`pgdiff collect`: a recording of the task's own expert, and a picture of where it has been."""
+
+import importlib.util
+import time
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import h5py
+import numpy as np
+
+from pgdiff.cli.environments import make_env
+from pgdiff.cli.values import flag, path, swept
+from pgdiff.plotting import coverage_picture
+from pgdiff.validation import PgdiffError, check_positive_int, check_range
+from pgdiff.workflows.collect import collect
+
+
+def run(settings: dict[str, Any]) -> int:
+    """Record, draw, and say what was recorded."""
+    name = settings["task"]["name"]
+    default = f"data/{name}{swept(settings, named=('task',))}.hdf5"
+    out = path(settings, "out", default)
+    if out.exists() and not flag(settings, "overwrite"):
+        raise PgdiffError(f"'{out}' exists. overwrite=true replaces it, out=PATH names another.")
+    steps = check_positive_int("steps", settings["steps"])
+    seed = check_positive_int("seed", settings["seed"], minimum=0)
+    noise = check_range("noise", settings["noise"], low=0.0)
+    env = make_env(settings["task"]["id"])
+    try:
+        make_expert = getattr(env.unwrapped, "expert", None)
+        if make_expert is None:
+            raise PgdiffError(
+                "`task` must be one whose environment has a recording expert of its own. "
+                f"Got '{settings['task']['id']}', which has none."
+            )
+        expert = make_expert(seed, noise=noise) if noise else make_expert(seed)
+        began = time.perf_counter()
+        collect(
+            env, out, steps=steps, seed=seed, expert=expert, overwrite=flag(settings, "overwrite")
+        )
+        seconds = time.perf_counter() - began
+        with h5py.File(out) as file:
+            observations, rewards = file["observations"][:], file["rewards"][:]
+        print(f"{steps} steps in {seconds:.1f} s, {steps / seconds:.0f} steps/s")
+        print(_reward(env, rewards))
+        print(_draw(env, observations, out))
+    finally:
+        env.close()
+    print(f"data: {out}")
+    return 0
+
+
+def _reward(env: gymnasium.Env[Any, Any], rewards: np.ndarray) -> str:
+    """Say what the recording is worth, in units of the task's episodes."""
+    line = f"mean reward {rewards.mean():.4g} a step"
+    limit = env.spec.max_episode_steps if env.spec is not None else None
+    if limit is None:
+        return line
+    total = float(rewards.mean()) * limit
+    line += f", {total:.1f} in an episode of {limit} steps"
+    normalized_score = getattr(env.unwrapped, "normalized_score", None)
+    return (
+        line if normalized_score is None else f"{line}, score {float(normalized_score(total)):.1f}"
+    )
+
+
+def _draw(env: gymnasium.Env[Any, Any], observations: np.ndarray, out: Path) -> str:
+    size = observations.shape[1]
+    if importlib.util.find_spec("matplotlib") is None:
+        return "no picture: matplotlib is not installed (pip install 'pgdiff[viz]')"
+    if size < 2:
+        return "no picture: an observation is no place in a plane"
+    velocity = (2, 3) if size >= 4 else None
+    picture = coverage_picture(observations, out.with_suffix(".png"), env=env, velocity=velocity)
+    return f"picture: {picture}"

@@ -1,0 +1,67 @@
+"""Environments by the ids that the user names, or by the task of a run."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+from omegaconf import OmegaConf
+
+from pgdiff.cli.places import CONFIG_DIR, choices
+from pgdiff.planning import Planner
+from pgdiff.planning.from_run import RunInfo
+from pgdiff.validation import PgdiffError
+
+
+def make_env(env_id: Any) -> gymnasium.Env[Any, Any]:
+    """Make an environment, or say why there is none of that id."""
+    try:
+        return gymnasium.make(str(env_id))
+    except (gymnasium.error.Error, ImportError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise PgdiffError(
+            f"The environment id must be one of Gymnasium's, or MODULE:ID. Got '{env_id}' "
+            f"({reason})."
+        ) from error
+
+
+def env_id_of(run: RunInfo, chosen: Any) -> str:
+    """Return the id that the user chose, else that of the run's task.
+
+    What a file says is never made into an environment: the run's `run.json` only names one of the
+    tasks that this package knows.
+    """
+    if chosen is not None:
+        return str(chosen)
+    name = run.task.get("name")
+    if name not in choices("task"):
+        raise PgdiffError(
+            f"`env` must be given for the run '{run.path}', because its task '{name}' is none of "
+            "this package's: env=ID."
+        )
+    known = OmegaConf.select(OmegaConf.load(CONFIG_DIR / "task" / f"{name}.yaml"), "id")
+    if known != run.task.get("id"):
+        raise PgdiffError(
+            f"`env` must be given for the run '{run.path}', because it was trained for "
+            f"'{run.task.get('id')}', which is not the id of the task '{name}': env=ID."
+        )
+    return str(known)
+
+
+def check_fit(planner: Planner, env: gymnasium.Env[Any, Any], run: Path) -> None:
+    """Raise an error if a run's networks were made for other spaces than the environment's."""
+    for kind, own in (
+        ("observation", planner.observation_shape),
+        ("action", _action_shape(planner)),
+    ):
+        shape = getattr(env, f"{kind}_space").shape
+        if own is not None and shape != own:
+            name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
+            raise PgdiffError(
+                f"`env` must have the spaces that the run '{run}' was trained for: {kind}s of "
+                f"shape {list(own)}. Got '{name}' with {list(shape or ())}."
+            )
+
+
+def _action_shape(planner: Planner) -> tuple[int, ...] | None:
+    actions = getattr(planner.controller, "actions", None)
+    return None if actions is None else (int(actions),)

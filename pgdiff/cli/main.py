@@ -1,0 +1,99 @@
+"""The first word is the command; the rest are its settings."""
+
+import argparse
+import importlib
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from pgdiff.validation import PgdiffError, nearest
+
+# Command: module of `pgdiff.cli` that has its `run`, whether it takes a plain path, and one line.
+COMMANDS = {
+    "collect": ("collect", False, "record a task's own expert into a data file"),
+    "check": ("check", True, "list the faults of a data file: field, row and mend"),
+    "train": ("train", False, "train every stage of a recipe into a run folder"),
+    "plan": ("plan", False, "make one plan of a run, with pictures of it"),
+    "evaluate": ("evaluate", False, "act in the environment: score, interval, success, speed"),
+    "info": ("info", True, "say what a data file, a saved network or a run folder holds"),
+}
+
+HELP = ("-h", "--help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code.
+
+    Args:
+        argv: the words after the program's name; those of the process if None.
+
+    Returns:
+        0 where all went well, 1 where the input or a setting is at fault, 2 where there is no such
+        command, 130 where it was interrupted.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = _parser()
+    if not words or words[0] in HELP:
+        parser.print_help()
+        return 0 if words else 2
+    options = parser.parse_args(words[:1])
+    command: str = options.command
+    if command not in COMMANDS:
+        choices = nearest(command, COMMANDS)
+        print(f"error: the command must be {choices} Got '{command}'.", file=sys.stderr)
+        return 2
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            return _run(command, words[1:])
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name.ljust(width)}  {line}" for name, (_, _, line) in COMMANDS.items()]
+    parser = argparse.ArgumentParser(
+        prog="pgdiff",
+        usage="pgdiff COMMAND [SETTING=VALUE ...]",
+        description="Policy-guided trajectory diffusion for reinforcement learning.",
+        epilog="commands:\n" + "\n".join(lines) + "\n\npgdiff COMMAND --help shows its settings.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", metavar="COMMAND", help="one of the commands below")
+    return parser
+
+
+def _run(command: str, words: list[str]) -> int:
+    name, takes_path, line = COMMANDS[command]
+    if any(word in HELP for word in words):
+        from pgdiff.cli.help import path_help, settings_help
+
+        print(path_help(command, line) if takes_path else settings_help(command, line))
+        return 0
+    module: Any = importlib.import_module(f"pgdiff.cli.{name}")
+    if takes_path:
+        if len(words) != 1:
+            raise PgdiffError(f"`pgdiff {command}` takes one path. Got {len(words)} words.")
+        return int(module.run(words[0]))
+    from pgdiff.cli.compose import is_sweep, settings, sweep
+
+    if is_sweep(words):
+        return sweep(command, words, module)
+    prepare = getattr(module, "prepare", None)
+    if prepare is not None:
+        words = prepare(words, sweep=False)
+    return int(module.run(settings(command, words)))
+
+
+def _show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:
+    print(f"warning: {message}", file=sys.stderr)

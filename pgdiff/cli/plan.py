@@ -1,0 +1,100 @@
+"""`pgdiff plan`: one plan from the start of an episode, with pictures of it."""
+
+import dataclasses
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pgdiff.cli.environments import check_fit, env_id_of, make_env
+from pgdiff.cli.planners import guide_name, make_planner
+from pgdiff.cli.values import path, swept
+from pgdiff.diffusion import SamplerStep, full_sequence
+from pgdiff.planning import Planner
+from pgdiff.planning.from_run import read_run
+from pgdiff.plotting import comparison_picture, denoising_gif, plan_picture
+from pgdiff.trajectory import Plan
+from pgdiff.validation import check_positive_int
+from pgdiff.workflows.files import write_json
+
+SHOWN = 5
+
+
+def run(settings: dict[str, Any]) -> int:
+    """Plan, draw, and show the best candidates."""
+    folder = path(settings, "run")
+    run = read_run(folder)
+    out = path(settings, "out", folder / f"plan{swept(settings, named=('run',))}")
+    seed = check_positive_int("seed", settings["seed"], minimum=0)
+    env = make_env(env_id_of(run, settings["env"]))
+    try:
+        planner = make_planner(settings, run, env)
+        check_fit(planner, env, folder)
+        observation, _ = env.reset(seed=seed)
+        steps: list[SamplerStep] = []
+        plan = planner.plan(observation, seed=seed, callback=steps.append)
+        guide = guide_name(settings, run)
+        print(_table(plan))
+        write_json(out / "plan.json", _content(plan, settings, folder, guide))
+        if importlib.util.find_spec("matplotlib") is None:
+            print("no pictures: matplotlib is not installed (pip install 'pgdiff[viz]')")
+        else:
+            plan_picture(plan, out / "plan.png", env=env)
+            _denoising(planner, plan, steps, env, out)
+            if guide is not None:
+                # The same noise without the gradient; its value is still told, and the first
+                # candidate shown, which is what an unguided planner takes.
+                unguided = make_planner(settings, run, env, scale=0.0).plan(observation, seed=seed)
+                unguided = dataclasses.replace(
+                    unguided, best=0, observations=unguided.candidates[0]
+                )
+                comparison_picture(unguided, plan, out / "guided_vs_unguided.png", env=env)
+    finally:
+        env.close()
+    print(f"plan: {out}")
+    return 0
+
+
+def _table(plan: Plan) -> str:
+    """The best candidates: score, and where each ends."""
+    order = _order(plan)[:SHOWN]
+    lines = [f"the best {len(order)} of {len(plan.candidates)} candidates"]
+    lines.append("candidate  score    last way-point")
+    for index in order:
+        last = ", ".join(f"{value:.2f}" for value in plan.candidates[index, -1])
+        lines.append(f"{index:9d}  {plan.scores[index]:<7.4g}  {last}")
+    return "\n".join(lines)
+
+
+def _order(plan: Plan) -> list[int]:
+    if np.isnan(plan.scores).any():
+        return list(range(len(plan.scores)))
+    return [int(index) for index in np.argsort(-plan.scores, kind="stable")]
+
+
+def _content(plan: Plan, settings: dict[str, Any], folder: Path, guide: str | None) -> Any:
+    scores = [None if np.isnan(score) else float(score) for score in plan.scores]
+    return {
+        "run": str(folder),
+        "seed": settings["seed"],
+        "guide": guide,
+        "stride": plan.stride,
+        "best": plan.best,
+        "scores": scores,
+        "waypoints": plan.observations.tolist(),
+        "candidates": plan.candidates.tolist(),
+    }
+
+
+@torch.no_grad()
+def _denoising(planner: Planner, plan: Plan, steps: list[SamplerStep], env: Any, out: Path) -> None:
+    rows = full_sequence(steps=planner.steps, tokens=planner.model.layout.horizon)
+    denoising_gif(
+        [planner.model.segment(step.x).observations.cpu().numpy() for step in steps],
+        [float(rows[step.row].max()) for step in steps],
+        out / "denoising.gif",
+        env=env,
+        scores=None if np.isnan(plan.scores).any() else plan.scores,
+    )

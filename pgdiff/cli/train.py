@@ -1,0 +1,122 @@
+"""`pgdiff train`: every stage of a recipe, into a run folder."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pgdiff.cli.overrides import parse
+from pgdiff.cli.values import flag, path, swept
+from pgdiff.data import load_episodes
+from pgdiff.planning.from_run import RunInfo, read_run
+from pgdiff.validation import PgdiffError
+from pgdiff.workflows.runs import last_metrics
+from pgdiff.workflows.stages import Stage
+from pgdiff.workflows.train import train_stages
+
+# Settings of a trainer that YAML switches off by 0, where the library takes None.
+OFF = ("clip_norm", "checkpoint_every")
+OF_THE_TASK = ("horizon", "stride", "discount")
+
+
+def prepare(words: Sequence[str], *, sweep: bool) -> list[str]:
+    """Take the task of the run that `base=` names, where no other is given."""
+    given = {override.key: override.value for override in parse(words, sweep=sweep)}
+    base = given.get("base")
+    if base is None:
+        return list(words)
+    run = read_run(str(base))
+    task = {"task": run.task.get("name")}
+    task |= {f"task.{key}": run.task[key] for key in OF_THE_TASK if key in run.task}
+    return [*words, *(f"{key}={value}" for key, value in task.items() if key not in given)]
+
+
+def run(settings: dict[str, Any]) -> int:
+    """Train, and say how it went."""
+    task, recipe = settings["task"], settings["recipe"]
+    out, add = _folder(settings)
+    data = _data(settings, out if add else None)
+    if not data.exists():
+        raise PgdiffError(
+            f"`data` must be a file. '{data}' does not exist; record it with: "
+            f"{_collect(task, data)}"
+        )
+    episodes = load_episodes(data, join_continuous=flag(settings, "join_continuous"))
+    print(f"{recipe['name']}: {', '.join(recipe['stages'])} on {episodes.steps} steps of {data}")
+    info = train_stages(
+        episodes,
+        [
+            Stage(
+                name=str(name),
+                learner=stage["learner"],
+                arguments=stage.get("arguments") or {},
+                trainer=_trainer(stage.get("trainer") or {}, settings["trainer"]),
+            )
+            for name, stage in recipe["stages"].items()
+        ],
+        folder=out,
+        task=task,
+        recipe=recipe["name"],
+        data=data,
+        planner=recipe.get("planner") or {},
+        guides=recipe.get("guides") or {},
+        guide=recipe.get("guide"),
+        seed=settings["seed"],
+        device=settings["device"],
+        add=add,
+        resume=flag(settings, "resume"),
+        overwrite=flag(settings, "overwrite"),
+    )
+    for line in stage_lines(info):
+        print(line)
+    print(f"run: {out}")
+    return 0
+
+
+def _folder(settings: dict[str, Any]) -> tuple[Path, bool]:
+    """Return the run folder, and whether the stages are added to a run that is there."""
+    if settings["base"] is not None:
+        if settings["out"] is not None:
+            raise PgdiffError("`out` must be left out with `base`, which is the folder written to.")
+        return path(settings, "base"), True
+    suffix = swept(settings, named=("task", "recipe", "seed"))
+    name, recipe = settings["task"]["name"], settings["recipe"]["name"]
+    return path(settings, "out", f"runs/{name}/{recipe}/{settings['seed']}{suffix}"), False
+
+
+def _data(settings: dict[str, Any], base: Path | None) -> Path:
+    default = f"data/{settings['task']['name']}.hdf5"
+    if base is not None:
+        default = read_run(base).data.get("path") or default
+    return path(settings, "data", default)
+
+
+def _collect(task: dict[str, Any], data: Path) -> str:
+    """The line that records what is missing."""
+    words = ["pgdiff", "collect", f"task={task['name']}"]
+    if data != Path(f"data/{task['name']}.hdf5"):
+        words.append(f"out={data}")
+    return shlex.join(words)
+
+
+def _trainer(stage: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
+    """Merge a stage's settings of its trainer with those of the command line, which win."""
+    merged = stage | {key: value for key, value in chosen.items() if value is not None}
+    return {key: None if key in OFF and value == 0 else value for key, value in merged.items()}
+
+
+def stage_lines(info: RunInfo) -> list[str]:
+    """One line for each stage: steps, losses, time."""
+    lines = []
+    for stage in info.stages:
+        metrics = last_metrics(info, stage.name)
+        parts = ["finished" if stage.finished else "unfinished"]
+        if "step" in metrics:
+            parts.append(f"{metrics['step']} steps")
+        for key, label in (("train/loss", "loss"), ("eval/loss", "held-out loss")):
+            if key in metrics:
+                parts.append(f"{label} {metrics[key]:.4g}")
+        if "time/time_elapsed" in metrics:
+            parts.append(f"{metrics['time/time_elapsed']:.0f} s")
+        lines.append(f"  {stage.name} ({stage.learner}): {', '.join(parts)}")
+    return lines

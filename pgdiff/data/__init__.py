@@ -1,0 +1,31 @@
+"""Recorded experience: D4RL HDF5 files to episodes, segments, returns and normalisers."""
+
+from pgdiff.data.episodes import Episodes
+from pgdiff.data.hdf5 import write_hdf5
+from pgdiff.data.load import check, load_episodes
+from pgdiff.data.normalizers import (
+    LimitsNormalizer,
+    Normalizer,
+    StandardNormalizer,
+    fit_normalizer,
+)
+from pgdiff.data.problems import Problem
+from pgdiff.data.returns import discounted_returns
+from pgdiff.data.segments import SegmentBatch, SegmentDataset, SegmentIndex, segments
+
+__all__ = [
+    "Episodes",
+    "LimitsNormalizer",
+    "Normalizer",
+    "Problem",
+    "SegmentBatch",
+    "SegmentDataset",
+    "SegmentIndex",
+    "StandardNormalizer",
+    "check",
+    "discounted_returns",
+    "fit_normalizer",
+    "load_episodes",
+    "segments",
+    "write_hdf5",
+]

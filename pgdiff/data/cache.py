@@ -1,0 +1,121 @@
+"""A folder of .npy files beside an HDF5 file: its checked fields, ready to be memory-mapped."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from pgdiff.data.checks import Sink, Source
+from pgdiff.data.fields import Field
+
+_VERSION = 1
+_INDEX = "fields.json"
+
+
+def cache_key(path: Path) -> str:
+    """Return the name of a file's cache folder; it changes whenever the file is replaced."""
+    status = path.stat()
+    return f"v{_VERSION}-{status.st_size:x}-{status.st_mtime_ns:x}-{status.st_ino:x}"
+
+
+def cache_root(path: Path, cache_dir: Path | None) -> Path:
+    """Return the folder that holds the caches of this file."""
+    return path.with_name(f"{path.name}.cache") if cache_dir is None else cache_dir / path.name
+
+
+def open_cache(folder: Path) -> dict[str, np.ndarray] | None:
+    """Map a finished cache folder, or return None where it is absent or damaged."""
+    try:
+        names = json.loads((folder / _INDEX).read_text())
+        return {
+            name: np.load(folder / _file(name), mmap_mode="r", allow_pickle=False).view(np.ndarray)
+            for name in names
+        }
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _file(name: str) -> str:
+    return f"{name.replace('/', '.')}.npy"
+
+
+class CacheWriter:
+    """Writes blocks of fields to a temporary folder, which `finish` renames into its place.
+
+    Where `root` cannot be written, the folder is made in the system's temporary directory and
+    removed as soon as it is mapped: the mapping keeps the values until it is dropped.
+    """
+
+    def __init__(self, root: Path, sources: Mapping[str, Source]) -> None:
+        self._sources = sources
+        self._files: dict[str, BinaryIO] = {}
+        self._root: Path | None = root
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            self.folder = Path(tempfile.mkdtemp(prefix="part-", dir=root))
+        except OSError:
+            self._root = None
+            self.folder = Path(tempfile.mkdtemp(prefix="pgdiff-"))
+
+    @property
+    def sink(self) -> Sink:
+        """Takes blocks in the order of their rows."""
+        return self._take
+
+    def _take(self, field: Field, first: int, block: np.ndarray) -> None:
+        # Written, not mapped: on a full disk a write fails where a mapping kills the process.
+        if field.name not in self._files:
+            file = self._files[field.name] = (self.folder / _file(field.name)).open("wb")
+            shape = (self._sources[field.name].shape[0], *block.shape[1:])
+            header = {"descr": block.dtype.str, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, header)
+        self._files[field.name].write(np.ascontiguousarray(block).data)
+
+    def finish(self, key: str) -> dict[str, np.ndarray]:
+        """Put the folder into its place and map it."""
+        names = list(self._files)
+        (self.folder / _INDEX).write_text(json.dumps(names))
+        # A folder that survives a power failure must not hold zeros that look like data.
+        for file in self._files.values():
+            file.flush()
+            os.fsync(file.fileno())
+        self._close()
+        if self._root is None:
+            arrays = open_cache(self.folder)
+            self.discard()
+        else:
+            self._place(self._root / key)
+            arrays = open_cache(self._root / key)
+        if arrays is None:
+            raise OSError(f"the cache of {names} could not be read back")
+        return arrays
+
+    def _place(self, final: Path) -> None:
+        # Damaged or of an older file: nobody can use it, and whoever has it mapped keeps it.
+        for old in final.parent.glob("v*-*-*-*"):
+            if old != final or open_cache(old) is None:
+                shutil.rmtree(old, ignore_errors=True)
+        try:
+            self.folder.rename(final)
+        except OSError:  # another process was first; its folder is as good
+            self.discard()
+
+    def discard(self) -> None:
+        """Remove what was written."""
+        self._close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._root is not None:
+            with contextlib.suppress(OSError):
+                self._root.rmdir()  # only if empty
+
+    def _close(self) -> None:
+        for file in self._files.values():
+            with contextlib.suppress(OSError):
+                file.close()
+        self._files.clear()

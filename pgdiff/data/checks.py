@@ -1,0 +1,214 @@
+"""What recorded fields must satisfy, checked block by block so that memory stays bounded."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+
+from pgdiff.data.fields import BY_NAME, FIELDS, Field
+from pgdiff.data.problems import Problem
+
+LARGEST = 1e9
+"""Magnitudes above this are taken for a fault: float32 resolves only 64 there."""
+
+BLOCK_ROWS = 65_536
+
+
+class Source(Protocol):
+    """Where a field's values come from: a NumPy array or an HDF5 data set."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Rows first."""
+        ...
+
+    @property
+    def dtype(self) -> Any:
+        """The stored type."""
+        ...
+
+    def __getitem__(self, rows: slice, /) -> Any: ...
+
+
+Sink = Callable[[Field, int, np.ndarray], None]
+"""Takes (field, first row, block); the block is float32 or bool and has passed its checks."""
+
+
+NO_END = Problem(
+    "timeouts",
+    None,
+    "no row of `terminals` or `timeouts` marks the end of an episode.",
+    "Write `timeouts` with 1 at every episode's last row (at the very last row alone if all of it "
+    "is one episode), or pass `join_continuous=True` to read it as one episode.",
+)
+
+
+def find_problems(
+    sources: Mapping[str, Source], sink: Sink | None = None, *, need_end: bool = True
+) -> Iterator[Problem]:
+    """Yield every fault of a recording's fields: shapes and types first, then values, then ends.
+
+    Args:
+        sources: the fields by their D4RL names.
+        sink: takes the converted blocks of the fields whose shape and type are sound.
+        need_end: whether a recording that marks no end of an episode is at fault.
+    """
+    sound: dict[str, Source] = {}
+    yield from _structure(sources, sound)
+    marked = False
+    scans = {name: _Scan(BY_NAME[name]) for name in sound}
+    for name, source in sound.items():
+        scan = scans[name]
+        for first in range(0, source.shape[0], BLOCK_ROWS):
+            try:
+                block = np.asarray(source[first : first + BLOCK_ROWS])
+            except (OSError, RuntimeError, ValueError, KeyError) as error:
+                yield Problem(name, first, f"cannot be read ({error}).", "Fetch the file anew.")
+                scan.unreadable = True
+                break
+            clean = scan.take(first, block)
+            if sink is not None:
+                sink(scan.field, first, clean)
+        yield from scan.problems()
+        marked |= scan.marks > 0
+    flags = [name for name in ("terminals", "timeouts") if name in sources]
+    readable = all(name in sound and not scans[name].faulty for name in flags)
+    if need_end and "terminals" in flags and readable and not marked:
+        yield NO_END
+
+
+def _structure(sources: Mapping[str, Source], sound: dict[str, Source]) -> Iterator[Problem]:
+    """Yield faults of presence, type, rank and length; put the faultless fields into `sound`."""
+    present = [field for field in FIELDS if field.name in sources]
+    for field in FIELDS:
+        if field.required and field.name not in sources:
+            yield Problem(
+                field.name,
+                None,
+                f"is missing; there are {sorted(sources) or 'no fields'}.",
+                "Write it under this name (D4RL's names are used).",
+            )
+    shaped: list[Field] = []
+    for field in present:
+        problem = _type_problem(field, sources[field.name])
+        if problem is None:
+            shaped.append(field)
+        else:
+            yield problem
+    # Observations give the number of rows where they are sound, else the first sound field.
+    rows = sources[shaped[0].name].shape[0] if shaped else 0
+    for field in shaped:
+        shape = sources[field.name].shape
+        if shape[0] == 0:
+            yield Problem(field.name, None, "is empty.", "Record at least one step.")
+        elif shape[0] != rows:
+            yield Problem(
+                field.name,
+                min(shape[0], rows),
+                f"has {shape[0]} rows where `{shaped[0].name}` has {rows}.",
+                "Give every field one row per step.",
+            )
+        elif (
+            field.name == "next_observations"
+            and "observations" in sound
+            and shape != sound["observations"].shape
+        ):
+            yield Problem(
+                field.name,
+                None,
+                f"has shape {list(shape)} where `observations` has "
+                f"{list(sound['observations'].shape)}.",
+                "Give both the same features.",
+            )
+        else:
+            sound[field.name] = sources[field.name]
+
+
+def _type_problem(field: Field, source: Source) -> Problem | None:
+    kind = np.dtype(source.dtype).kind
+    if kind not in "biuf":
+        what = {"c": "complex numbers", "V": "records", "M": "dates", "m": "durations"}
+        return Problem(
+            field.name,
+            None,
+            f"holds {what.get(kind, 'text or objects')} (type {source.dtype}), not real numbers.",
+            "Store it as float32.",
+        )
+    shape = tuple(source.shape)
+    if field.rank == 1 and len(shape) == 2 and shape[1] == 1:
+        return None
+    if len(shape) != field.rank:
+        form = "[steps, features]" if field.rank == 2 else "[steps]"
+        return Problem(
+            field.name, None, f"has shape {list(shape)}.", f"Store it with the shape {form}."
+        )
+    if field.rank == 2 and shape[1] == 0:
+        return Problem(field.name, None, "has no features.", "Store at least one per row.")
+    return None
+
+
+class _Scan:
+    """Counts the faults of one field's values and remembers the first row of each."""
+
+    def __init__(self, field: Field) -> None:
+        self.field = field
+        self.first: dict[str, int] = {}
+        self.count: dict[str, int] = {}
+        self.worst = 0.0
+        self.marks = 0
+        self.unreadable = False
+
+    @property
+    def faulty(self) -> bool:
+        return self.unreadable or bool(self.first)
+
+    def take(self, first: int, block: np.ndarray) -> np.ndarray:
+        """Look through a block and return it as float32, or as bool for a flag."""
+        if self.field.rank == 1:
+            block = block.reshape(len(block))
+        if block.dtype.kind == "f":
+            # The sum is finite unless some value is not (or the sum overflows): a cheap first look.
+            with np.errstate(over="ignore", invalid="ignore"):
+                suspicious = not np.isfinite(block.sum(dtype=np.float64))
+            if suspicious:
+                self._note("NaN", first, np.isnan(block))
+                self._note("infinite", first, np.isinf(block))
+        if self.field.flag:
+            with np.errstate(invalid="ignore"):
+                flags = block != 0
+                self._note("not 0 or 1", first, flags & (block != 1) & np.isfinite(block))
+            self.marks += int(flags.sum())
+            return np.asarray(flags, dtype=np.bool_)
+        if block.dtype.kind == "b":
+            return block.astype(np.float32)
+        low, high = float(block.min()), float(block.max())
+        if not max(-low, high) <= LARGEST:  # also where NaN
+            with np.errstate(invalid="ignore"):
+                size = np.abs(block.astype(np.float64))
+            size[~np.isfinite(size)] = 0.0
+            self.worst = max(self.worst, float(size.max()))
+            self._note("too large", first, size > LARGEST)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return block.astype(np.float32)
+
+    def _note(self, fault: str, first: int, bad: np.ndarray) -> None:
+        rows = np.flatnonzero(bad.reshape(len(bad), -1).any(axis=1))
+        if len(rows):
+            self.first.setdefault(fault, first + int(rows[0]))
+            self.count[fault] = self.count.get(fault, 0) + len(rows)
+
+    def problems(self) -> Iterator[Problem]:
+        for fault, row in sorted(self.first.items(), key=lambda item: item[1]):
+            message = f"is {fault}"
+            mend = "Repair the value, or drop the episode that holds it."
+            if fault == "too large":
+                message = f"is above {LARGEST:g} in magnitude (largest {self.worst:g})"
+                if self.worst > float(np.finfo(np.float32).max):
+                    message += " and overflows float32, in which data are kept"
+                mend = "Rescale the field or drop the episode."
+            elif fault == "not 0 or 1":
+                mend = "Store 1 where the step ends the episode, else 0."
+            count = self.count[fault]
+            yield Problem(
+                self.field.name, row, f"{message} ({count} such row{'s' * (count > 1)}).", mend
+            )

@@ -1,0 +1,128 @@
+"""The sampler: one loop for every schedule, solver, guide and level matrix."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pgdiff.diffusion.guidance import Guidance, guide_x0
+from pgdiff.diffusion.known import Known
+from pgdiff.diffusion.level_schedules import LevelMatrix, check_levels
+from pgdiff.diffusion.noise import draw
+from pgdiff.diffusion.schedules import NoiseSchedule
+from pgdiff.diffusion.solvers import Solver
+from pgdiff.validation import PgdiffError, check_range
+
+Signal = Float[Tensor, "batch tokens features"]
+Denoise = Callable[[Signal, Float[Tensor, "#batch tokens"]], Signal]
+
+
+@dataclass(frozen=True)
+class SamplerStep:
+    """What a callback sees after each row.
+
+    Attributes:
+        row: index of the row just reached, from 1.
+        level: `[batch or 1, tokens]`, the level from which the step was taken.
+        x: `[batch, tokens, features]` after the step.
+        x0_hat: the clean estimate that the step used, guided and clipped.
+    """
+
+    row: int
+    level: Tensor
+    x: Tensor
+    x0_hat: Tensor
+
+
+@torch.no_grad()
+def sample(
+    denoise: Denoise,
+    *,
+    schedule: NoiseSchedule,
+    levels: LevelMatrix,
+    shape: tuple[int, int, int],
+    generators: Sequence[torch.Generator],
+    solver: Solver,
+    known: Known | None = None,
+    guidance: Sequence[Guidance] = (),
+    clip: float | None = None,
+    start: Signal | None = None,
+    callback: Callable[[SamplerStep], None] | None = None,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
+) -> Signal:
+    """Draw trajectories by denoising along a level matrix.
+
+    Args:
+        denoise: clean estimate x0_hat of `x` at its levels. Levels come as `[batch or 1, tokens]`.
+        schedule: signal and noise at a level.
+        levels: `[rows, tokens]` or `[rows, batch, tokens]`, from start to 0, never rising. A token
+            whose level does not change in a row is copied.
+        shape: batch, tokens, features.
+        generators: source of all noise; each draws an equal share of the batch.
+        solver: how a step is taken.
+        known: features that are given; tokens known as a whole have level 0 from the start.
+        guidance: energies whose gradients steer.
+        clip: limit of the absolute value of `x0_hat` after guidance, in normalised units.
+        start: `x` at the first row; noise of the first row's sigma if None.
+        callback: called after every row.
+        dtype: of the samples.
+        device: of the samples.
+
+    Returns:
+        `[batch, tokens, features]`, clean, normalised; known features are exactly their values.
+    """
+    batch, tokens, _ = shape
+    device = torch.device(device)
+    check_levels(levels, batch=batch, tokens=tokens)
+    if clip is not None:
+        check_range("clip", clip, low=0.0, open_low=True)
+    levels = levels.to(device=device, dtype=dtype)
+    if levels.ndim == 2:
+        levels = levels[:, None]
+    if known is not None:
+        one = (1, *shape[1:])
+        _check_shape("known", known.values, one if len(known.values) == 1 else shape)
+        known = Known(known.mask.to(device), known.values.to(device=device, dtype=dtype))
+        levels = torch.stack([known.levels(row) for row in levels])
+    if start is not None:
+        _check_shape("start", start, shape)
+        start = start.to(device=device, dtype=dtype, copy=True)
+
+    def noise() -> Tensor:
+        return draw(shape, generators=generators, dtype=dtype, device=device)
+
+    x = schedule.sigma(levels[0])[..., None] * noise() if start is None else start
+    if known is not None:
+        x = known.hold(x)
+    for row in range(len(levels) - 1):
+        level, level_to = levels[row], levels[row + 1]
+        x0_hat = denoise(x, level)
+        x0_hat = guide_x0(x0_hat, x, level, level_to, guidance=guidance, schedule=schedule)
+        if clip is not None:
+            x0_hat = x0_hat.clamp(-clip, clip)
+        if known is not None:
+            x0_hat = known.hold(x0_hat)
+        stepped = solver.step(
+            x,
+            x0_hat,
+            level[..., None],
+            level_to[..., None],
+            schedule=schedule,
+            noise=noise() if solver.stochastic else None,
+        )
+        x = torch.where((level == level_to)[..., None], x, stepped)
+        if known is not None:
+            x = known.hold(x)
+        if callback is not None:
+            callback(SamplerStep(row=row + 1, level=level, x=x, x0_hat=x0_hat))
+    if not torch.isfinite(x).all():
+        raise PgdiffError("Sampling gave NaN or Inf. Check the model's weights and guide scales.")
+    return x
+
+
+def _check_shape(name: str, tensor: Tensor, shape: tuple[int, int, int]) -> None:
+    if tuple(tensor.shape) != shape:
+        raise PgdiffError(f"`{name}` must have shape {list(shape)}. Got {list(tensor.shape)}.")

@@ -1,0 +1,177 @@
+"""What an evaluation found: numbers per episode, their summary, a table and a JSON file."""
+
+import json
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+
+from pgdiff.evaluation.bootstrap import interval
+from pgdiff.validation import PgdiffError
+
+_LEVEL = 0.95
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """The episodes of one agent in one environment.
+
+    Attributes:
+        returns: sum of rewards of every episode, shape [episodes].
+        normalized_scores: the environment's own normalisation of the returns, shape [episodes], or
+            None where the environment has none.
+        successes: whether any step of the episode reported `info["is_success"]`, shape [episodes],
+            or None where no step reported it at all.
+        lengths: environment steps of every episode, shape [episodes].
+        seconds: wall-clock time of the whole evaluation.
+        agent_seconds: the part of it that was spent in the agent's `predict`.
+        plans: how many plans the agent made, or None where it does not count them.
+        trajectories: observations of the first recorded episodes, each [steps + 1, obs].
+        settings: what was asked for: environment, agent, episodes, seed and so on.
+        machine: what it ran on.
+    """
+
+    returns: Float[np.ndarray, " episodes"]
+    normalized_scores: Float[np.ndarray, " episodes"] | None
+    successes: Bool[np.ndarray, " episodes"] | None
+    lengths: Int[np.ndarray, " episodes"]
+    seconds: float
+    agent_seconds: float
+    plans: int | None
+    trajectories: list[Float[np.ndarray, "tokens obs"]] = field(repr=False)
+    settings: dict[str, Any]
+    machine: dict[str, Any]
+
+    @property
+    def plans_per_second(self) -> float | None:
+        """Plans by the seconds spent in `predict`; environment steps do not count."""
+        if self.plans is None:
+            return None
+        return self.plans / max(self.agent_seconds, 1e-9)
+
+    def summary(self) -> dict[str, Any]:
+        """Return means, 95 % bootstrap intervals over episodes, seeds and speed, ready for JSON."""
+        first = int(self.settings.get("seed", 0))
+        return {
+            "episodes": len(self.returns),
+            "seeds": [first, first + len(self.returns) - 1],
+            "return": _mean_and_interval(self.returns),
+            "normalized_score": _mean_and_interval(self.normalized_scores),
+            "success_rate": _mean_and_interval(self.successes),
+            "mean_length": float(self.lengths.mean()),
+            "seconds": self.seconds,
+            "plans": self.plans,
+            "plans_per_second": self.plans_per_second,
+            "settings": dict(self.settings),
+            "machine": dict(self.machine),
+        }
+
+    def table(self, name: str | None = None) -> str:
+        """Return the summary as a small text table, one row under a line of headings."""
+        row = str(self.settings.get("agent", "agent")) if name is None else name
+        return comparison_table({row: self})
+
+    def to_json(self, path: str | os.PathLike[str]) -> Path:
+        """Write the summary and the numbers of every episode; whole or not at all."""
+        content = self.summary() | {
+            "per_episode": {
+                "returns": self.returns.tolist(),
+                "normalized_scores": _listed(self.normalized_scores),
+                "successes": _listed(self.successes),
+                "lengths": self.lengths.tolist(),
+            }
+        }
+        target = Path(path)
+        _write_whole(target, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        return target
+
+
+def comparison_table(evaluations: Mapping[str, Evaluation]) -> str:
+    """Return one row per evaluation, under one line of headings.
+
+    Args:
+        evaluations: row name to evaluation; the order is kept.
+
+    Raises:
+        PgdiffError: if there is no evaluation to show.
+    """
+    if not evaluations:
+        raise PgdiffError("`evaluations` must hold at least one evaluation. Got none.")
+    header = ["agent", "episodes", "return [95 %]", "score [95 %]", "success [95 %]", "plans/s"]
+    rows = [header]
+    for name, evaluation in evaluations.items():
+        summary = evaluation.summary()
+        speed = summary["plans_per_second"]
+        rows.append(
+            [
+                name,
+                str(summary["episodes"]),
+                _cell(summary["return"], 1),
+                _cell(summary["normalized_score"], 1),
+                _cell(summary["success_rate"], 2),
+                "-" if speed is None else f"{speed:.1f}",
+            ]
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
+    lines = ["  ".join(cell.ljust(w) for cell, w in zip(r, widths, strict=True)) for r in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def machine() -> dict[str, Any]:
+    """Return what a figure of speed depends on: cores, threads, accelerator, versions."""
+    return {
+        "cores": len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": platform.system(),
+    }
+
+
+def _mean_and_interval(values: np.ndarray | None) -> dict[str, Any] | None:
+    if values is None:
+        return None
+    numbers = values.astype(np.float64)
+    return {
+        "mean": float(numbers.mean()),
+        "interval": list(interval(numbers, level=_LEVEL)),
+        "level": _LEVEL,
+    }
+
+
+def _cell(found: dict[str, Any] | None, digits: int) -> str:
+    if found is None:
+        return "-"
+    low, high = found["interval"]
+    return f"{found['mean']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _listed(values: np.ndarray | None) -> list[Any] | None:
+    return None if values is None else list(values.tolist())
+
+
+def _write_whole(target: Path, text: str) -> None:
+    """Write to a sibling, flush it to the disk, and rename: a reader never sees half a file."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,85 @@
+"""What a guide is, and how it meets a model."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pgdiff.diffusion import Guidance
+from pgdiff.diffusion.guidance import checked_energy
+from pgdiff.model import TrajectoryDiffusion
+from pgdiff.trajectory import Segment
+from pgdiff.validation import PgdiffError
+
+Level = Float[Tensor, "#batch tokens"]
+
+
+@runtime_checkable
+class Guide(Protocol):
+    """Something that says how good a segment is, in raw units; it knows nothing of diffusion.
+
+    Attributes:
+        name: how errors and pictures call it.
+        at: where its gradient is taken: "x0", at clean estimates, or "x", at noisy samples, for
+            energies that were trained on those.
+        scale: how far its gradient moves a sample; 0 for choosing among candidates only.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def at(self) -> Literal["x0", "x"]: ...  # noqa: D102
+    @property
+    def scale(self) -> float: ...  # noqa: D102
+
+    def energy(self, segment: Segment, level: Level) -> Float[Tensor, " batch"]:
+        """How good each segment is; differentiable in its fields.
+
+        Args:
+            segment: raw units.
+            level: noise levels of its tokens, 0 where clean.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class BoundEnergy:
+    """A guide's energy as a function of a model's normalised tokens."""
+
+    guide: Guide
+    model: TrajectoryDiffusion
+
+    def __call__(self, x: Float[Tensor, "batch tokens features"], level: Level) -> Tensor:
+        """Energy of each trajectory."""
+        return self.guide.energy(self.model.segment(x), level)
+
+
+def bind(guide: Guide, model: TrajectoryDiffusion) -> Guidance:
+    """Translate a guide into the normalised units in which a model's samples live.
+
+    Raises:
+        PgdiffError: something that is no guide, or whose `at` or `scale` are out of range.
+    """
+    if not isinstance(guide, Guide):
+        raise PgdiffError(
+            "`guides` must have the attributes name, at and scale, and a method energy. "
+            f"Got a {type(guide).__name__}."
+        )
+    return Guidance(
+        energy=BoundEnergy(guide, model), at=guide.at, scale=guide.scale, name=guide.name
+    )
+
+
+@torch.no_grad()
+def score(
+    guidance: Sequence[Guidance], x: Float[Tensor, "batch tokens features"]
+) -> Float[Tensor, " batch"]:
+    """Sum of the guides' energies of clean samples; NaN where there is no guide."""
+    if not guidance:
+        return x.new_full((len(x),), float("nan"))
+    level = x.new_zeros(1, x.shape[1])
+    energies = [checked_energy(g.energy(x, level), batch=len(x), name=g.name) for g in guidance]
+    return torch.stack(energies).sum(dim=0)

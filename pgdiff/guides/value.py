@@ -1,0 +1,69 @@
+"""A learned value as a guide."""
+
+import math
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pgdiff.critics import SegmentValue, TransitionValue
+from pgdiff.trajectory import Segment
+from pgdiff.validation import PgdiffError, check_in, check_range
+
+
+class Value:
+    """Steers towards segments of high learned value.
+
+    Args:
+        value: a `TransitionValue` (rewards and a terminal value, at clean estimates) or a
+            `SegmentValue` (of noisy segments, Diffuser's).
+        scale: how far the gradient moves a sample; 0 for choosing among candidates only.
+        transform: "log" for the value's logarithm, whose push is as strong where values are small,
+            far from a reward, as where they are large; "none" for the value itself.
+        trace: lambda of a `TransitionValue`'s lambda-return, in [0, 1]; see its `energy`.
+        floor: least value under the logarithm, in units of a mean reward.
+        at: where the gradient is taken; None for what the value was trained on.
+        name: how errors and pictures call it.
+    """
+
+    def __init__(
+        self,
+        value: TransitionValue | SegmentValue,
+        *,
+        scale: float = 20.0,
+        transform: Literal["none", "log"] = "log",
+        trace: float = 0.7,
+        floor: float = 1e-3,
+        at: Literal["x0", "x"] | None = None,
+        name: str = "value",
+    ) -> None:
+        if not isinstance(value, TransitionValue | SegmentValue):
+            raise PgdiffError(
+                "`value` must be a TransitionValue or a SegmentValue. "
+                f"Got a {type(value).__name__}."
+            )
+        trained_at: Literal["x0", "x"] = "x" if isinstance(value, SegmentValue) else "x0"
+        self.value = value
+        self.scale = check_range("scale", scale, low=0.0)
+        self.transform = check_in("transform", transform, ("none", "log"))
+        self.trace = check_range("trace", trace, low=0.0, high=1.0)
+        self.floor = check_range("floor", floor, low=0.0, open_low=True)
+        self.at: Literal["x0", "x"] = at if at is not None else trained_at
+        check_in("at", self.at, ("x0", "x"))
+        self.name = name
+
+    def energy(
+        self, segment: Segment, level: Float[Tensor, "#batch tokens"]
+    ) -> Float[Tensor, " batch"]:
+        """Value of each segment, or its logarithm."""
+        if isinstance(self.value, TransitionValue):
+            value = self.value.energy(segment, trace=self.trace)
+        else:
+            value = self.value.energy(segment, level)
+        if self.transform == "none":
+            return value
+        # Below the floor the logarithm goes on as its tangent, so that the gradient never ends.
+        below = value / self.floor - 1 + math.log(self.floor)
+        above = value.clamp(min=self.floor).log()
+        return torch.where(value > self.floor, above, below)

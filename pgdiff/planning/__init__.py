@@ -1,0 +1,7 @@
+"""Planning: from an observation to a plan, and from a plan to actions."""
+
+from pgdiff.planning.controllers import Controller
+from pgdiff.planning.memory import PlanMemory
+from pgdiff.planning.planner import Planner
+
+__all__ = ["Controller", "PlanMemory", "Planner"]

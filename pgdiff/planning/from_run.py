@@ -1,0 +1,264 @@
+"""Run folders, as far as a planner needs them: `run.json` and the networks of its stages."""
+
+import inspect
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from pgdiff.critics import SegmentValue, TransitionValue
+from pgdiff.diffusion import Solver
+from pgdiff.dynamics import InverseDynamics
+from pgdiff.guides import Guide, Value
+from pgdiff.model import TrajectoryDiffusion
+from pgdiff.planning.controllers import Controller
+from pgdiff.pretrained import Pretrained, load_learner
+from pgdiff.registry import from_config
+from pgdiff.saving import FORMAT, library_version
+from pgdiff.validation import PgdiffError, check_in, nearest
+
+RUN = "run.json"
+MODEL, INVERSE_DYNAMICS = "model", "inverse_dynamics"
+PLANNER_SETTINGS = ("candidates", "steps", "replan_every", "solver", "clip")
+OPEN = "open"
+"""`replan_every` of an open loop, in configurations; `Planner` takes None for it."""
+
+PathLike = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageRecord:
+    """What `run.json` says of one stage.
+
+    Attributes:
+        name: of the stage and of the folder of its result.
+        learner: registered name of what was trained.
+        arguments: of the learner, as JSON.
+        trainer: settings of its `Trainer`.
+        seed: of first weights, batches and noise.
+        finished: whether its result is there.
+    """
+
+    name: str
+    learner: str
+    arguments: Mapping[str, Any]
+    trainer: Mapping[str, Any]
+    seed: int
+    finished: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunInfo:
+    """What a run folder says of itself in `run.json`.
+
+    Attributes:
+        path: the folder.
+        task: "name", "id" and the settings of the task.
+        recipe: name of the recipe.
+        seed: of the run.
+        data: "path", "steps" and "episodes" of the recording.
+        stages: in the order in which they are trained.
+        planner: settings of a planner, by default.
+        guides: settings of each guide by the name of its stage.
+        guide: name of the guide that is used by default, or None.
+        version: of the library that wrote it.
+    """
+
+    path: Path
+    task: Mapping[str, Any]
+    recipe: str
+    seed: int
+    data: Mapping[str, Any]
+    stages: tuple[StageRecord, ...]
+    planner: Mapping[str, Any]
+    guides: Mapping[str, Mapping[str, Any]]
+    guide: str | None
+    version: str
+
+    @property
+    def finished(self) -> bool:
+        """Whether every stage is."""
+        return all(stage.finished for stage in self.stages)
+
+    def stage(self, name: str) -> StageRecord | None:
+        """Return the stage of that name, or None."""
+        return next((stage for stage in self.stages if stage.name == name), None)
+
+    def load(self, name: str, *, device: str | torch.device = "auto") -> Pretrained:
+        """Read the network of a finished stage.
+
+        Raises:
+            PgdiffError: there is no such stage, it is unfinished, or its folder is damaged.
+        """
+        check_in("stage", name, [stage.name for stage in self.stages])
+        record = self.stage(name)
+        assert record is not None
+        if not record.finished:
+            raise PgdiffError(
+                f"The stage '{name}' of the run '{self.path}' is not finished. Go on with: "
+                f"pgdiff train, its settings, out={self.path} resume=true."
+            )
+        return load_learner(self.path / name, device=device)
+
+
+def read_run(path: PathLike) -> RunInfo:
+    """Read the `run.json` of a run folder.
+
+    Raises:
+        PgdiffError: the folder is absent, is no run folder, or its `run.json` is damaged or of a
+            newer format.
+    """
+    folder = Path(path)
+    file = folder / RUN
+    if not folder.is_dir():
+        raise PgdiffError(f"`run` must be a run folder, which `pgdiff train` makes. Got '{path}'.")
+    if not file.is_file():
+        holds = "a saved network" if (folder / "config.json").is_file() else f"no {RUN}"
+        raise PgdiffError(
+            f"`run` must be a run folder, which `pgdiff train` makes. '{path}' holds {holds}."
+        )
+    try:
+        content = json.loads(file.read_bytes())
+        number = content["format"]
+        if isinstance(number, int) and number > FORMAT:
+            raise PgdiffError(
+                f"'{file}' has format {number}; this pgdiff ({library_version()}) reads formats "
+                f"up to {FORMAT}. Install a newer pgdiff."
+            )
+        stages = tuple(StageRecord(**stage) for stage in content["stages"])
+        info = RunInfo(
+            path=folder,
+            stages=stages,
+            **{key: content[key] for key in RunInfo.__dataclass_fields__ if key not in _DERIVED},
+        )
+        _check_types(info)
+    except PgdiffError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PgdiffError(
+            f"'{file}' is damaged ({type(error).__name__}: {error}). Train the run anew, or go "
+            "back to a copy."
+        ) from error
+    return info
+
+
+_DERIVED = ("path", "stages")
+
+
+def _check_types(info: RunInfo) -> None:
+    for name in ("task", "data", "planner", "guides"):
+        if not isinstance(getattr(info, name), dict):
+            raise TypeError(f"`{name}` is no object")
+    for stage in info.stages:
+        # A stage's name becomes a path: it must stay inside the folder.
+        if not isinstance(stage.name, str) or Path(stage.name).name != stage.name:
+            raise TypeError(f"{stage.name!r} is no name of a stage")
+
+
+# ------------------------------------------------------------------------------------------ planner
+
+
+def planner_arguments(
+    path: PathLike,
+    *,
+    guides: Sequence[Guide] | None = None,
+    guide: str | None = None,
+    scale: float | None = None,
+    transform: str | None = None,
+    trace: float | None = None,
+    at: str | None = None,
+    candidates: int | None = None,
+    steps: int | None = None,
+    replan_every: int | Literal["run"] | None = "run",
+    controller: Controller | None = None,
+    solver: Solver | None = None,
+    device: str | torch.device = "auto",
+) -> dict[str, Any]:
+    """Return the arguments of `Planner` that a run folder and these choices give.
+
+    See `Planner.from_run` for the arguments.
+    """
+    run = read_run(path)
+    model = run.load(MODEL, device=device)
+    if not isinstance(model, TrajectoryDiffusion):
+        raise PgdiffError(
+            f"The stage '{MODEL}' of '{path}' must be a trajectory diffusion model. "
+            f"Got a {type(model).__name__}."
+        )
+    arguments: dict[str, Any] = {"model": model, **_planner_settings(run)}
+    for key, value in (("candidates", candidates), ("steps", steps), ("solver", solver)):
+        if value is not None:
+            arguments[key] = value
+    if replan_every != "run":
+        arguments["replan_every"] = replan_every
+    if guides is None:
+        chosen = _guide(
+            run, guide, scale=scale, transform=transform, trace=trace, at=at, device=device
+        )
+        guides = () if chosen is None else (chosen,)
+    arguments["guides"] = tuple(guides)
+    arguments["controller"] = controller or _inverse_dynamics(run, device)
+    return arguments
+
+
+def _planner_settings(run: RunInfo) -> dict[str, Any]:
+    """Arguments of `Planner` from the run's JSON; what is absent has the class's default."""
+    settings = {key: value for key, value in run.planner.items() if key in PLANNER_SETTINGS}
+    if settings.get("replan_every") == OPEN:
+        settings["replan_every"] = None
+    if settings.get("solver") is not None:
+        settings["solver"] = from_config("solver", settings["solver"])
+    return settings
+
+
+def _guide(
+    run: RunInfo,
+    name: str | None,
+    *,
+    scale: float | None,
+    transform: str | None,
+    trace: float | None,
+    at: str | None,
+    device: str | torch.device,
+) -> Guide | None:
+    """Build the guide of that name with the run's settings and these changes to them."""
+    chosen = run.guide if name is None else name
+    if chosen is None or chosen == "none":
+        return None
+    check_in("guide", chosen, ["none", *run.guides])
+    changes = {"scale": scale, "transform": transform, "trace": trace, "at": at}
+    settings = dict(run.guides[chosen]) | {k: v for k, v in changes.items() if v is not None}
+    check_guide(chosen, settings)
+    value = run.load(chosen, device=device)
+    if not isinstance(value, TransitionValue | SegmentValue):
+        raise PgdiffError(
+            f"`guide` must be a stage that has learned a value. '{chosen}' of '{run.path}' is a "
+            f"{type(value).__name__}."
+        )
+    return Value(value, name=chosen, **settings)
+
+
+def check_guide(name: str, settings: Mapping[str, Any]) -> None:
+    """Raise an error if these settings of a guide hold one that `Value` has not."""
+    known = set(inspect.signature(Value).parameters) - {"value", "name"}
+    for key in settings:
+        if key not in known:
+            raise PgdiffError(
+                f"The guide '{name}' has no '{key}'. It must be {nearest(key, known)}"
+            )
+
+
+def _inverse_dynamics(run: RunInfo, device: str | torch.device) -> InverseDynamics | None:
+    if run.stage(INVERSE_DYNAMICS) is None:
+        return None
+    learner = run.load(INVERSE_DYNAMICS, device=device)
+    if not isinstance(learner, InverseDynamics):
+        raise PgdiffError(
+            f"The stage '{INVERSE_DYNAMICS}' of '{run.path}' must be an InverseDynamics. "
+            f"Got a {type(learner).__name__}."
+        )
+    return learner

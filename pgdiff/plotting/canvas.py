@@ -1,0 +1,172 @@
+"""Figures without global state, in one quiet style, and files that are written whole or not at all.
+
+Figures are made from `matplotlib.figure.Figure`: pyplot, which keeps every figure alive and picks a
+display, is never imported.
+"""
+
+import io
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Int32, UInt8
+
+from pgdiff.validation import PgdiffError, require
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK = "#1f2933"
+QUIET = "#7b8794"
+GOAL = "#d1495b"
+COLOURS = ("#33638d", "#e0803a", "#29a37f", "#8f5ba8", "#b08c2a", "#6b7785")
+MAP = "viridis"
+
+PathLike = str | os.PathLike[str]
+
+
+def new_figure(width: float, height: float, *, dpi: int = 150) -> "Figure":
+    """Return an empty figure of `width` by `height` inches with room kept for its labels."""
+    return require("matplotlib.figure", extra="viz").Figure(  # type: ignore[no-any-return]
+        figsize=(width, height), dpi=dpi, layout="constrained", facecolor="white"
+    )
+
+
+def tidy(axes: "Axes", *, x: str = "", y: str = "") -> None:
+    """Label `axes` and take away what carries no information."""
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    for side in ("left", "bottom"):
+        axes.spines[side].set_color(QUIET)
+    axes.tick_params(colors=QUIET, labelcolor=INK, labelsize=9)
+    axes.set_xlabel(x, color=INK, fontsize=10)
+    axes.set_ylabel(y, color=INK, fontsize=10)
+
+
+def colour_bar(figure: "Figure", mappable: Any, axes: Any, label: str) -> None:
+    """Add a slim colour bar beside `axes`."""
+    bar = figure.colorbar(mappable, ax=axes, fraction=0.046, pad=0.02, aspect=24)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(colors=QUIET, labelcolor=INK, labelsize=9)
+    bar.set_label(label, color=INK, fontsize=10)
+
+
+def heading(axes: "Axes", text: str) -> None:
+    """Write `text` above `axes`, at the left."""
+    axes.set_title(text, loc="left", fontsize=11, color=INK)
+
+
+def colours() -> Any:
+    """Return viridis without its lightest end, which does not show on white."""
+    shades = require("matplotlib", extra="viz").colormaps[MAP](np.linspace(0.0, 0.93, 256))
+    return require("matplotlib.colors", extra="viz").ListedColormap(shades, name="plans")
+
+
+def save_png(figure: "Figure", path: PathLike) -> Path:
+    """Write `figure` as PNG and return its path."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return _write_whole(_checked(path, ".png"), buffer.getvalue())
+
+
+def pixels(figure: "Figure") -> UInt8[np.ndarray, "height width 3"]:
+    """Draw `figure` and return its pixels."""
+    canvas = require("matplotlib.backends.backend_agg", extra="viz").FigureCanvasAgg(figure)
+    canvas.draw()
+    # The layout is found once: frames of one figure must not move, and finding it takes longest.
+    figure.set_layout_engine("none")
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
+def save_gif(
+    frames: Sequence[UInt8[np.ndarray, "height width 3"]],
+    path: PathLike,
+    *,
+    milliseconds: int | Sequence[int],
+) -> Path:
+    """Write `frames` as a GIF that loops for ever, and return its path.
+
+    All frames share one palette of 64 colours: the parts that stand still then stay equal from
+    frame to frame, and a GIF stores only what changes.
+
+    Args:
+        frames: pictures of one size.
+        path: ends in `.gif`.
+        milliseconds: how long each frame is shown; one number or one per frame.
+    """
+    target = _checked(path, ".gif")
+    palette = _palette(frames)
+    first, *rest = (_indexed(frame, palette) for frame in frames)
+    buffer = io.BytesIO()
+    first.save(
+        buffer,
+        format="GIF",
+        save_all=True,
+        append_images=rest,
+        duration=milliseconds if isinstance(milliseconds, int) else list(milliseconds),
+        loop=0,
+    )
+    return _write_whole(target, buffer.getvalue())
+
+
+def _palette(frames: Sequence[UInt8[np.ndarray, "height width 3"]]) -> UInt8[np.ndarray, "64 3"]:
+    """Return 64 colours: flat areas, marks and scores as they are, the rest by median cut."""
+    image = require("PIL.Image", extra="viz")
+    sample = np.concatenate([frames[i] for i in sorted({0, len(frames) // 2, len(frames) - 1})])
+    flat, counts = np.unique(_packed(sample), return_counts=True)
+    exact = _unpacked(flat[np.argsort(-counts, kind="stable")[:8]])
+    marks = [list(bytes.fromhex(colour[1:])) for colour in (INK, GOAL, COLOURS[0], COLOURS[1])]
+    scale = colours()(np.linspace(0.0, 1.0, 12), bytes=True)[:, :3]
+    cut = image.fromarray(sample).quantize(64 - len(exact) - len(marks) - len(scale)).getpalette()
+    return np.concatenate([exact, marks, scale, np.reshape(cut, (-1, 3))]).astype(np.uint8)
+
+
+def _indexed(frame: UInt8[np.ndarray, "height width 3"], palette: UInt8[np.ndarray, "64 3"]) -> Any:
+    """Return `frame` as an image whose pixels are the nearest of `palette`.
+
+    Pillow's own mapping to a given palette is approximate and would tint the flat areas.
+    """
+    seen, places = np.unique(_packed(frame), return_inverse=True)
+    distance = ((_unpacked(seen)[:, None] - palette[None].astype(np.int32)) ** 2).sum(axis=-1)
+    indices = distance.argmin(axis=1).astype(np.uint8)[places].reshape(frame.shape[:2])
+    picture = require("PIL.Image", extra="viz").fromarray(indices)
+    picture.putpalette(palette.tobytes())
+    return picture
+
+
+def _packed(colours: UInt8[np.ndarray, "... 3"]) -> Int32[np.ndarray, "..."]:
+    """One integer for each colour, which sorts much faster than three."""
+    red, green, blue = np.moveaxis(colours.astype(np.int32), -1, 0)
+    return np.asarray(red << 16 | green << 8 | blue)
+
+
+def _unpacked(packed: Int32[np.ndarray, " colours"]) -> Int32[np.ndarray, "colours 3"]:
+    return np.stack([packed >> 16, packed >> 8 & 255, packed & 255], axis=-1)
+
+
+def _checked(path: PathLike, suffix: str) -> Path:
+    target = Path(path)
+    if target.suffix.lower() != suffix:
+        raise PgdiffError(f"`path` must end in '{suffix}'. Got '{target}'.")
+    return target
+
+
+def _write_whole(target: Path, data: bytes) -> Path:
+    """Write to a sibling, flush it to the disk, and rename: a reader never sees half a file."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return target

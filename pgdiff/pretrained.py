@@ -1,0 +1,86 @@
+"""Networks that are saved as a folder and come back from it."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from pgdiff.registry import from_config, registered, to_config
+from pgdiff.saving import load_folder, load_weights, resolve_device, save_folder
+from pgdiff.validation import PgdiffError, check_positive_int
+
+
+class Pretrained(nn.Module):
+    """A registered network whose constructor's arguments are all that is needed to build it.
+
+    Subclasses decorate themselves with `@register("learner", name)` and keep every argument of the
+    constructor as an attribute of the same name.
+    """
+
+    def save_pretrained(self, path: str | os.PathLike[str]) -> None:
+        """Write the folder `path`: `config.json`, `model.safetensors` and their SHA-256 sums.
+
+        Raises:
+            PgdiffError: weights that are NaN or infinite, or a folder that cannot be written.
+        """
+        save_folder(path, {"learner": to_config(self)}, self.state_dict())
+
+    @classmethod
+    def from_pretrained(
+        cls, path: str | os.PathLike[str], *, device: str | torch.device = "auto"
+    ) -> Self:
+        """Read what `save_pretrained` wrote, in evaluation mode.
+
+        Args:
+            path: the folder.
+            device: where the network is to be; "auto" is CUDA where there is one.
+
+        Raises:
+            PgdiffError: a folder that is absent, damaged, of a newer format, or of another kind
+                of network.
+        """
+        learner = load_learner(path, device=device)
+        if not isinstance(learner, cls):
+            raise PgdiffError(
+                f"'{path}' must hold a {cls.__name__}. Got a {type(learner).__name__}."
+            )
+        return learner
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+
+@contextmanager
+def initial_weights(*, seed: int) -> Iterator[None]:
+    """Within it, networks draw their first weights from `seed`; torch's global state is put back.
+
+    PyTorch's layers know no generator but the global one.
+    """
+    check_positive_int("seed", seed, minimum=0)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+def load_learner(
+    path: str | os.PathLike[str], *, device: str | torch.device = "auto"
+) -> Pretrained:
+    """Read any network that `save_pretrained` wrote; its kind is in the folder."""
+    config, tensors = load_folder(path, device=resolve_device(device))
+    described: Any = config.get("learner")
+    kinds = sorted(registered("learner"))
+    if not isinstance(described, dict) or described.get("name") not in kinds:
+        raise PgdiffError(
+            f"'{path}' must describe one of the networks {kinds} in its "
+            f"config.json. Got {described!r}."
+        )
+    with initial_weights(seed=0):  # overwritten at once
+        learner: Pretrained = from_config("learner", described)
+    learner.to(resolve_device(device))
+    load_weights(learner, tensors)
+    return learner.eval()

@@ -1,0 +1,21 @@
+"""Training of anything that is a `Learner`."""
+
+from pgdiff.training.callbacks import Callback, MetricsFile, ProgressBar, TensorBoard
+from pgdiff.training.checkpoint import list_checkpoints
+from pgdiff.training.divergence import TrainingDiverged
+from pgdiff.training.ema import AveragedLearner
+from pgdiff.training.learner import BatchSource, Learner
+from pgdiff.training.trainer import Trainer
+
+__all__ = [
+    "AveragedLearner",
+    "BatchSource",
+    "Callback",
+    "Learner",
+    "MetricsFile",
+    "ProgressBar",
+    "TensorBoard",
+    "Trainer",
+    "TrainingDiverged",
+    "list_checkpoints",
+]

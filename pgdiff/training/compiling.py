@@ -1,0 +1,38 @@
+"""torch.compile, without a silent way back."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pgdiff.training.learner import Learner
+from pgdiff.validation import PgdiffError
+
+
+def compile_learner(learner: Learner) -> None:
+    """Let the learner compile its networks in place, or say that it has none to compile."""
+    compile_parts = getattr(learner, "compile_parts", None)
+    if compile_parts is None:
+        warnings.warn(
+            f"compile=True changes nothing: {type(learner).__name__} has no compile_parts().",
+            UserWarning,
+            stacklevel=3,
+        )
+    else:
+        compile_parts()
+
+
+@contextmanager
+def compile_errors(compiling: bool) -> Iterator[None]:
+    """Turn a failure of torch.compile, which shows at the first step, into one clear error."""
+    if not compiling:
+        yield
+        return
+    from torch._dynamo.exc import TorchDynamoException
+
+    try:
+        yield
+    except TorchDynamoException as error:
+        reason = str(error).strip().splitlines()[0]
+        raise PgdiffError(
+            f"`compile` must be False here: torch.compile failed ({reason})."
+        ) from error

@@ -1,0 +1,110 @@
+"""What the numbers of a trajectory mean: the layout of a token, segments and plans in raw units."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from pgdiff.registry import register
+from pgdiff.validation import PgdiffError, check_in, check_positive_int
+
+FIELDS = ("observations", "actions", "rewards")
+"""What a token may hold; the names of `Segment`."""
+
+
+@register("layout", "tokens")
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What the D features of each of T tokens are.
+
+    Attributes:
+        fields: name and size of each field, in the order in which they lie in a token, for example
+            `(("observations", 4),)`. Names are those of `Segment`.
+        horizon: number of tokens T of a segment.
+        stride: environment steps between neighbouring tokens.
+    """
+
+    fields: tuple[tuple[str, int], ...]
+    horizon: int
+    stride: int = 1
+
+    def __post_init__(self) -> None:
+        for name, size in self.fields:
+            check_in("fields", name, FIELDS)
+            check_positive_int(f"size of field '{name}'", size)
+        names = [name for name, _ in self.fields]
+        if "observations" not in names or len(set(names)) < len(names):
+            raise PgdiffError(
+                "`fields` must hold 'observations', and each field once. Got "
+                f"{', '.join(names) or 'none'}."
+            )
+        if dict(self.fields).get("rewards", 1) != 1:
+            raise PgdiffError("`fields` must give 'rewards' the size 1. Got another.")
+        # A layout that is read back from JSON, which has lists only, must equal the one written.
+        object.__setattr__(self, "fields", tuple((name, int(size)) for name, size in self.fields))
+        check_positive_int("horizon", self.horizon, minimum=2)
+        check_positive_int("stride", self.stride)
+
+    @property
+    def features(self) -> int:
+        """Number of features D of a token."""
+        return sum(size for _, size in self.fields)
+
+    @property
+    def slices(self) -> Mapping[str, slice]:
+        """Where each field lies in a token."""
+        ends = list(accumulate(size for _, size in self.fields))
+        return {
+            name: slice(end - size, end)
+            for (name, size), end in zip(self.fields, ends, strict=True)
+        }
+
+    def segment(self, x: Float[Tensor, "batch tokens features"]) -> "Segment":
+        """Name the fields of `x`, which is in raw units."""
+        parts: dict[str, Any] = {name: x[..., where] for name, where in self.slices.items()}
+        return Segment(stride=self.stride, **parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment:
+    """A batch of trajectory pieces in raw units, differentiable; what a guide sees.
+
+    Attributes:
+        observations: `[batch, tokens, observation]`, the state at every `stride`-th step.
+        actions: `[batch, tokens, action]`, or None where the model does not generate them.
+        rewards: `[batch, tokens, 1]`, or None.
+        stride: environment steps between neighbouring tokens.
+    """
+
+    observations: Float[Tensor, "batch tokens observation"]
+    actions: Float[Tensor, "batch tokens action"] | None = None
+    rewards: Float[Tensor, "batch tokens 1"] | None = None
+    stride: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A plan for one environment, with all that it was chosen from, in raw units.
+
+    Attributes:
+        observations: `[tokens, observation]`, the way-points of the chosen candidate; the first is
+            the observation that was planned from, up to float32 rounding in the normaliser.
+        actions: `[tokens, action]` of the chosen candidate, or None.
+        candidates: `[candidates, tokens, observation]`.
+        scores: `[candidates]`, the guides' energy of each candidate; NaN without a guide.
+        best: index of the chosen candidate.
+        stride: environment steps between neighbouring way-points.
+        goal: the goal `(x, y)` that was asked for, or None.
+    """
+
+    observations: Float[np.ndarray, "tokens observation"]
+    actions: Float[np.ndarray, "tokens action"] | None
+    candidates: Float[np.ndarray, "candidates tokens observation"]
+    scores: Float[np.ndarray, " candidates"]
+    best: int
+    stride: int
+    goal: Float[np.ndarray, " goal"] | None = None

@@ -1,0 +1,71 @@
+"""Checks of arguments, and the one error class for faults that the user can mend."""
+
+import difflib
+import importlib
+import math
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class PgdiffError(ValueError):
+    """The input or a setting is at fault; the message names what, where, and the mend."""
+
+
+def nearest(name: str, choices: Iterable[str]) -> str:
+    """Return a phrase that lists the choices and suggests the nearest to `name`."""
+    names = sorted(choices)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    return f"one of {{{', '.join(names)}}}.{hint}"
+
+
+def check_in(name: str, value: str, choices: Iterable[str]) -> str:
+    """Return `value` if it is one of `choices`, else say which is nearest."""
+    names = list(choices)
+    if value not in names:
+        raise PgdiffError(f"`{name}` must be {nearest(str(value), names)} Got '{value}'.")
+    return value
+
+
+def check_positive_int(name: str, value: int, *, minimum: int = 1) -> int:
+    """Return `value` if it is an integer of at least `minimum`."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or int(value) < minimum:
+        raise PgdiffError(f"`{name}` must be an integer of at least {minimum}. Got {value!r}.")
+    return int(value)
+
+
+def check_range(
+    name: str,
+    value: float,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> float:
+    """Return `value` if it is a finite number between `low` and `high`."""
+    interval = f"{'(' if open_low else '['}{low}, {high}{')' if open_high else ']'}"
+    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
+        raise PgdiffError(f"`{name}` must be a number in {interval}. Got {value!r}.")
+    number = float(value)
+    below = number <= low if open_low else number < low
+    above = number >= high if open_high else number > high
+    if not math.isfinite(number) or below or above:
+        raise PgdiffError(f"`{name}` must be a number in {interval}. Got {value!r}.")
+    return number
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """Import an optional module, or say which extra brings it.
+
+    Args:
+        module: dotted name of the module.
+        extra: the extra of this package that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise PgdiffError(
+            f"This needs the optional package '{module.partition('.')[0]}', which is not "
+            f"installed. Install it with: pip install 'pgdiff[{extra}]'."
+        ) from error

@@ -1,0 +1,1 @@
+"""Workflows: what joins several parts of the package."""

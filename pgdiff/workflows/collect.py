@@ -1,0 +1,221 @@
+"""Recording: an expert acts in a Gymnasium environment, and a D4RL HDF5 file comes of it."""
+
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+import gymnasium
+import numpy as np
+import torch
+from jaxtyping import Float
+from tqdm import tqdm
+
+from pgdiff.data.checks import find_problems
+from pgdiff.data.hdf5 import write_hdf5
+from pgdiff.validation import PgdiffError, check_positive_int
+
+
+class Agent(Protocol):
+    """Whatever acts: Stable-Baselines3's `predict`.
+
+    An agent that also has a `goal` is a recorder: it draws goals of its own and never asks for a
+    reset.
+    """
+
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[np.ndarray, Any]:
+        """Return the action and the agent's next state."""
+        ...
+
+
+def collect(
+    env: gymnasium.Env[Any, Any],
+    path: str | os.PathLike[str],
+    *,
+    steps: int,
+    seed: int,
+    expert: Agent | None = None,
+    progress: bool = True,
+    overwrite: bool = False,
+) -> Path:
+    """Record `steps` steps in D4RL's HDF5 fields; the file appears whole or not at all.
+
+    A recorder (an agent with a `goal`, such as `env.unwrapped.expert(seed)`) makes one long walk in
+    `env.unwrapped`, without time limits: a change of its goal is no end of an episode, and the one
+    `timeouts` mark is on the last row. As in D4RL, which relabels its maze2d recordings
+    (`scripts/generation/relabel_maze2d_rewards.py`), `rewards[t]` judges `observations[t]`, the
+    state in which action t is taken, by the environment's own goal. It is the reward of the step
+    that led to it, so the step out of the reset state is made but not recorded. (D4RL's recorder
+    also writes the old observation again after each change of goal; this one does not.) Where the
+    environment draws its goal at every reset (`env.unwrapped.random_goal`) there is no goal of the
+    task's own; its goal is then moved along with the recorder's, and `rewards[t]` judges
+    `observations[t]` by the goal in `infos/goal[t - 1]`, which was pursued on the way there.
+
+    Any other agent acts in `env` itself, episode by episode; `rewards[t]` is then the reward of
+    the step from row t, `terminals` and `timeouts` are Gymnasium's terminated and truncated, and
+    the last row is marked as a timeout if it ends no episode. The file's attribute `reward_of`
+    says which: "observation" or "transition".
+
+    Args:
+        env: with flat observation and action spaces. For a recorder, wrappers are passed over.
+        path: the HDF5 file to write.
+        steps: rows to record.
+        seed: of the environment and the expert; the same seed gives the same bytes.
+        expert: the agent; by default `env.unwrapped.expert(seed)`.
+        progress: whether to show a progress bar.
+        overwrite: whether an existing file may be replaced.
+
+    Returns:
+        The path written.
+
+    Raises:
+        PgdiffError: if an argument is out of range, the file exists, the environment has no expert
+            or no flat spaces, or what it returns is not finite.
+    """
+    check_positive_int("steps", steps)
+    check_positive_int("seed", seed, minimum=0)
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise PgdiffError(
+            f"`path` must be a new file. '{path}' exists; name another or pass overwrite=True."
+        )
+    if expert is None:
+        if not hasattr(env.unwrapped, "expert"):
+            raise PgdiffError("`env` has no recording expert of its own. Pass `expert`.")
+        expert = env.unwrapped.expert(seed)
+    if not callable(getattr(expert, "predict", None)):
+        raise PgdiffError(f"`expert` must have `predict`. Got {type(expert).__name__}.")
+    walk = hasattr(expert, "goal")
+    recording = _Recording(env, steps, goal=getattr(expert, "goal", None))
+    # Stable-Baselines3's policies draw from torch's global state: seeded here, restored after.
+    with (
+        torch.random.fork_rng(devices=[]),
+        tqdm(total=steps, desc="recording", unit="step", disable=not progress) as bar,
+    ):
+        torch.manual_seed(seed)
+        record = _record_walk if walk else _record_episodes
+        record(env, expert, recording, seed, bar)
+    for problem in find_problems(recording.fields):
+        raise PgdiffError(f"The environment or the expert gave bad values: {problem}")
+    return write_hdf5(
+        path,
+        recording.fields,
+        {
+            "env_id": env.spec.id if env.spec is not None else type(env.unwrapped).__name__,
+            "reward_of": "observation" if walk else "transition",
+            "seed": seed,
+        },
+    )
+
+
+class _Recording:
+    """The arrays of the fields, filled row by row."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], steps: int, goal: Any) -> None:
+        for name in ("observation_space", "action_space"):
+            space = getattr(env, name)
+            if not (isinstance(space, gymnasium.spaces.Box) and len(space.shape) == 1):
+                raise PgdiffError(f"`env.{name}` must be a flat Box. Got {space}.")
+        self.observations = np.empty((steps, *env.observation_space.shape), np.float32)  # type: ignore[misc]
+        self.actions = np.empty((steps, *env.action_space.shape), np.float32)  # type: ignore[misc]
+        self.rewards = np.empty(steps, np.float32)
+        self.terminals = np.zeros(steps, np.bool_)
+        self.timeouts = np.zeros(steps, np.bool_)
+        self.goal = None if goal is None else np.empty((steps, np.size(goal)), np.float32)
+        # MuJoCo's state where the environment has one, as D4RL keeps it.
+        physics: Any = getattr(env.unwrapped, "data", None)
+        self.physics = physics if hasattr(physics, "qpos") and hasattr(physics, "qvel") else None
+        if self.physics is not None:
+            self.qpos = np.empty((steps, physics.qpos.size), np.float32)
+            self.qvel = np.empty((steps, physics.qvel.size), np.float32)
+
+    def __len__(self) -> int:
+        return len(self.rewards)
+
+    def put(self, row: int, observation: Float[np.ndarray, "obs"], action: np.ndarray) -> None:
+        """Keep a state and the action taken in it."""
+        if row == 0 and np.shape(action) != self.actions.shape[1:]:
+            raise PgdiffError(
+                f"`expert` must give actions of shape {list(self.actions.shape[1:])}. "
+                f"Got {list(np.shape(action))}."
+            )
+        self.observations[row] = observation
+        self.actions[row] = action
+        if self.physics is not None:
+            self.qpos[row] = self.physics.qpos
+            self.qvel[row] = self.physics.qvel
+
+    @property
+    def fields(self) -> dict[str, np.ndarray]:
+        """The arrays under D4RL's names."""
+        names = ("observations", "actions", "rewards", "terminals", "timeouts")
+        fields = {name: getattr(self, name) for name in names}
+        if self.goal is not None:
+            fields["infos/goal"] = self.goal
+        if self.physics is not None:
+            fields |= {"infos/qpos": self.qpos, "infos/qvel": self.qvel}
+        return fields
+
+
+_REPORT = 1000
+
+
+def _record_walk(
+    env: gymnasium.Env[Any, Any], expert: Any, rows: _Recording, seed: int, bar: "tqdm[Any]"
+) -> None:
+    """Fill the rows with one walk that nothing interrupts."""
+    task = env.unwrapped
+    follow = bool(getattr(task, "random_goal", False))
+    observation, _ = task.reset(seed=seed)
+    state, reward = None, 0.0
+    pursued: tuple[float, ...] = ()
+    start = np.ones(1, np.bool_)
+    for row in range(-1, len(rows)):  # row -1 is the reset state, whose reward nobody gives
+        action, state = expert.predict(observation, state=state, episode_start=start)
+        start = np.zeros(1, np.bool_) if row == -1 else start
+        if follow and (goal := tuple(expert.goal)) != pursued:
+            task.set_goal(expert.goal)  # type: ignore[attr-defined]
+            pursued = goal
+        if row >= 0:
+            rows.put(row, observation, action)
+            rows.rewards[row] = reward
+            rows.goal[row] = expert.goal  # type: ignore[index]
+            if row % _REPORT == _REPORT - 1:
+                bar.update(_REPORT)
+        observation, reward, terminated, _, _ = task.step(action)  # type: ignore[assignment]
+        if terminated:
+            raise PgdiffError(
+                f"The environment terminated at step {row + 1} of a recorder's walk, which it may "
+                "not. Record it with an agent that has no `goal`: pass `expert`."
+            )
+    rows.timeouts[-1] = True
+    bar.update(len(rows) % _REPORT)
+
+
+def _record_episodes(
+    env: gymnasium.Env[Any, Any], agent: Agent, rows: _Recording, seed: int, bar: "tqdm[Any]"
+) -> None:
+    """Fill the rows with episodes as the environment begins and ends them."""
+    observation, _ = env.reset(seed=seed)
+    state: Any = None
+    start = np.ones(1, np.bool_)
+    for row in range(len(rows)):
+        action, state = agent.predict(observation, state=state, episode_start=start)
+        rows.put(row, observation, action)
+        observation, reward, terminated, truncated, _ = env.step(action)
+        rows.rewards[row] = reward
+        rows.terminals[row] = terminated
+        rows.timeouts[row] = truncated
+        start = np.array([terminated or truncated])
+        if start[0]:
+            observation, _ = env.reset()
+            state = None
+        if row % _REPORT == _REPORT - 1:
+            bar.update(_REPORT)
+    rows.timeouts[-1] |= not rows.terminals[-1]
+    bar.update(len(rows) % _REPORT)

@@ -1,0 +1,216 @@
+"""Training the stages of a recipe, one after the other, into a run folder."""
+
+import contextlib
+import importlib.util
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pgdiff.data import Episodes
+from pgdiff.planning.from_run import (
+    PLANNER_SETTINGS,
+    RUN,
+    PathLike,
+    RunInfo,
+    StageRecord,
+    check_guide,
+    read_run,
+)
+from pgdiff.plotting import loss_picture
+from pgdiff.saving import library_version
+from pgdiff.training import Learner, Trainer
+from pgdiff.validation import PgdiffError, check_in, check_positive_int, nearest
+from pgdiff.workflows.runs import claim, logs, remove, write_run
+from pgdiff.workflows.stages import Stage, check_examples
+
+
+def train_stages(
+    episodes: Episodes,
+    stages: Sequence[Stage],
+    *,
+    folder: PathLike,
+    task: Mapping[str, Any],
+    recipe: str = "",
+    data: PathLike = "",
+    planner: Mapping[str, Any] | None = None,
+    guides: Mapping[str, Mapping[str, Any]] | None = None,
+    guide: str | None = None,
+    seed: int = 0,
+    device: str | torch.device = "auto",
+    add: bool = False,
+    resume: bool = False,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> RunInfo:
+    """Train stages one after the other; each result is saved under the name of its stage.
+
+    A fault of the data or of a setting of any stage is found before anything is written. A run
+    whose first stage fails before its first step leaves no folder behind; one that is cut off
+    later goes on with `resume`, at its last checkpoint, and ends with the same weights.
+
+    Args:
+        episodes: recorded experience.
+        stages: what is trained, in this order.
+        folder: the run folder.
+        task: "name", "id" and what else is worth keeping of the task.
+        recipe: name of the recipe.
+        data: where the episodes were read.
+        planner: default settings of a planner: "candidates", "steps", "replan_every" (a number or
+            "open"), "solver", "clip".
+        guides: default settings of the guides, by the name of the stage that learns each.
+        guide: name of the guide that a planner uses by default.
+        seed: of first weights, batches and noise.
+        device: "auto", or a device of PyTorch.
+        add: add the stages to the run that is in `folder`.
+        resume: go on with the run that is there; anew where there is none.
+        overwrite: replace the run that is there (with `add`, its stages of the same names).
+        progress: show progress bars.
+
+    Returns:
+        The run, finished.
+
+    Raises:
+        PgdiffError: a fault of the data or of a setting, or a folder that is taken.
+        TrainingDiverged: a loss or the gradient is not finite.
+    """
+    check_positive_int("seed", seed, minimum=0)
+    asked = RunInfo(
+        path=Path(folder),
+        task=dict(task),
+        recipe=recipe,
+        seed=seed,
+        data={"path": str(data), "steps": episodes.steps, "episodes": len(episodes)},
+        stages=tuple(
+            StageRecord(
+                name=stage.name,
+                learner=stage.learner,
+                arguments=dict(stage.arguments),
+                trainer=dict(stage.trainer),
+                seed=seed,
+            )
+            for stage in stages
+        ),
+        planner=dict(planner or {}),
+        guides={name: dict(settings) for name, settings in (guides or {}).items()},
+        guide=guide,
+        version=library_version(),
+    )
+    _check(asked)
+    info = claim(asked, add=add, resume=resume, overwrite=overwrite)
+    done = {record.name for record in info.stages if record.finished}
+    jobs = [
+        _prepare(info, stage, episodes, seed=seed, device=device, resume=resume, progress=progress)
+        for stage in stages
+        if stage.name not in done
+    ]
+    if not jobs:
+        return info
+    before = read_run(info.path) if (info.path / RUN).is_file() else None
+    if overwrite and not add:
+        remove(info.path)
+    created = _make(info.path)
+    for job in jobs:
+        if overwrite and add:
+            remove(info.path / job.stage.name)
+            remove(logs(info, job.stage.name))
+    write_run(info)
+    for number, job in enumerate(jobs):
+        try:
+            job.trainer.fit(job.learner, episodes)
+        except BaseException:
+            if number == 0 and job.trainer.step == 0 and not (overwrite or resume):
+                _undo(info, job, created, before)
+            raise
+        info = _finish(info, job)
+    return info
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A stage that is ready to be trained."""
+
+    stage: Stage
+    learner: Learner
+    trainer: Trainer
+
+
+def _check(info: RunInfo) -> None:
+    names = [stage.name for stage in info.stages]
+    if not names or len(set(names)) < len(names):
+        raise PgdiffError(f"`stages` must have names, each its own, and be some. Got {names}.")
+    for key in info.planner:
+        if key not in PLANNER_SETTINGS:
+            raise PgdiffError(
+                f"`planner` has no '{key}'. It must be {nearest(key, PLANNER_SETTINGS)}"
+            )
+    for name, settings in info.guides.items():
+        check_guide(name, settings)
+    if info.guide is not None:
+        check_in("guide", info.guide, info.guides)
+
+
+def _prepare(
+    info: RunInfo,
+    stage: Stage,
+    episodes: Episodes,
+    *,
+    seed: int,
+    device: str | torch.device,
+    resume: bool,
+    progress: bool,
+) -> _Job:
+    """Build learner and trainer, and look whether the data will do."""
+    trainer = stage.make_trainer(
+        folder=logs(info, stage.name), seed=seed, device=device, resume=resume, progress=progress
+    )
+    learner = stage.build(episodes, seed=seed)
+    check_examples(learner, trainer, episodes)
+    return _Job(stage, learner, trainer)
+
+
+def _finish(info: RunInfo, job: _Job) -> RunInfo:
+    """Save a stage's result, then say in `run.json` that it is there."""
+    name = job.stage.name
+    job.learner.save_pretrained(info.path / name)
+    info = replace(
+        info,
+        stages=tuple(
+            replace(stage, finished=True) if stage.name == name else stage for stage in info.stages
+        ),
+    )
+    write_run(info)
+    if importlib.util.find_spec("matplotlib") is not None:
+        picture = info.path / "pictures" / f"losses_{name}.png"
+        history = job.trainer.history
+        title = f"{info.task.get('name', '')}: {name}"
+        loss_picture(history, picture, keys=_curves(history), title=title)
+    return info
+
+
+def _curves(history: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the losses to draw; without their sum where there is but one."""
+    names = sorted({key for record in history for key in record if key.endswith("_loss")})
+    sums = [] if len({name.partition("/")[2] for name in names}) == 1 else ["train/loss"]
+    return [*names, *sums]
+
+
+def _make(folder: Path) -> list[Path]:
+    """Make a folder and those above it; return those that are new, the innermost first."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    return new
+
+
+def _undo(info: RunInfo, job: _Job, created: list[Path], before: RunInfo | None) -> None:
+    """Take back what was written before the first step."""
+    remove(logs(info, job.stage.name))
+    if before is not None:
+        write_run(before)
+        return
+    remove(info.path)
+    with contextlib.suppress(OSError):
+        for parent in created[1:]:
+            parent.rmdir()

@@ -1,0 +1,237 @@
+"""`plan` and `evaluate`, and the planner that both of them and the library make of a run."""
+
+import json
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+from pgdiff.cli.compose import settings
+from pgdiff.cli.planners import make_planner
+from pgdiff.evaluation import evaluate
+from pgdiff.guides import Value
+from pgdiff.planning import Planner
+from pgdiff.planning.from_run import read_run
+from pgdiff.validation import PgdiffError
+
+ENV = "pgdiff_envs:maze2d-umaze-v1"
+
+
+def test_plan(pgdiff, run_folder: Path, tmp_path: Path, quick) -> None:
+    result = pgdiff("plan", f"run={run_folder}", "out=p", *quick)
+    assert result.code == 0
+    assert result.out.splitlines()[-1] == "plan: p"
+    assert {file.name for file in (tmp_path / "p").iterdir()} == {
+        "plan.json",
+        "plan.png",
+        "denoising.gif",
+        "guided_vs_unguided.png",
+    }
+    content = json.loads((tmp_path / "p" / "plan.json").read_text())
+    assert len(content["scores"]) == 3
+    assert content["best"] == int(np.argmax(content["scores"]))
+    assert content["waypoints"] == content["candidates"][content["best"]]
+    assert (content["guide"], content["stride"]) == ("value", read_run(run_folder).task["stride"])
+    # The table: the best first.
+    rows = [line.split() for line in result.out.splitlines()[2:-1]]
+    assert [int(row[0]) for row in rows] == list(np.argsort(content["scores"])[::-1])
+
+
+def test_plan_is_that_of_the_library(pgdiff, run_folder: Path, tmp_path: Path, quick) -> None:
+    assert pgdiff("plan", f"run={run_folder}", "out=p", "seed=4", *quick).code == 0
+    content = json.loads((tmp_path / "p" / "plan.json").read_text())
+    planner = Planner.from_run(run_folder, candidates=3, steps=2)
+    observation, _ = gym.make(ENV).reset(seed=4)
+    plan = planner.plan(observation, seed=4)
+    np.testing.assert_array_equal(np.float32(content["candidates"]), plan.candidates)
+
+
+def test_plan_without_a_guide(pgdiff, run_folder: Path, tmp_path: Path, quick) -> None:
+    result = pgdiff("plan", f"run={run_folder}", "guide=none", "out=p", *quick)
+    assert result.code == 0
+    assert not (tmp_path / "p" / "guided_vs_unguided.png").exists()
+    content = json.loads((tmp_path / "p" / "plan.json").read_text())
+    assert (content["guide"], content["scores"], content["best"]) == (None, [None] * 3, 0)
+
+
+def test_evaluate(pgdiff, run_folder: Path, tmp_path: Path, quick) -> None:
+    result = pgdiff("evaluate", f"run={run_folder}", "episodes=2", "seed=5", "out=e", *quick)
+    assert result.code == 0
+    assert result.out.splitlines()[-1] == "evaluation: e"
+    scale = read_run(run_folder).guides["value"]["scale"]
+    assert "score [95 %]" in result.out
+    assert f"inverse_dynamics, value x {scale:g}, 3 cand." in result.out
+    assert {file.name for file in (tmp_path / "e").iterdir()} == {"evaluation.json", "episode.gif"}
+    content = json.loads((tmp_path / "e" / "evaluation.json").read_text())
+    assert content["seeds"] == [5, 6]
+    assert content["settings"]["candidates"] == 3
+    assert content["settings"]["guide"] == "value"
+    assert len(content["per_episode"]["normalized_scores"]) == 2
+
+
+def test_from_run_is_the_planner_of_evaluate(run_folder: Path, quick) -> None:
+    chosen = settings("evaluate", [f"run={run_folder}", *quick, "seed=3"])
+    of_the_command = make_planner(chosen, read_run(run_folder), gym.make(ENV))
+    of_the_library = Planner.from_run(run_folder, candidates=3, steps=2, seed=3)
+    observation = gym.make(ENV).reset(seed=3)[0]
+    states = [None, None]
+    for _ in range(12):  # beyond one replanning
+        found = []
+        for number, planner in enumerate((of_the_command, of_the_library)):
+            action, states[number] = planner.predict(observation, states[number])
+            found.append(action)
+        np.testing.assert_array_equal(*found)
+    results = [
+        evaluate(planner, lambda: gym.make(ENV), episodes=1, progress=False, record=1)
+        for planner in (of_the_command, of_the_library)
+    ]
+    np.testing.assert_array_equal(results[0].trajectories[0], results[1].trajectories[0])
+
+
+def test_from_run_as_the_run_says_and_otherwise(run_folder: Path) -> None:
+    planner = Planner.from_run(run_folder, device="cpu")
+    said = read_run(run_folder)
+    assert planner.candidates == said.planner["candidates"]
+    assert planner.replan_every == said.planner["replan_every"]
+    (guide,) = planner.guides
+    assert isinstance(guide, Value)
+    assert (guide.name, guide.scale) == ("value", said.guides["value"]["scale"])
+    changed = Planner.from_run(
+        run_folder, scale=2.0, transform="log", at="x", replan_every=None, candidates=1
+    )
+    (guide,) = changed.guides
+    assert (guide.scale, guide.transform, guide.at) == (2.0, "log", "x")
+    assert (changed.replan_every, changed.candidates) == (None, 1)
+    assert Planner.from_run(run_folder, guide="none").guides == ()
+    assert Planner.from_run(run_folder, guides=[guide]).guides == (guide,)
+    with pytest.raises(PgdiffError, match="Did you mean 'value'"):
+        Planner.from_run(run_folder, guide="valeu")
+    with pytest.raises(PgdiffError, match="`candidates`"):
+        Planner.from_run(run_folder, candidates=0)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["planner.controller=tracker", "planner.replan_every=open"],
+        ["planner.solver={name: ddpm}", "guide=none"],
+        ["planner.solver={name: ddim, eta: 0.5}", "guide.transform=log", "guide.scale=0.5"],
+    ],
+)
+def test_choices_at_sampling_time(pgdiff, run_folder: Path, quick, words: list[str]) -> None:
+    result = pgdiff(
+        "evaluate", f"run={run_folder}", "episodes=1", "record=0", "out=e", *quick, *words
+    )
+    assert result.code == 0, result.err
+    assert ("open loop" in result.out) == ("planner.replan_every=open" in words)
+    assert ("no guide" in result.out) == ("guide=none" in words)
+
+
+def test_ablation(pgdiff, run_folder: Path, tmp_path: Path, quick) -> None:
+    result = pgdiff("evaluate", f"run={run_folder}", "episodes=2", "ablation=true", "out=a", *quick)
+    assert result.code == 0, result.err
+    for label in (
+        "no guide, 1 candidate",
+        "gradient, 1 candidate",
+        "no gradient, best of 3",
+        "gradient, best of 3",
+        "the gradient, to one candidate",
+        "selection, to no guide",
+        "the gradient, to selection",
+        "selection, to the gradient",
+    ):
+        assert label in result.out
+    rows = ("no_guide", "gradient", "selection", "both")
+    assert {file.name for file in (tmp_path / "a").iterdir()} == {
+        "ablation.json",
+        *(f"ablation_{row}.json" for row in rows),
+    }
+    content = json.loads((tmp_path / "a" / "ablation.json").read_text())
+    assert set(content["rows"]) == set(rows)
+    assert all(found["seeds"] == [0, 1] for found in content["rows"].values())
+    assert len(content["differences"]) == 4
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "`run` must be given"),
+        (["run=nowhere"], "`run` must be a run folder"),
+        (["run={run}/model"], "holds a saved network"),
+        (["run={run}", "guide=segment_value"], "Did you mean 'value'"),
+        (["run={run}", "guide.scale=-1"], "`scale`"),
+        (["run={run}", "guide.transform=sqrt"], "`transform`"),
+        (["run={run}", "planner.candidates=0"], "`candidates`"),
+        (["run={run}", "planner.steps=0"], "`steps`"),
+        (["run={run}", "planner.replan_every=0"], "`replan_every`"),
+        (["run={run}", "planner.replan_every=never"], "`replan_every`"),
+        (["run={run}", "planner.controller=hand"], "`planner.controller`"),
+        (["run={run}", "planner.solver={{name: dpm}}"], "`solver`"),
+        (["run={run}", "planner.solver=ddim"], "solver"),
+        (["run={run}", "seed=-1"], "`seed`"),
+        (["run={run}", "env=Pendulum-v1"], "observations of shape [4]. Got 'Pendulum-v1' with [3]"),
+        (["run={run}", "env=Nothing-v0"], "Got 'Nothing-v0'"),
+        (["run={run}", "device=abacus"], "`device`"),
+    ],
+)
+@pytest.mark.parametrize("command", ["plan", "evaluate"])
+def test_bad_settings_write_nothing(
+    pgdiff, run_folder: Path, tmp_path: Path, snapshot, command: str, words, message: str
+) -> None:
+    before = snapshot(run_folder)
+    result = pgdiff(command, *(word.format(run=run_folder) for word in words))
+    assert result.code == 1
+    assert message in result.error
+    assert list(tmp_path.iterdir()) == []
+    assert snapshot(run_folder) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["episodes=0"], "`episodes`"),
+        (["parallel=0"], "`parallel`"),
+        (["record=-1"], "`record`"),
+        (["ablation=maybe"], "`ablation`"),
+        (["ablation=true", "guide=none"], "`guide` must name a value"),
+        (["ablation=true", "planner.candidates=1"], "`planner.candidates` must be at least 2"),
+        (["ablation=true", "guide.scale=0"], "`guide.scale` must be above 0"),
+    ],
+)
+def test_evaluate_refuses(pgdiff, run_folder: Path, tmp_path: Path, words, message: str) -> None:
+    result = pgdiff("evaluate", f"run={run_folder}", *words)
+    assert result.code == 1
+    assert message in result.error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("stage", ["model", "value", "inverse_dynamics"])
+def test_a_flipped_byte_is_found(pgdiff, own_run: Path, tmp_path: Path, stage: str) -> None:
+    file = own_run / stage / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 16
+    file.write_bytes(content)
+    result = pgdiff("evaluate", f"run={own_run}", "out=e")
+    assert result.code == 1
+    assert f"{stage}/model.safetensors' is damaged" in result.error
+    assert not (tmp_path / "e").exists()
+
+
+def test_an_environment_never_comes_from_a_file(pgdiff, own_run: Path) -> None:
+    file = own_run / "run.json"
+    run = json.loads(file.read_text())
+    for change in ({"id": "evil:Env-v0"}, {"name": "../../evil"}):
+        file.write_text(json.dumps({**run, "task": {**run["task"], **change}}))
+        result = pgdiff("plan", f"run={own_run}")
+        assert result.code == 1
+        assert "`env` must be given" in result.error
+
+
+def test_a_sweep_over_guides(pgdiff, own_run: Path, quick) -> None:
+    words = ["episodes=1", "record=0", *quick, "guide=none,value"]
+    result = pgdiff("evaluate", "-m", f"run={own_run}", *words)
+    assert result.code == 0, result.err
+    for guide in ("none", "value"):
+        found = json.loads((own_run / f"evaluation-guide={guide}" / "evaluation.json").read_text())
+        assert found["settings"]["guide"] == (None if guide == "none" else guide)

@@ -1,0 +1,87 @@
+"""Commands, help and exit codes."""
+
+import subprocess
+import sys
+
+import pytest
+
+import pgdiff.cli.check as check_command
+from pgdiff.cli.main import COMMANDS
+
+
+def test_help_lists_the_commands_with_one_line_each(pgdiff) -> None:
+    result = pgdiff("--help")
+    assert result.code == 0
+    lines = [line.strip() for line in result.out.splitlines()]
+    for name, (_, _, line) in COMMANDS.items():
+        assert any(text.startswith(name) and text.endswith(line) for text in lines)
+    for later in ("bench", "generate", "compare"):
+        assert later not in result.out
+
+
+def test_help_needs_neither_torch_nor_hydra() -> None:
+    code = (
+        "import sys; from pgdiff.cli import main; main(['--help']); main(['train', '--help']); "
+        "print(sorted({'torch', 'hydra', 'omegaconf', 'numpy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_no_command(pgdiff) -> None:
+    assert pgdiff().code == 2
+
+
+@pytest.mark.parametrize(("word", "near"), [("trian", "train"), ("evalute", "evaluate")])
+def test_unknown_command(pgdiff, word: str, near: str) -> None:
+    result = pgdiff(word)
+    assert result.code == 2
+    assert f"Did you mean '{near}'? Got '{word}'." in result.error
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(pgdiff, command: str) -> None:
+    result = pgdiff(command, "--help")
+    assert result.code == 0
+    assert result.out.startswith(f"usage: pgdiff {command} ")
+
+
+def test_help_shows_settings_and_choices(pgdiff) -> None:
+    out = pgdiff("train", "--help").out
+    assert "data: null  # data/<task>.hdf5" in out
+    assert "trainer.batch_size: null" in out
+    assert "recipe=strided, one of: segment_value, strided, value" in out
+    assert "multi2d-large-v1" in out
+
+
+def test_an_interruption_is_130(pgdiff, monkeypatch) -> None:
+    def interrupt(path: str) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(check_command, "run", interrupt)
+    result = pgdiff("check", "a.hdf5")
+    assert (result.code, result.err.strip()) == (130, "interrupted")
+
+
+@pytest.mark.parametrize("error", [ValueError("bad value"), PermissionError("not yours")])
+def test_a_fault_is_one_line(pgdiff, monkeypatch, error: Exception) -> None:
+    def fail(path: str) -> int:
+        raise error
+
+    monkeypatch.setattr(check_command, "run", fail)
+    result = pgdiff("check", "a.hdf5")
+    assert (result.code, result.error) == (1, f"error: {error}")
+
+
+@pytest.mark.parametrize("words", [["check"], ["info", "a", "b"]])
+def test_a_path_is_one_word(pgdiff, words: list[str]) -> None:
+    result = pgdiff(*words)
+    assert result.code == 1
+    assert "takes one path" in result.error
+
+
+def test_python_m() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pgdiff", "nothing"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2

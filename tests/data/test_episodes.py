@@ -1,0 +1,124 @@
+"""Where episodes end, and how they are split."""
+
+import numpy as np
+import pytest
+
+from pgdiff.data import Episodes
+from pgdiff.validation import PgdiffError
+
+
+def test_terminals_and_timeouts_end_with_their_row(recording) -> None:
+    fields = recording((4, 3, 5))
+    fields["terminals"][3] = True  # together with a timeout
+    fields["terminals"][8] = True
+    episodes = Episodes.from_arrays(**fields)
+    np.testing.assert_array_equal(episodes.starts, [0, 4, 7, 9])
+    np.testing.assert_array_equal(episodes.ends, [4, 7, 9, 12])
+
+
+def test_unfinished_last_episode_is_kept(recording) -> None:
+    fields = recording((4, 3, 5))
+    fields["timeouts"][-1] = False
+    np.testing.assert_array_equal(Episodes.from_arrays(**fields).lengths, [4, 3, 5])
+
+
+def test_timeouts_may_be_missing_where_terminals_mark_ends(recording) -> None:
+    fields = recording((4, 3, 5))
+    fields["terminals"] = fields.pop("timeouts")
+    episodes = Episodes.from_arrays(**fields)
+    np.testing.assert_array_equal(episodes.lengths, [4, 3, 5])
+    assert not episodes.timeouts.any()
+
+
+def test_caller_keeps_his_arrays(recording) -> None:
+    fields = recording()
+    episodes = Episodes.from_arrays(**fields)
+    fields["observations"][0] = 99.0
+    assert (episodes.observations[0] != 99.0).all()
+    with pytest.raises(ValueError, match="read-only"):
+        episodes.observations[0] = 1.0
+
+
+def _walk(resets: bool) -> dict[str, np.ndarray]:
+    generator = np.random.default_rng(0)
+    moves = generator.uniform(-0.1, 0.1, size=(300, 2))
+    if resets:
+        moves[200] = [0.02, 5.0]  # the jump after row 199: large in one feature alone
+    return {
+        "observations": moves.cumsum(axis=0),
+        "actions": np.zeros((300, 1)),
+        "rewards": np.zeros(300),
+        "terminals": np.arange(300) == 99,
+        "timeouts": np.arange(300) == 199,
+    }
+
+
+def test_join_continuous_drops_marks_without_a_jump() -> None:
+    fields = _walk(resets=False)
+    assert len(Episodes.from_arrays(**fields)) == 3
+    joined = Episodes.from_arrays(**fields, join_continuous=True)
+    np.testing.assert_array_equal(joined.lengths, [300])
+    assert not joined.terminals.any() and not joined.timeouts.any()
+
+
+def test_join_continuous_keeps_true_resets() -> None:
+    joined = Episodes.from_arrays(**_walk(resets=True), join_continuous=True)
+    np.testing.assert_array_equal(joined.lengths, [200, 100])
+    assert joined.timeouts[199] and not joined.terminals[99]
+
+
+def test_join_continuous_reads_an_unmarked_file_as_one_episode() -> None:
+    fields = _walk(resets=False)
+    fields["terminals"][:] = False
+    del fields["timeouts"]
+    assert len(Episodes.from_arrays(**fields, join_continuous=True)) == 1
+
+
+def test_join_continuous_where_every_row_is_marked() -> None:
+    fields = _walk(resets=False)
+    fields["terminals"][:] = True
+    assert len(Episodes.from_arrays(**fields, join_continuous=True)) == 300
+
+
+def _rows(episodes: Episodes) -> set[int]:
+    bounds = zip(episodes.starts, episodes.ends, strict=True)
+    return {row for start, end in bounds for row in range(start, end)}
+
+
+def test_split_by_whole_episodes(recording) -> None:
+    episodes = Episodes.from_arrays(**recording(tuple(range(3, 23))))
+    train, held_out = episodes.split(0.2, seed=0)
+    assert (len(train), len(held_out)) == (16, 4)
+    assert _rows(train) | _rows(held_out) == set(range(episodes.steps))
+    assert not _rows(train) & _rows(held_out)
+    assert set(held_out.starts) < set(episodes.starts)
+    again, other = episodes.split(0.2, seed=0)[1], episodes.split(0.2, seed=1)[1]
+    np.testing.assert_array_equal(held_out.starts, again.starts)
+    assert held_out.starts.tolist() != other.starts.tolist()
+
+
+@pytest.mark.parametrize("validation", [0.001, 0.1, 0.999])
+@pytest.mark.parametrize("lengths", [(50,), (5, 40, 6), (2,), (3,) * 12])
+def test_split_always_leaves_both_parts(recording, lengths, validation: float) -> None:
+    episodes = Episodes.from_arrays(**recording(lengths))
+    train, held_out = episodes.split(validation, seed=0)
+    assert train.lengths.min() > 0 and held_out.lengths.min() > 0
+    assert train.lengths.sum() + held_out.lengths.sum() == episodes.steps
+    assert not _rows(train) & _rows(held_out)
+
+
+def test_split_cuts_the_longest_of_few(recording) -> None:
+    train, held_out = Episodes.from_arrays(**recording((5, 40, 6))).split(0.25, seed=0)
+    np.testing.assert_array_equal(train.lengths, [5, 30, 6])
+    np.testing.assert_array_equal((held_out.starts, held_out.ends), [[35], [45]])
+
+
+@pytest.mark.parametrize("validation", [0.0, 1.0, -0.1, float("nan")])
+def test_split_rejects(recording, validation: float) -> None:
+    with pytest.raises(PgdiffError, match="`validation`"):
+        Episodes.from_arrays(**recording()).split(validation, seed=0)
+
+
+def test_split_of_single_rows(recording) -> None:
+    with pytest.raises(PgdiffError, match="at least 2 rows"):
+        Episodes.from_arrays(**recording((1, 1))).split(0.5, seed=0)

@@ -1,0 +1,48 @@
+"""Discounted returns against the naive loop."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pgdiff.data import Episodes, discounted_returns
+from pgdiff.validation import PgdiffError
+
+
+def _naive(episodes: Episodes, discount: float) -> np.ndarray:
+    returns = np.full(episodes.steps, np.nan)
+    for start, end in zip(episodes.starts, episodes.ends, strict=True):
+        total = 0.0
+        for row in range(end - 1, start - 1, -1):
+            total = returns[row] = float(episodes.rewards[row]) + discount * total
+    return returns
+
+
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=8),
+    discount=st.one_of(st.just(1.0), st.floats(1e-3, 1.0)),
+)
+def test_equals_the_naive_loop(lengths: list[int], discount: float) -> None:
+    steps = sum(lengths)
+    episodes = Episodes.from_arrays(
+        observations=np.zeros((steps, 1)),
+        actions=np.zeros((steps, 1)),
+        rewards=np.random.default_rng(0).normal(size=steps),
+        terminals=np.isin(np.arange(steps), np.cumsum(lengths) - 1),
+    )
+    returns = discounted_returns(episodes, discount)
+    np.testing.assert_allclose(returns, _naive(episodes, discount), rtol=1e-5, atol=1e-6)
+
+
+def test_selection_leaves_other_rows_nan(recording) -> None:
+    train, held_out = Episodes.from_arrays(**recording((6,) * 15)).split(0.3, seed=0)
+    for part in (train, held_out):
+        np.testing.assert_allclose(
+            discounted_returns(part, 0.97), _naive(part, 0.97), rtol=1e-5, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize("discount", [0.0, -0.5, 1.0001, float("nan"), "high"])
+def test_discount_out_of_range(recording, discount) -> None:
+    with pytest.raises(PgdiffError, match="`discount`"):
+        discounted_returns(Episodes.from_arrays(**recording()), discount)

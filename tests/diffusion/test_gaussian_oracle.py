@@ -1,0 +1,229 @@
+"""With the exact denoiser of Gaussian data the sampled law converges to the data's.
+
+DDIM is then an affine map of the noise: its mean and covariance follow from where the sampler takes
+the unit vectors, without any Monte Carlo error.
+"""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from oracles import DOUBLE, SCHEDULES, Gaussian, affine, generator
+from torch import Tensor
+
+from pgdiff.diffusion import DDIM, DDPM, Known, full_sequence, sample
+
+STEPS = (10, 20, 40, 80)
+TOKENS = 8
+
+
+def full(steps: int) -> Tensor:
+    return full_sequence(steps=steps, tokens=TOKENS)
+
+
+def pyramid(steps: int, uncertainty: float = 0.5) -> Tensor:
+    """Later tokens wait: token t starts `uncertainty * t` tenths of the steps later."""
+    delay = (uncertainty * steps / 10 * torch.arange(TOKENS)).round()
+    rows = torch.arange(steps + int(delay[-1]) + 1)
+    return ((steps + delay - rows[:, None]) / steps).clamp(0, 1)
+
+
+def one_by_one(steps: int) -> Tensor:
+    """Autoregressive: a token starts when the one before it is clean."""
+    rows = torch.arange(steps * TOKENS + 1)
+    return ((steps * (1 + torch.arange(TOKENS)) - rows[:, None]) / steps).clamp(0, 1)
+
+
+MATRICES = {"full": full, "pyramid": pyramid, "one_by_one": one_by_one}
+
+
+def run(
+    data: Gaussian, levels: Tensor, start: Tensor, *, solver: Any, known: Known | None = None
+) -> Tensor:
+    return sample(
+        data.denoise,
+        schedule=data.schedule,
+        levels=levels,
+        shape=(len(start), *data.mean.shape),
+        generators=[generator(0)],
+        solver=solver,
+        start=start,
+        known=known,
+        dtype=DOUBLE,
+    )
+
+
+def ddim_law(data: Gaussian, levels: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of samples that start from the true marginal of the first row."""
+    matrix, offset = affine(
+        lambda start: run(data, levels, start, solver=DDIM()), tuple(data.mean.shape)
+    )
+    mean, covariance = data.marginal(levels[0])
+    return matrix @ mean + offset, matrix @ covariance @ matrix.T
+
+
+def step_law(data: Gaussian, levels: Tensor, solver: Any) -> tuple[Tensor, Tensor]:
+    """The same for any solver, row by row: its own map of `x` and of the fresh noise."""
+    mean, covariance = data.marginal(levels[0])
+    levels = levels.to(DOUBLE)
+    for level, level_to in itertools.pairwise(levels):
+        level, level_to = level[None], level_to[None]
+
+        def step(x: Tensor, noise: Tensor, level: Tensor = level, to: Tensor = level_to) -> Tensor:
+            stepped = solver.step(
+                x,
+                data.denoise(x, level),
+                level[..., None],
+                to[..., None],
+                schedule=data.schedule,
+                noise=noise,
+            )
+            return torch.where((level == to)[..., None], x, stepped)
+
+        shape = tuple(data.mean.shape)
+        of_x, offset = affine(lambda x, step=step: step(x, torch.zeros_like(x)), shape)
+        of_noise, _ = affine(lambda noise, step=step: step(torch.zeros_like(noise), noise), shape)
+        mean = of_x @ mean + offset
+        covariance = of_x @ covariance @ of_x.T + of_noise @ of_noise.T
+    return mean, covariance
+
+
+def relative(got: Tensor, expected: Tensor) -> float:
+    return float((got - expected).norm() / expected.norm())
+
+
+def slope(errors: list[float]) -> float:
+    """Order of convergence: least squares of log error against log steps."""
+    x = torch.tensor(STEPS, dtype=DOUBLE).log()
+    y = torch.tensor(errors, dtype=DOUBLE).log()
+    x = x - x.mean()
+    return float(-(x * (y - y.mean())).sum() / x.square().sum())
+
+
+def report(name: str, errors: list[float]) -> float:
+    order = slope(errors)
+    listed = "  ".join(f"{n}: {e:.5f}" for n, e in zip(STEPS, errors, strict=True))
+    print(f"\n{name}: covariance error at steps {listed}; order {order:.3f}")
+    return order
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+@pytest.mark.parametrize("name", ["cosine", "linear", "flow"])
+def test_ddim_converges_at_first_order(name: str, matrix: str) -> None:
+    data = Gaussian.ar1(SCHEDULES[name], tokens=TOKENS)
+    errors = []
+    for steps in STEPS:
+        mean, covariance = ddim_law(data, MATRICES[matrix](steps))
+        errors.append(relative(covariance, data.covariance))
+        torch.testing.assert_close(mean, data.mean.reshape(-1), rtol=1e-9, atol=1e-9)
+    order = report(f"DDIM, {name}, {matrix}", errors)
+    assert abs(order - 1) < 0.15
+    assert errors[-1] < errors[0] / 6
+
+
+def test_the_order_tends_to_one() -> None:
+    data = Gaussian.ar1(SCHEDULES["linear"], tokens=TOKENS)
+    errors = [relative(ddim_law(data, full(n))[1], data.covariance) for n in (320, 640)]
+    order = float(torch.tensor(errors[0] / errors[1]).log2())
+    print(f"\nDDIM, linear, full: 320: {errors[0]:.5f}  640: {errors[1]:.5f}; order {order:.4f}")
+    assert abs(order - 1) < 0.02 and errors[1] < 0.006
+
+
+def test_a_step_that_used_one_level_for_all_tokens_would_not_converge() -> None:
+    """The test above can tell: it plateaus when the denoiser is told a neighbour's level."""
+    data = Gaussian.ar1(SCHEDULES["cosine"], tokens=TOKENS)
+    errors = []
+    for steps in STEPS:
+        levels = pyramid(steps)
+
+        def told(x: Tensor, level: Tensor) -> Tensor:
+            return data.denoise(x, level.roll(1, dims=-1))
+
+        matrix, _ = affine(
+            lambda start, levels=levels, told=told: sample(
+                told,
+                schedule=data.schedule,
+                levels=levels,
+                shape=(len(start), *data.mean.shape),
+                generators=[generator(0)],
+                solver=DDIM(),
+                start=start,
+                dtype=DOUBLE,
+            ),
+            tuple(data.mean.shape),
+        )
+        covariance = matrix @ data.marginal(levels[0])[1] @ matrix.T
+        errors.append(relative(covariance, data.covariance))
+    report("DDIM, cosine, pyramid, wrong levels", errors)
+    assert errors[3] > 0.9 * errors[2]
+
+
+@pytest.mark.parametrize("matrix", ["full", "pyramid"])
+@pytest.mark.parametrize("solver", [DDPM(), DDIM(eta=1.0), DDIM(eta=0.5)], ids=repr)
+def test_stochastic_solvers_converge(solver: Any, matrix: str) -> None:
+    data = Gaussian.ar1(SCHEDULES["cosine"], tokens=TOKENS)
+    errors = []
+    for steps in STEPS:
+        mean, covariance = step_law(data, MATRICES[matrix](steps), solver)
+        errors.append(relative(covariance, data.covariance))
+        torch.testing.assert_close(mean, data.mean.reshape(-1), rtol=1e-9, atol=1e-9)
+    assert abs(report(f"{solver}, cosine, {matrix}", errors) - 1) < 0.15
+
+
+def test_step_law_is_ddims_law() -> None:
+    data = Gaussian.ar1(SCHEDULES["linear"], tokens=TOKENS)
+    levels = pyramid(10)
+    for one, two in zip(ddim_law(data, levels), step_law(data, levels, DDIM()), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("solver", [DDPM(), DDIM(eta=1.0)], ids=repr)
+def test_samples_have_the_law_of_their_steps(solver: Any) -> None:
+    """200,000 samples against the propagated mean and covariance, in standard errors."""
+    data, count = Gaussian.ar1(SCHEDULES["linear"], tokens=4), 200_000
+    levels = pyramid(8)[:, :4]
+    first, last = data.marginal(levels[0]), step_law(data, levels, solver)
+    noise = torch.randn(count, data.size, generator=generator(1), dtype=DOUBLE)
+    start = first[0] + noise @ torch.linalg.cholesky(first[1]).T
+    x = run(data, levels, start.reshape(count, 4, 2), solver=solver).reshape(count, -1)
+    mean, covariance = last
+    variance = covariance.diag()
+    mean_error = (x.mean(dim=0) - mean) / (variance / count).sqrt()
+    spread = ((variance[:, None] * variance + covariance.square()) / count).sqrt()
+    covariance_error = (torch.cov(x.T) - covariance) / spread
+    print(
+        f"\n{solver}: largest error in standard errors, mean {float(mean_error.abs().max()):.2f}, "
+        f"covariance {float(covariance_error.abs().max()):.2f}"
+    )
+    assert mean_error.abs().max() < 4.5 and covariance_error.abs().max() < 4.5
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_with_known_tokens_the_law_is_the_conditional_one(matrix: str) -> None:
+    """Level 0 for what is known is exact conditioning, whatever the other tokens' levels."""
+    data = Gaussian.ar1(SCHEDULES["cosine"], tokens=TOKENS)
+    mask = torch.zeros(1, TOKENS, 2, dtype=torch.bool)
+    mask[:, [0, 5]] = True
+    values = torch.full((1, TOKENS, 2), 0.7, dtype=DOUBLE)
+    given = mask[0].reshape(-1)
+    cross, inner = data.covariance[~given][:, given], data.covariance[given][:, given]
+    gain = torch.linalg.solve(inner, cross.T).T
+    true_covariance = data.covariance[~given][:, ~given] - gain @ cross.T
+    residual = values[0].reshape(-1)[given] - data.mean.reshape(-1)[given]
+    true_mean = data.mean.reshape(-1)[~given] + gain @ residual
+
+    errors = []
+    for steps in STEPS:
+        levels = MATRICES[matrix](steps)
+        matrix_, offset = affine(
+            lambda start, levels=levels: run(
+                data, levels, start, solver=DDIM(), known=Known(mask, values)
+            ),
+            tuple(data.mean.shape),
+        )
+        free = matrix_[~given][:, ~given]  # the first row is pure noise, mean 0 and variance 1
+        errors.append(relative(free @ free.T, true_covariance))
+        torch.testing.assert_close(offset[~given], true_mean, rtol=1e-9, atol=1e-9)
+        assert torch.equal(offset[given], values[0].reshape(-1)[given])
+    assert abs(report(f"DDIM, cosine, {matrix}, two tokens known", errors) - 1) < 0.15

@@ -1,0 +1,326 @@
+"""The gradient of an energy, its weight, and the law of what it steers."""
+
+import itertools
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from oracles import DOUBLE, SCHEDULES, affine, generator, monotone_matrices, shrink
+from torch import Tensor, nn
+
+from pgdiff.diffusion import DDIM, DDPM, Guidance, SamplerStep, full_sequence, sample
+from pgdiff.diffusion.guidance import guide_x0
+from pgdiff.validation import PgdiffError
+
+Energy = Callable[[Tensor, Tensor], Tensor]
+each_place = pytest.mark.parametrize("at", ["x0", "x"])
+
+
+def bumpy(x: Tensor, level: Tensor) -> Tensor:
+    """Couples tokens and features, uses the level; one number for each trajectory."""
+    neighbours = torch.tanh(x[:, 1:, 0] * x[:, :-1, 1]).sum(dim=1)
+    return neighbours + ((1 - level) * torch.sin(2 * x).sum(dim=-1)).sum(dim=1) + x[:, 0, 0].exp()
+
+
+def points(seed: int = 0, *, batch: int = 3) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """x0_hat, x, level and the next level, for five tokens of two features."""
+    source = generator(seed)
+    x0_hat, x = torch.randn(2, batch, 5, 2, generator=source, dtype=DOUBLE)
+    level = torch.rand(batch, 5, generator=source, dtype=DOUBLE)
+    return x0_hat, x, level, level * torch.rand(batch, 5, generator=source, dtype=DOUBLE)
+
+
+def finite_differences(energy: Energy, x: Tensor, level: Tensor, h: float = 1e-5) -> Tensor:
+    gradient = torch.zeros_like(x)
+    for place in np.ndindex(*x.shape):
+        up, down = x.clone(), x.clone()
+        up[place] += h
+        down[place] -= h
+        gradient[place] = (energy(up, level) - energy(down, level)).sum() / (2 * h)
+    return gradient
+
+
+# ------------------------------------------------------------------------------------- gradient
+
+
+@each_place
+def test_the_added_gradient_is_that_of_finite_differences(at: Literal["x0", "x"]) -> None:
+    x0_hat, x, level, level_to = points()
+    schedule, place = SCHEDULES["linear"], x0_hat if at == "x0" else x
+    guide = Guidance(energy=bumpy, at=at, scale=0.7)
+    expected = finite_differences(bumpy, place, level)
+    gradient = guide.gradient(place, level)
+    error = float((gradient - expected).norm() / expected.norm())
+    print(f"\ngradient at {at} against finite differences: relative error {error:.1e}")
+    assert error < 1e-6
+
+    moved = guide_x0(x0_hat, x, level, level_to, guidance=[guide], schedule=schedule)
+    weight = guide.weight(level, level_to, schedule)
+    assert weight.shape == (3, 5, 1)
+    assert torch.equal(moved, x0_hat + 0.7 * weight * gradient)
+
+
+def test_weights_are_the_documented_ones() -> None:
+    *_, level, level_to = points()
+    for schedule in SCHEDULES.values():
+        a, s = schedule.alpha(level)[..., None], schedule.sigma(level)[..., None]
+        at_x0 = Guidance(energy=bumpy, at="x0").weight(level, level_to, schedule)
+        torch.testing.assert_close(at_x0, s**2 / (a**2 + s**2))
+        a, s = schedule.alpha(level_to)[..., None], schedule.sigma(level_to)[..., None]
+        at_x = Guidance(energy=bumpy, at="x").weight(level, level_to, schedule)
+        torch.testing.assert_close(at_x, s**2 / a)
+
+
+def test_trajectories_do_not_steer_each_other() -> None:
+    x0_hat, _, level, _ = points()
+    together = Guidance(energy=bumpy).gradient(x0_hat, level)
+    for row in range(3):
+        alone = Guidance(energy=bumpy).gradient(x0_hat[row : row + 1], level[row : row + 1])
+        torch.testing.assert_close(together[row : row + 1], alone)
+
+
+def test_guides_add_up_and_each_sees_the_unmoved_estimate() -> None:
+    x0_hat, x, level, level_to = points()
+    guides = [
+        Guidance(energy=bumpy, scale=2.0),
+        Guidance(energy=lambda x, level: -x.square().sum(dim=(1, 2)), at="x", scale=0.5),
+        Guidance(energy=lambda x, level: -(x**4).sum(dim=(1, 2)), scale=0.5),
+    ]
+    options = {"schedule": SCHEDULES["linear"]}
+    moves = [
+        guide_x0(x0_hat, x, level, level_to, guidance=[guide], **options) - x0_hat
+        for guide in guides
+    ]
+    both = guide_x0(x0_hat, x, level, level_to, guidance=guides, **options)
+    torch.testing.assert_close(both, x0_hat + sum(moves))
+
+
+@each_place
+def test_scale_zero_is_no_guidance_and_never_differentiates(at: Literal["x0", "x"]) -> None:
+    class Watched(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, x: Tensor) -> Tensor:
+            return x.sum(dim=(1, 2))
+
+        @staticmethod
+        def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+            calls.append("backward")
+            return torch.ones(2, 4, 3)
+
+    def energy(x: Tensor, level: Tensor) -> Tensor:
+        calls.append("energy")
+        return Watched.apply(x)
+
+    calls: list[str] = []
+
+    def run(*guidance: Guidance) -> Tensor:
+        return sample(
+            shrink,
+            schedule=SCHEDULES["linear"],
+            levels=full_sequence(steps=3, tokens=4),
+            shape=(2, 4, 3),
+            generators=[generator(0)],
+            solver=DDPM(),
+            guidance=guidance,
+        )
+
+    off = run(Guidance(energy=energy, at=at, scale=0.0))
+    assert not calls and torch.equal(off, run())
+    on = run(Guidance(energy=energy, at=at, scale=0.1))
+    assert calls == ["energy", "backward"] * 3 and not torch.equal(off, on)
+
+
+# ----------------------------------------------------------------------------------- the steps
+
+
+@pytest.mark.parametrize("name", sorted(SCHEDULES))
+def test_at_x_ddpms_mean_moves_by_scale_times_variance_times_gradient(name: str) -> None:
+    """Diffuser's rule (Janner et al. 2022, algorithm 1), per token, from DDPM's own step."""
+    schedule = SCHEDULES[name]
+    x0_hat, x, level, level_to = points(2)
+    guide = Guidance(energy=bumpy, at="x", scale=0.3)
+    moved = guide_x0(x0_hat, x, level, level_to, guidance=[guide], schedule=schedule)
+    zero, one = torch.zeros_like(x), torch.ones_like(x)
+
+    def step(clean: Tensor, noise: Tensor) -> Tensor:
+        at, to = level[..., None], level_to[..., None]
+        return DDPM().step(x, clean, at, to, schedule=schedule, noise=noise)
+
+    deviation = step(x0_hat, one) - step(x0_hat, zero)
+    shift = step(moved, zero) - step(x0_hat, zero)
+    expected = 0.3 * deviation.square() * finite_differences(bumpy, x, level)
+    error = float((shift - expected).norm() / expected.norm())
+    print(f"\nDiffuser's rule, {name}: relative error {error:.1e}")
+    assert error < 1e-6
+
+
+@each_place
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(levels=monotone_matrices())
+def test_any_matrix_gives_finite_estimates(at: Literal["x0", "x"], levels: Tensor) -> None:
+    """Also where a token waits at pure noise, whose weight would be 1 / 0."""
+    seen: list[SamplerStep] = []
+    sample(
+        shrink,
+        schedule=SCHEDULES["cosine"],
+        levels=levels,
+        shape=(2, levels.shape[1], 3),
+        generators=[generator(0)],
+        solver=DDPM(),
+        guidance=[Guidance(energy=lambda x, level: -x.square().sum(dim=(1, 2)), at=at, scale=0.01)],
+        callback=seen.append,
+    )
+    assert all(torch.isfinite(step.x0_hat).all() for step in seen)
+
+
+def test_a_quadratic_energy_on_a_gaussian_has_its_known_law() -> None:
+    """Mean and variance of DDIM's samples, by the recursion written out in numbers."""
+    mean, spread, goal, strength = 0.5, 0.8, 2.0, 3.0
+    schedule = SCHEDULES["linear"]
+    columns = [[1.0, 0.8, 0.5, 0.2, 0.0], [1.0, 1.0, 0.6, 0.1, 0.0], [0.7, 0.6, 0.5, 0.4, 0.0]]
+    levels = torch.tensor(columns, dtype=DOUBLE).T
+
+    def denoise(x: Tensor, level: Tensor) -> Tensor:
+        a, s = schedule.alpha(level)[..., None], schedule.sigma(level)[..., None]
+        return mean + a * spread**2 / (a**2 * spread**2 + s**2) * (x - a * mean)
+
+    def energy(x: Tensor, level: Tensor) -> Tensor:
+        return -strength / 2 * (x - goal).square().sum(dim=(1, 2))
+
+    def run(start: Tensor, scale: float) -> Tensor:
+        return sample(
+            denoise,
+            schedule=schedule,
+            levels=levels,
+            shape=(len(start), 3, 1),
+            generators=[generator(0)],
+            solver=DDIM(),
+            guidance=[Guidance(energy=energy, scale=scale)],
+            start=start,
+            dtype=DOUBLE,
+        )
+
+    def alpha(level: float) -> float:
+        return math.exp(-0.5 * (0.1 * level + 19.9 * level**2 / 2))
+
+    for scale in (0.0, 0.2, 1.0):
+        matrix, offset = affine(lambda start, scale=scale: run(start, scale), (3, 1))
+        assert torch.equal(matrix, torch.diag(matrix.diag()))
+        for token, column in enumerate(columns):
+            factor, constant = 1.0, 0.0
+            for t, s in itertools.pairwise(column):
+                if t == s:
+                    continue
+                a, b = alpha(t), alpha(s)
+                v, w = 1 - a**2, 1 - b**2  # alpha^2 + sigma^2 = 1, so that the weight is v
+                gain = a * spread**2 / (a**2 * spread**2 + v)
+                pull = scale * v * strength
+                # x0 = of_x x + rest after guidance
+                of_x = (1 - pull) * gain
+                rest = (1 - pull) * (mean - gain * a * mean) + pull * goal
+                turn = math.sqrt(w / v)
+                factor, constant = (
+                    (b * of_x + turn * (1 - a * of_x)) * factor,
+                    (b * of_x + turn * (1 - a * of_x)) * constant + (b - turn * a) * rest,
+                )
+            assert float(matrix[token, token]) == pytest.approx(factor, rel=1e-10)
+            assert float(offset[token]) == pytest.approx(constant, rel=1e-10)
+    none, some = (run(torch.zeros(1, 3, 1, dtype=DOUBLE), scale) for scale in (0.0, 0.1))
+    assert (some > none).all()  # towards the goal
+
+
+def test_a_weak_guide_tilts_unit_data_as_bayes_does() -> None:
+    """To first order in the scale, plug-in guidance at x0 is exact for data of unit variance."""
+    mean, goal = 0.5, 2.0
+    schedule = SCHEDULES["cosine"]
+
+    def denoise(x: Tensor, level: Tensor) -> Tensor:
+        a = schedule.alpha(level)[..., None]
+        return mean + a * (x - a * mean)
+
+    def final_mean(steps: int, scale: float) -> float:
+        guide = Guidance(energy=lambda x, level: -(x - goal).square().sum((1, 2)) / 2, scale=scale)
+        return float(
+            sample(
+                denoise,
+                schedule=schedule,
+                levels=full_sequence(steps=steps, tokens=1),
+                shape=(1, 1, 1),
+                generators=[generator(0)],
+                solver=DDIM(),
+                guidance=[guide],
+                start=torch.zeros(1, 1, 1, dtype=DOUBLE),
+                dtype=DOUBLE,
+            )
+        )
+
+    for steps in (10, 80):
+        errors = {}
+        for scale in (1e-4, 1e-3, 1e-2, 0.1, 1.0):
+            tilted = (mean + scale * goal) / (1 + scale)  # p(x) exp(scale * energy)
+            moved = final_mean(steps, scale) - final_mean(steps, 0.0)
+            errors[scale] = moved / (tilted - mean) - 1
+        listed = "  ".join(f"{scale:g}: {error:+.5f}" for scale, error in errors.items())
+        print(f"\n{steps} steps, the mean's move against the exact tilt, less 1, at scale {listed}")
+        assert abs(errors[1e-4]) < 1e-4 and abs(errors[1e-3]) < 1e-3 and abs(errors[1e-2]) < 1e-2
+
+
+# --------------------------------------------------------------------------------------- errors
+
+
+class Blind(nn.Module):
+    """Has weights of its own, so that its output requires a gradient, but not of `x`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(2, 1)
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        out: Tensor = self.net(x.detach().float()).sum(dim=(1, 2))
+        return out
+
+
+@pytest.mark.parametrize(
+    ("energy", "message"),
+    [
+        (lambda x, level: x.sum(dim=(1, 2)) / 0, "must be finite. Got .* for trajectory 0"),
+        (
+            lambda x, level: torch.where(torch.arange(3) == 1, torch.nan, x.sum(dim=(1, 2))),
+            "must be finite. Got nan for trajectory 1",
+        ),
+        (lambda x, level: x.sum(), r"shape \[3\].* Got \[\]"),
+        (lambda x, level: x.sum(dim=2), r"shape \[3\].* Got \[3, 5\]"),
+        (lambda x, level: x[:2].sum(dim=(1, 2)), r"shape \[3\].* Got \[2\]"),
+        (lambda x, level: x.sum().item(), r"shape \[3\].* Got float"),
+        (lambda x, level: None, r"shape \[3\].* Got NoneType"),
+        (lambda x, level: x.detach().sum(dim=(1, 2)), "detached"),
+        (torch.no_grad()(lambda x, level: x.sum(dim=(1, 2))), "detached"),
+        (lambda x, level: torch.zeros(3), "detached"),
+        (Blind(), "detached"),
+        (
+            lambda x, level: (x - x.detach()).square().sum(dim=(1, 2)).sqrt(),
+            "gradient of 'my guide' must be finite. Got NaN or Inf at level",
+        ),
+    ],
+)
+@each_place
+def test_a_faulty_energy_is_named(energy: Energy, message: str, at: Literal["x0", "x"]) -> None:
+    x0_hat, x, level, level_to = points()
+    guide = Guidance(energy=energy, at=at, name="my guide")
+    with pytest.raises(PgdiffError, match=message) as error:
+        guide_x0(x0_hat, x, level, level_to, guidance=[guide], schedule=SCHEDULES["linear"])
+    assert "'my guide'" in str(error.value)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_settings_are_named() -> None:
+    for scale in (-0.1, math.nan, math.inf):
+        with pytest.raises(PgdiffError, match="`scale`"):
+            Guidance(energy=bumpy, scale=scale)
+    wrong: Any = "x1"
+    with pytest.raises(PgdiffError, match=r"`at` must be one of \{x, x0\}"):
+        Guidance(energy=bumpy, at=wrong)

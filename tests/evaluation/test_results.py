@@ -1,0 +1,75 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pgdiff.evaluation import comparison_table, evaluate, interval
+from pgdiff.validation import PgdiffError
+
+
+@pytest.fixture
+def evaluation(make_env: Any, constant: Any) -> Any:
+    return evaluate(constant, make_env, episodes=6, seed=3, progress=False)
+
+
+def test_summary_states_mean_interval_seeds_speed_and_machine(evaluation: Any) -> None:
+    summary = json.loads(json.dumps(evaluation.summary(), allow_nan=False))
+    assert summary["episodes"] == 6
+    assert summary["seeds"] == [3, 8]
+    assert summary["return"]["mean"] == pytest.approx(np.mean([6, 12, 20, 6, 12, 20]))
+    assert summary["return"]["interval"] == list(interval(evaluation.returns))
+    assert summary["normalized_score"]["mean"] == pytest.approx(10 * 76 / 6)
+    assert summary["success_rate"]["mean"] == pytest.approx(4 / 6)
+    assert summary["plans_per_second"] > 0
+    assert summary["settings"]["env"] == "Counter"
+    assert summary["settings"]["agent"] == "Constant"
+    assert summary["machine"]["cores"] >= 1
+    assert summary["machine"]["torch"]
+
+
+def test_json_holds_every_episode_and_is_written_whole(evaluation: Any, tmp_path: Path) -> None:
+    path = evaluation.to_json(tmp_path / "deep" / "evaluation.json")
+    content = json.loads(path.read_text())
+    assert content["per_episode"]["returns"] == evaluation.returns.tolist()
+    assert content["per_episode"]["successes"] == [False, True, True] * 2
+    assert [file.name for file in path.parent.iterdir()] == ["evaluation.json"]
+
+
+def test_a_failed_write_leaves_the_old_file(
+    evaluation: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = evaluation.to_json(tmp_path / "evaluation.json")
+    before = path.read_bytes()
+
+    def fail(*_: Any) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        evaluation.to_json(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_tables_have_one_row_per_agent(evaluation: Any) -> None:
+    lines = evaluation.table().splitlines()
+    assert len(lines) == 3
+    assert lines[2].startswith("Constant")
+    both = comparison_table({"unguided": evaluation, "guided, 64 candidates": evaluation})
+    header, rule, first, second = both.splitlines()
+    assert header.index("return") == first.index("12.7 [") == second.index("12.7 [")
+    assert set(rule) == {"-", " "}
+    with pytest.raises(PgdiffError, match="at least one"):
+        comparison_table({})
+
+
+def test_what_is_missing_is_a_dash(make_plain: Any) -> None:
+    class Silent:
+        def predict(self, observation: Any, **_: Any) -> tuple[np.ndarray, None]:
+            return np.ones((len(observation), 1)), None
+
+    found = evaluate(Silent(), make_plain, episodes=2, progress=False)
+    assert found.table("silent").splitlines()[2].split()[-3:] == ["-", "-", "-"]
+    assert found.summary()["normalized_score"] is None

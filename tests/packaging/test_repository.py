@@ -1,0 +1,168 @@
+"""Rules that the whole repository keeps, beside what the linters check."""
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+TOP_LEVEL = {
+    "CHANGELOG.md",
+    "LICENSE",
+    "Makefile",
+    "README.md",
+    "configs",
+    "constraints.txt",
+    "envs",
+    "notebooks",
+    "pgdiff",
+    "pyproject.toml",
+    "tests",
+}
+
+# A place on one machine, where a relative path belongs.
+MACHINE_PATH = re.compile(r"(?<![\w.~-])/(?:work|root|home|Users)/|/tmp/\w|index-url")
+
+OPTIONAL = ("imageio", "matplotlib", "mujoco", "PIL", "stable_baselines3", "tensorboard")
+
+
+def files(*suffixes: str) -> list[Path]:
+    """What is tracked, or new and not ignored, and exists."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    names = [ROOT / name for name in listed.split("\0") if name]
+    found = [name for name in names if name.is_file()]
+    return [name for name in found if not suffixes or name.suffix in suffixes]
+
+
+def sources() -> list[Path]:
+    """The Python files of the two packages."""
+    places = (ROOT / "pgdiff", ROOT / "envs")
+    return [file for file in files(".py") if any(file.is_relative_to(place) for place in places)]
+
+
+def test_the_top_level_is_short() -> None:
+    names = {file.relative_to(ROOT).parts[0] for file in files()}
+    assert {name for name in names if not name.startswith(".")} - TOP_LEVEL == set()
+    assert {"pgdiff", "envs", "tests", "pyproject.toml", "Makefile"} <= names
+
+
+def test_no_text_names_a_place_on_one_machine() -> None:
+    found = []
+    for file in files():
+        data = file.read_bytes()
+        if b"\0" in data[:4096] or file == Path(__file__):
+            continue
+        for number, line in enumerate(data.decode("utf-8").splitlines(), start=1):
+            if MACHINE_PATH.search(line):
+                found.append(f"{file.relative_to(ROOT)}:{number}: {line.strip()[:80]}")
+    assert found == []
+
+
+def test_no_file_is_longer_than_500_lines() -> None:
+    lengths = {f"{file.relative_to(ROOT)}": file.read_text().count("\n") for file in files(".py")}
+    assert {name: length for name, length in lengths.items() if length > 500} == {}
+
+
+def faults(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """Yield the lines that could run code from a file, with what is wrong there."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            modules = names if isinstance(node, ast.Import) else [str(node.module)]
+            for module in modules:
+                if module.split(".")[0] in {"pickle", "cloudpickle", "dill", "joblib", "shelve"}:
+                    yield node.lineno, f"imports {module}"
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func)
+        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        if called in {"eval", "exec", "yaml.load", "yaml.unsafe_load"}:
+            yield node.lineno, f"calls {called}"
+        if called == "torch.load" and keywords.get("weights_only") != "True":
+            yield node.lineno, "calls torch.load without weights_only=True"
+        if keywords.get("weights_only") == "False" or keywords.get("allow_pickle") == "True":
+            yield node.lineno, f"lets {called} unpickle"
+
+
+def test_nothing_that_is_loaded_can_run_code() -> None:
+    found = [
+        f"{file.relative_to(ROOT)}:{line}: {fault}"
+        for file in sources()
+        for line, fault in faults(ast.parse(file.read_text(encoding="utf-8")))
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "eval('1')",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "np.load(path, allow_pickle=True)",
+    ],
+)
+def test_the_rule_finds_what_it_forbids(code: str) -> None:
+    assert len(list(faults(ast.parse(code)))) >= 1
+
+
+def test_the_rule_lets_the_rest_through() -> None:
+    code = "model.eval()\ntorch.load(path, weights_only=True)\nnp.load(path)"
+    assert list(faults(ast.parse(code))) == []
+
+
+def imported(code: str) -> set[str]:
+    """The top-level modules that are loaded after `code`, in a fresh interpreter."""
+    script = f"{code}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=ROOT, check=True, capture_output=True, text=True
+    )
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_importing_pgdiff_loads_no_optional_package() -> None:
+    loaded = imported("import pgdiff")
+    assert "pgdiff" in loaded
+    assert loaded & {*OPTIONAL, "hydra", "omegaconf", "pgdiff_envs"} == set()
+
+
+def test_no_module_of_the_library_loads_an_optional_package() -> None:
+    # The command line alone may know Hydra.
+    modules = [
+        ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        for file in sources()
+        if file.is_relative_to(ROOT / "pgdiff")
+    ]
+    library = [m for m in modules if not m.startswith("pgdiff.cli") and "__main__" not in m]
+    loaded = imported("import " + ", ".join(library))
+    assert loaded & {*OPTIONAL, "hydra", "omegaconf", "pgdiff_envs"} == set()
+
+
+def test_ci_runs_what_make_test_runs() -> None:
+    script = ROOT / ".ci" / "run"
+    assert script.stat().st_mode & 0o111
+    assert "make test" in script.read_text().splitlines()
+    dry = subprocess.run(
+        ["make", "--dry-run", "test"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    for tool in (
+        "ruff check",
+        "ruff format --check",
+        "mypy",
+        "lint-imports",
+        "--cov-fail-under=90",
+    ):
+        assert tool in dry

@@ -1,0 +1,75 @@
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pgdiff.registry import from_config, to_config
+from pgdiff.trajectory import Layout, Plan, Segment
+from pgdiff.validation import PgdiffError
+
+BOTH = Layout(fields=(("observations", 4), ("actions", 2)), horizon=8, stride=15)
+
+
+def test_fields_lie_one_after_another() -> None:
+    assert BOTH.features == 6
+    assert BOTH.slices == {"observations": slice(0, 4), "actions": slice(4, 6)}
+    turned = Layout(fields=(("actions", 2), ("observations", 4), ("rewards", 1)), horizon=2)
+    assert turned.slices == {
+        "actions": slice(0, 2),
+        "observations": slice(2, 6),
+        "rewards": slice(6, 7),
+    }
+    assert turned.stride == 1
+
+
+def test_segment_names_the_fields_and_keeps_the_gradient() -> None:
+    x = torch.randn(3, 8, 6, requires_grad=True)
+    segment = BOTH.segment(x)
+    assert torch.equal(segment.observations, x[..., :4])
+    assert segment.actions is not None and torch.equal(segment.actions, x[..., 4:])
+    assert segment.rewards is None and segment.stride == 15
+    (gradient,) = torch.autograd.grad(segment.actions.sum(), x)
+    assert torch.equal(gradient, torch.cat([torch.zeros(3, 8, 4), torch.ones(3, 8, 2)], dim=-1))
+
+
+def test_config_round_trip_through_json() -> None:
+    config = json.loads(json.dumps(to_config(BOTH)))
+    assert from_config("layout", config) == BOTH
+    assert hash(from_config("layout", config)) == hash(BOTH)
+
+
+def test_everything_is_frozen() -> None:
+    segment = Segment(observations=torch.zeros(1, 2, 3))
+    plan = Plan(
+        observations=np.zeros((2, 3)),
+        actions=None,
+        candidates=np.zeros((1, 2, 3)),
+        scores=np.zeros(1),
+        best=0,
+        stride=1,
+    )
+    assert plan.goal is None
+    for thing in (BOTH, segment, plan):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            thing.stride = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"horizon": 1}, "`horizon` must be an integer of at least 2. Got 1"),
+        ({"horizon": 0}, "`horizon`"),
+        ({"horizon": -3}, "`horizon`"),
+        ({"stride": 0}, "`stride` must be an integer of at least 1. Got 0"),
+        ({"stride": -1}, "`stride`"),
+        ({"fields": (("observation", 4),)}, "`fields` must be .*observations.* Got 'observation'"),
+        ({"fields": (("stride", 4),)}, "`fields`"),
+        ({"fields": (("observations", 0),)}, "size of field 'observations'"),
+    ],
+)
+def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(PgdiffError, match=message):
+        Layout(**({"fields": (("observations", 4),), "horizon": 8} | settings))

@@ -1,0 +1,243 @@
+"""Exact resume, and what damaged or foreign checkpoints lead to."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from regression import Regression, make_episodes
+
+import pgdiff.training
+from pgdiff.training import Callback, Trainer, list_checkpoints
+from pgdiff.validation import PgdiffError
+
+
+class Stop(Callback):
+    """Breaks off like a user's Ctrl-C."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_step(self, step: int, metrics: dict[str, float]) -> None:
+        if step == self.at:
+            raise KeyboardInterrupt
+
+
+def learner() -> Regression:
+    return Regression(noise=0.2, dropout=0.1)
+
+
+def trainer(folder: Path, **settings: Any) -> Trainer:
+    defaults = {
+        "steps": 200,
+        "batch_size": 8,
+        "log_every": 50,
+        "checkpoint_every": 50,
+        "ema_decay": 0.95,
+        "progress": False,
+        "device": "cpu",
+    }
+    return Trainer(folder=folder, **defaults | settings)
+
+
+def interrupted(folder: Path, at: int = 120, **settings: Any) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        trainer(folder, callbacks=[Stop(at)], **settings).fit(learner(), make_episodes())
+
+
+def names(folder: Path) -> list[str]:
+    return [p.name for p in list_checkpoints(folder / "checkpoints")]
+
+
+def flip(file: Path, position: int = -1) -> None:
+    data = bytearray(file.read_bytes())
+    data[position] ^= 4
+    file.write_bytes(data)
+
+
+def same_files(one: Path, two: Path) -> None:
+    files = sorted(p.name for p in one.iterdir())
+    assert len(files) == 5 and files == sorted(p.name for p in two.iterdir())
+    for name in files:
+        assert (one / name).read_bytes() == (two / name).read_bytes(), name
+
+
+def test_resumed_run_equals_the_whole_one_bit_for_bit(tmp_path: Path) -> None:
+    whole = trainer(tmp_path / "whole")
+    reference = whole.fit(learner(), make_episodes())
+    interrupted(tmp_path / "cut")
+    assert names(tmp_path / "cut") == ["step-00000050", "step-00000100"]
+    resumed = trainer(tmp_path / "cut", resume=True)
+    other = Regression(seed=99, noise=0.2, dropout=0.1)  # its weights come from the checkpoint
+    result = resumed.fit(other, make_episodes())
+    for name, value in reference.state_dict().items():
+        assert torch.equal(result.state_dict()[name], value), name
+    # Weights, averages, optimiser and counters, byte for byte.
+    assert (
+        names(tmp_path / "cut") == names(tmp_path / "whole") == ["step-00000150", "step-00000200"]
+    )
+    for name in names(tmp_path / "whole"):
+        same_files(*(tmp_path / run / "checkpoints" / name for run in ("whole", "cut")))
+    timeless = [
+        [{k: v for k, v in record.items() if not k.startswith("time/")} for record in run.history]
+        for run in (whole, resumed)
+    ]
+    assert timeless[0] == timeless[1]
+    lines = (tmp_path / "cut" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == resumed.history
+
+
+def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
+    first = trainer(tmp_path, steps=100).fit(learner(), make_episodes())
+    again = trainer(tmp_path, steps=100, resume=True)
+    second = again.fit(Regression(seed=5, noise=0.2, dropout=0.1), make_episodes())
+    assert torch.equal(first.weight, second.weight) and again.step == 100
+    assert not second.training
+
+
+def test_resume_without_a_checkpoint_starts_from_nothing(tmp_path: Path) -> None:
+    interrupted(tmp_path / "cut", at=30)
+    resumed = trainer(tmp_path / "cut", resume=True).fit(learner(), make_episodes())
+    whole = trainer(tmp_path / "whole").fit(learner(), make_episodes())
+    assert torch.equal(whole.weight, resumed.weight)
+
+
+def test_a_training_is_not_overwritten(tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    with pytest.raises(PgdiffError, match="resume=True"):
+        trainer(tmp_path).fit(learner(), make_episodes())
+
+
+@pytest.mark.parametrize(
+    "file", ["weights.safetensors", "ema.safetensors", "optimizer.safetensors", "trainer.json"]
+)
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    file: str, tmp_path: Path
+) -> None:
+    interrupted(tmp_path)
+    flip(tmp_path / "checkpoints" / "step-00000100" / file)
+    resumed = trainer(tmp_path, resume=True)
+    with pytest.warns(UserWarning, match=rf"step-00000100/{file}' is damaged.*step-00000050"):
+        result = resumed.fit(learner(), make_episodes())
+    whole = trainer(tmp_path / "whole").fit(learner(), make_episodes())
+    assert torch.equal(result.weight, whole.weight)
+    assert (tmp_path / "checkpoints" / "step-00000100.damaged").is_dir()
+    assert names(tmp_path) == ["step-00000150", "step-00000200"]
+
+
+def test_all_checkpoints_damaged_is_an_error(tmp_path: Path) -> None:
+    interrupted(tmp_path)
+    for name in names(tmp_path):
+        (tmp_path / "checkpoints" / name / "manifest.json").unlink()
+    with pytest.raises(PgdiffError, match=r"No sound checkpoint.*step-00000100' has no manifest"):
+        trainer(tmp_path, resume=True).fit(learner(), make_episodes())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seed": 1}, "`seed` must be 0, as in .*Got 1"),
+        ({"steps": 300}, "`steps` must be 200"),
+        ({"learning_rate": 0.1}, "`learning_rate` must be 0.0003"),
+    ],
+)
+def test_other_settings_are_no_resumption(
+    settings: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    interrupted(tmp_path)
+    with pytest.raises(PgdiffError, match=message):
+        trainer(tmp_path, resume=True, **settings).fit(learner(), make_episodes())
+
+
+def test_other_data_or_another_network_is_no_resumption(tmp_path: Path) -> None:
+    class Wider(Regression):
+        def __init__(self) -> None:
+            super().__init__(noise=0.2, dropout=0.1)
+            self.more = torch.nn.Parameter(torch.zeros(2))
+
+    interrupted(tmp_path)
+    with pytest.raises(PgdiffError, match="`examples` must be"):
+        trainer(tmp_path, resume=True).fit(learner(), make_episodes(count=13))
+    with pytest.raises(PgdiffError, match="`learner` must be 'Regression'"):
+        trainer(tmp_path, resume=True).fit(Wider(), make_episodes())
+    Wider.__name__ = "Regression"
+    with pytest.raises(PgdiffError, match=r"missing \['more'\]"):
+        trainer(tmp_path, resume=True).fit(Wider(), make_episodes())
+
+
+def test_only_the_newest_are_kept(tmp_path: Path) -> None:
+    trainer(tmp_path, keep=1, checkpoint_every=30).fit(learner(), make_episodes())
+    assert names(tmp_path) == ["step-00000200"]
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000200"]
+
+
+KILLED = """
+import os, signal, sys
+import torch.utils.tensorboard  # once, not in every child
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from regression import Regression, make_episodes
+from pgdiff import saving
+from pgdiff.training import Trainer
+
+folder, episodes = Path(sys.argv[2]), make_episodes()
+
+def fit(**settings):
+    Trainer(steps=30, batch_size=4, checkpoint_every=5, log_every=5, folder=folder, keep=1,
+            progress=False, device="cpu", **settings).fit(Regression(noise=0.1), episodes)
+
+def dies_at(name, call):
+    # Kills its own process with -9 just before the given call of one function of the writing.
+    original, count = getattr(os, name), 0
+    def dying(*arguments, **keywords):
+        nonlocal count
+        count += 1
+        if count == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **keywords)
+    setattr(os, name, dying)
+
+fit()  # what PyTorch imports late, imported once
+saving._remove(folder)
+kills = 0
+for name in ("fsync", "rename", "unlink", "rmdir"):
+    for call in (1, 2, 4, 8, 13):
+        child = os.fork()
+        if child == 0:
+            dies_at(name, call)
+            fit(resume=True)
+            os._exit(0)
+        kills += os.WIFSIGNALED(os.waitpid(child, 0)[1])
+        if call == 13:
+            fit(resume=True)
+            whole = (folder / "checkpoints/step-00000030/manifest.json").read_bytes()
+            saving._remove(folder)
+            print(name, hash(whole), flush=True)
+print(kills)
+"""
+
+
+def test_killed_within_a_checkpoint_resumes_to_the_same_end(tmp_path: Path) -> None:
+    """Killed with -9 at fsyncs, renames and removals, and resumed each time."""
+    root = Path(pgdiff.training.__file__).parents[2]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(root),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONHASHSEED": "0",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED, str(Path(__file__).parent), str(tmp_path / "run")],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    *ends, kills = done.stdout.split("\n")[:-1]
+    assert len({end.split()[1] for end in ends}) == 1, "every run ends with the same weights"
+    assert int(kills) > 10

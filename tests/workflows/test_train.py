@@ -1,0 +1,199 @@
+"""Stages of a recipe into a run folder, from Python."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pgdiff.critics import TransitionValue
+from pgdiff.data import Episodes
+from pgdiff.planning.from_run import read_run
+from pgdiff.validation import PgdiffError
+from pgdiff.workflows.files import write_json
+from pgdiff.workflows.runs import last_metrics
+from pgdiff.workflows.stages import Stage
+from pgdiff.workflows.train import train_stages
+
+TASK = {"name": "walk", "id": "Walk-v0"}
+TRAINER = {"steps": 6, "batch_size": 4, "validation": 0.2, "checkpoint_every": 2}
+VALUE = Stage(
+    name="value",
+    learner="transition_value",
+    arguments={"stride": 2, "width": 8, "depth": 1},
+    trainer=TRAINER,
+)
+INVERSE = Stage(
+    name="inverse_dynamics",
+    learner="inverse_dynamics",
+    arguments={"stride": 2, "width": 8, "depth": 1},
+    trainer=TRAINER,
+)
+
+
+@pytest.fixture(scope="module")
+def episodes() -> Episodes:
+    rng = np.random.default_rng(0)
+    actions = rng.uniform(-1, 1, (200, 1)).astype(np.float32)
+    ends = np.zeros(200)
+    ends[19::20] = 1
+    return Episodes.from_arrays(
+        observations=actions.cumsum(axis=0),
+        actions=actions,
+        rewards=rng.uniform(size=200),
+        terminals=np.zeros(200),
+        timeouts=ends,
+    )
+
+
+@pytest.fixture
+def train(episodes: Episodes, tmp_path: Path):
+    def run(*stages: Stage, **options):
+        options = {"folder": tmp_path / "run", "task": TASK, "progress": False, **options}
+        return train_stages(episodes, stages, **options)
+
+    return run
+
+
+def test_stages_end_in_a_finished_run(train, tmp_path: Path) -> None:
+    guides = {"value": {"scale": 2.0}}
+    info = train(VALUE, INVERSE, guides=guides, guide="value", planner={"candidates": 4})
+    assert info.finished
+    assert read_run(tmp_path / "run") == info
+    assert info.data == {"path": "", "steps": 200, "episodes": 10}
+    assert isinstance(info.load("value", device="cpu"), TransitionValue)
+    assert last_metrics(info, "value")["step"] == 6
+    assert last_metrics(info, "nothing") == {}
+    assert (info.guides, info.guide, info.planner) == (guides, "value", {"candidates": 4})
+
+
+def test_weights_follow_from_the_seed(train, tmp_path: Path) -> None:
+    def weights(name: str, seed: int) -> bytes:
+        train(VALUE, folder=tmp_path / name, seed=seed)
+        return (tmp_path / name / "value" / "model.safetensors").read_bytes()
+
+    assert weights("a", 0) == weights("b", 0) != weights("c", 1)
+
+
+@pytest.mark.parametrize("step", [1, 3, 5])
+def test_resume_within_a_stage_is_exact(train, tmp_path: Path, monkeypatch, step: int) -> None:
+    whole = train(VALUE, INVERSE, folder=tmp_path / "whole")
+    after_step, count = TransitionValue.after_step, [0]
+
+    def killed(self: TransitionValue) -> None:
+        after_step(self)
+        count[0] += 1
+        if count[0] == step:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TransitionValue, "after_step", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(VALUE, INVERSE)
+    if step == 1:  # before the end of the first step: nothing had been learned
+        assert not (tmp_path / "run").exists()
+    else:
+        assert not read_run(tmp_path / "run").finished
+        with pytest.raises(PgdiffError, match="unfinished: value, inverse_dynamics"):
+            train(VALUE, INVERSE)
+    resumed = train(VALUE, INVERSE, resume=True)
+    for name in ("value", "inverse_dynamics"):
+        parts = [info.path / name / "model.safetensors" for info in (whole, resumed)]
+        assert parts[0].read_bytes() == parts[1].read_bytes()
+    steps = [
+        json.loads(line)["step"]
+        for line in (resumed.path / "logs" / "value" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert steps == [6]
+
+
+def test_a_result_that_was_saved_but_not_noted(train, tmp_path: Path, monkeypatch) -> None:
+    import pgdiff.workflows.train as workflow
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(workflow, "replace", killed)  # between save_pretrained and run.json
+        with pytest.raises(KeyboardInterrupt):
+            train(VALUE)
+    saved = (tmp_path / "run" / "value" / "model.safetensors").read_bytes()
+    assert train(VALUE, resume=True).finished
+    assert (tmp_path / "run" / "value" / "model.safetensors").read_bytes() == saved
+
+
+def test_an_addition_that_fails_at_once_leaves_the_run_as_it_was(
+    train, tmp_path: Path, monkeypatch
+) -> None:
+    train(INVERSE)
+    before = (tmp_path / "run" / "run.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(TransitionValue, "losses", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(VALUE, add=True)
+    assert (tmp_path / "run" / "run.json").read_bytes() == before
+    assert not (tmp_path / "run" / "logs" / "value").exists()
+    info = train(VALUE, add=True, guides={"value": {"scale": 1.0}}, guide="value")
+    assert [stage.name for stage in info.stages] == ["inverse_dynamics", "value"]
+    assert info.guide == "value"
+
+
+def test_a_later_failure_can_be_resumed(train, tmp_path: Path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(TransitionValue, "losses", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(INVERSE, VALUE)
+    run = read_run(tmp_path / "run")
+    assert [stage.finished for stage in run.stages] == [True, False]
+    with pytest.raises(PgdiffError, match=r"'value' of the run .* is not finished"):
+        run.load("value")
+    assert train(INVERSE, VALUE, resume=True).finished
+
+
+@pytest.mark.parametrize(
+    ("stages", "options", "message"),
+    [
+        ([], {}, "`stages`"),
+        ([VALUE, VALUE], {}, "`stages`"),
+        ([VALUE], {"seed": -1}, "`seed`"),
+        ([VALUE], {"guide": "value"}, "`guide`"),
+        ([VALUE], {"guides": {"value": {"weight": 1}}}, "has no 'weight'"),
+        ([VALUE], {"planner": {"plans": 1}}, "`planner` has no 'plans'"),
+        ([VALUE], {"add": True}, "`run` must be a run folder"),
+    ],
+)
+def test_refusals(train, tmp_path: Path, stages, options, message: str) -> None:
+    with pytest.raises(PgdiffError, match=message):
+        train(*stages, **options)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "logs"}, "name of a stage"),
+        ({"name": "../up"}, "name of a stage"),
+        ({"learner": "value"}, "learner of the stage 'value'"),
+        ({"arguments": {"strid": 2}}, "Did you mean 'stride'"),
+        ({"arguments": {}}, "needs `stride`"),
+        ({"arguments": {"stride": [2]}}, "`stride`"),
+        ({"arguments": {"stride": 2, "width": "wide"}}, "stage 'value' cannot be built"),
+        ({"arguments": {"stride": 2, "denoiser": {"name": "x"}}}, "has no 'denoiser'"),
+        ({"trainer": {}}, "needs `steps`"),
+        ({"trainer": {"steps": 2, "seed": 1}}, "has no 'seed'"),
+    ],
+)
+def test_a_bad_stage(train, tmp_path: Path, changes, message: str) -> None:
+    content = {"name": "value", "learner": "transition_value", "trainer": {"steps": 2}}
+    content |= {"arguments": {"stride": 2}}
+    with pytest.raises(PgdiffError, match=message):
+        train(Stage(**{**content, **changes}))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"x": 1})
+    with pytest.raises(ValueError):
+        write_json(tmp_path / "a.json", {"x": float("nan")})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
