@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -99,7 +99,7 @@ class TrajectoryDiffusion(Pretrained):
         normalizer: str = "limits",
         known: Sequence[str] = ("start",),
         seed: int = 0,
-    ) -> Self:
+    ) -> "TrajectoryDiffusion":
         """Make a new model whose layout and normaliser fit recorded experience.
 
         Args:
@@ -223,7 +223,7 @@ class TrajectoryDiffusion(Pretrained):
             raw[:, -1, [where.start + index for index in self.position]] = goal
         mask = self.pattern(name).to(observation.device)
         values = self.normalizer.normalize(raw)
-        return Known(mask.expand(count, -1, -1), values)
+        return Known(mask[None], values)
 
     def sample(
         self,

@@ -1,5 +1,6 @@
 """Networks that are saved as a folder and come back from it."""
 
+import importlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,10 @@ from torch import nn
 from pgdiff.registry import from_config, registered, to_config
 from pgdiff.saving import load_folder, load_weights, resolve_device, save_folder
 from pgdiff.validation import PgdiffError, check_positive_int
+
+_HOMES = ("pgdiff.model", "pgdiff.critics", "pgdiff.dynamics")
+"""Where this package registers its networks. They are imported when a folder is read, because it
+may name any of them, whatever its reader has imported; `import` statements would be a circle."""
 
 
 class Pretrained(nn.Module):
@@ -73,11 +78,13 @@ def load_learner(
     """Read any network that `save_pretrained` wrote; its kind is in the folder."""
     config, tensors = load_folder(path, device=resolve_device(device))
     described: Any = config.get("learner")
+    name = described.get("name") if isinstance(described, dict) else described
+    for home in _HOMES:
+        importlib.import_module(home)
     kinds = sorted(registered("learner"))
-    if not isinstance(described, dict) or described.get("name") not in kinds:
+    if not isinstance(described, dict) or name not in kinds:
         raise PgdiffError(
-            f"'{path}' must describe one of the networks {kinds} in its "
-            f"config.json. Got {described!r}."
+            f"'{path}' must describe one of the networks {kinds} in its config.json. Got {name!r}."
         )
     with initial_weights(seed=0):  # overwritten at once
         learner: Pretrained = from_config("learner", described)

@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,34 @@ def read_folder(
         _check_finite(tensors, folder / name)
         tensor_files[name] = {key: tensor.to(where) for key, tensor in tensors.items()}
     return json_files, tensor_files
+
+
+def write_whole(path: str | os.PathLike[str], content: bytes | str) -> Path:
+    """Write one file so that a reader finds the old content or the new, never a part.
+
+    The content goes to a sibling, is flushed to the disk, and the sibling is renamed.
+
+    Args:
+        path: of the file; its folder is made where it is absent.
+        content: bytes, or text that is written as UTF-8.
+
+    Returns:
+        The path.
+    """
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content.encode() if isinstance(content, str) else content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+    return target
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:

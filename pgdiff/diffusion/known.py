@@ -18,24 +18,26 @@ class Known:
     its level.
 
     Attributes:
-        mask: `[batch, tokens, features]`, or with batch 1: what is known.
-        values: same shape, normalised; ignored where nothing is known.
+        mask: `[batch or 1, tokens, features]`: what is known. A batch of 1 stands for all rows
+            alike, and spares a denoiser the embedding of each row's levels.
+        values: `[batch or 1, tokens, features]`, normalised; ignored where nothing is known.
     """
 
-    mask: Bool[Tensor, "batch tokens features"]
-    values: Float[Tensor, "batch tokens features"]
+    mask: Bool[Tensor, "#batch tokens features"]
+    values: Float[Tensor, "#batch tokens features"]
 
     def __post_init__(self) -> None:
-        if self.mask.shape != self.values.shape:
+        mask, values = self.mask.shape, self.values.shape
+        if mask[1:] != values[1:] or mask[0] not in (1, values[0]):
             raise PgdiffError(
-                "`mask` and `values` must have the same shape. "
-                f"Got {list(self.mask.shape)} and {list(self.values.shape)}."
+                "`mask` and `values` must have the same shape, but for a mask of batch 1. "
+                f"Got {list(mask)} and {list(values)}."
             )
-        if not torch.isfinite(self.values[self.mask]).all():
+        if not torch.isfinite(self.values[self.mask.expand_as(self.values)]).all():
             raise PgdiffError("`values` must be finite where they are known. Got NaN or Inf.")
 
     @property
-    def tokens(self) -> Bool[Tensor, "batch tokens"]:
+    def tokens(self) -> Bool[Tensor, "#batch tokens"]:
         """Tokens all of whose features are known."""
         return self.mask.all(dim=-1)
 

@@ -163,7 +163,7 @@ class InverseDynamics(Pretrained):
     ) -> Float[np.ndarray, "batch action"]:
         """Action within the recorded bounds; a planner's controller."""
         inputs = [
-            torch.as_tensor(np.asarray(array, dtype=np.float32), device=self.device)
+            torch.tensor(np.asarray(array, dtype=np.float32), device=self.device)
             for array in (observation, waypoint, steps_left)
         ]
         action = self(*inputs).clamp(self.get_buffer("_low"), self.get_buffer("_high"))

@@ -3,7 +3,6 @@
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 
 from pgdiff.evaluation.bootstrap import interval
+from pgdiff.saving import write_whole
 from pgdiff.validation import PgdiffError
 
 _LEVEL = 0.95
@@ -89,7 +89,7 @@ class Evaluation:
             }
         }
         target = Path(path)
-        _write_whole(target, json.dumps(content, indent=2, allow_nan=False) + "\n")
+        write_whole(target, json.dumps(content, indent=2, allow_nan=False) + "\n")
         return target
 
 
@@ -159,19 +159,3 @@ def _cell(found: dict[str, Any] | None, digits: int) -> str:
 
 def _listed(values: np.ndarray | None) -> list[Any] | None:
     return None if values is None else list(values.tolist())
-
-
-def _write_whole(target: Path, text: str) -> None:
-    """Write to a sibling, flush it to the disk, and rename: a reader never sees half a file."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

@@ -31,7 +31,7 @@ class Value:
         self,
         value: TransitionValue | SegmentValue,
         *,
-        scale: float = 20.0,
+        scale: float = 100.0,
         transform: Literal["none", "log"] = "log",
         trace: float = 0.7,
         floor: float = 1e-3,
@@ -57,6 +57,8 @@ class Value:
         self, segment: Segment, level: Float[Tensor, "#batch tokens"]
     ) -> Float[Tensor, " batch"]:
         """Value of each segment, or its logarithm."""
+        if self.value.device != segment.observations.device:  # where the planner's model went
+            self.value.to(segment.observations.device)
         if isinstance(self.value, TransitionValue):
             value = self.value.energy(segment, trace=self.trace)
         else:

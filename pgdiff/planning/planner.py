@@ -1,7 +1,7 @@
 """The planner: a trajectory diffusion model that acts in Gymnasium environments."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -99,7 +99,7 @@ class Planner:
         seed: int = 0,
         device: str | torch.device = "auto",
         noise_device: str | None = None,
-    ) -> Self:
+    ) -> "Planner":
         """Make the planner of a run folder, as `pgdiff evaluate` does.
 
         None stands for what the run says, or for the run's inverse dynamics.
@@ -188,7 +188,7 @@ class Planner:
         start = start.repeat_interleave(self.candidates, dim=0)
         goal = None
         if goals is not None:
-            goal = torch.as_tensor(goals, dtype=torch.float32, device=device)
+            goal = torch.tensor(np.asarray(goals), dtype=torch.float32, device=device)
             goal = goal.repeat_interleave(self.candidates, dim=0)
         x = self.model.sample(
             batch=len(start),

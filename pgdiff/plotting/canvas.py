@@ -6,7 +6,6 @@ display, is never imported.
 
 import io
 import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from pgdiff.saving import write_whole
 from pgdiff.validation import PgdiffError, require
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def save_png(figure: "Figure", path: PathLike) -> Path:
     """Write `figure` as PNG and return its path."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
-    return _write_whole(_checked(path, ".png"), buffer.getvalue())
+    return write_whole(_checked(path, ".png"), buffer.getvalue())
 
 
 def pixels(figure: "Figure") -> UInt8[np.ndarray, "height width 3"]:
@@ -110,7 +110,7 @@ def save_gif(
         duration=milliseconds if isinstance(milliseconds, int) else list(milliseconds),
         loop=0,
     )
-    return _write_whole(target, buffer.getvalue())
+    return write_whole(target, buffer.getvalue())
 
 
 def _palette(frames: Sequence[UInt8[np.ndarray, "height width 3"]]) -> UInt8[np.ndarray, "64 3"]:
@@ -152,21 +152,4 @@ def _checked(path: PathLike, suffix: str) -> Path:
     target = Path(path)
     if target.suffix.lower() != suffix:
         raise PgdiffError(f"`path` must end in '{suffix}'. Got '{target}'.")
-    return target
-
-
-def _write_whole(target: Path, data: bytes) -> Path:
-    """Write to a sibling, flush it to the disk, and rename: a reader never sees half a file."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
     return target

@@ -19,7 +19,9 @@ def test_whole_tokens_are_clean_and_partly_known_ones_keep_their_level() -> None
 @pytest.mark.usefixtures("unchecked")
 def test_bad_input_is_named() -> None:
     mask = torch.ones(1, 3, 2, dtype=torch.bool)
-    with pytest.raises(PgdiffError, match=r"same shape. Got \[1, 3, 2\] and \[1, 3, 1\]"):
+    with pytest.raises(
+        PgdiffError, match=r"same shape, but for a mask of batch 1. Got \[1, 3, 2\] and \[1, 3, 1\]"
+    ):
         Known(mask, torch.zeros(1, 3, 1))
     for wrong in (float("nan"), float("inf")):
         with pytest.raises(PgdiffError, match="`values` must be finite"):

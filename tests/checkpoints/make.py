@@ -1,0 +1,55 @@
+"""How `format1` was made; kept for the next format. No test runs it.
+
+    python tests/checkpoints/make.py FOLDER
+
+A model, a value and an inverse dynamics, each trained for a moment on a point mass in the plane,
+and `plan.json`: what they planned, which every later version must plan again.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
+from toys import fit, walk
+
+from pgdiff import InverseDynamics, Planner, TrajectoryDiffusion, TransitionValue
+from pgdiff.denoisers import TransformerConfig
+from pgdiff.guides import Value
+
+PLANNER = {"candidates": 3, "steps": 5, "seed": 7, "device": "cpu", "noise_device": "cpu"}
+GUIDE = {"scale": 0.5, "transform": "log", "trace": 0.7}
+OBSERVATION = [0.8, -0.5, 0.1, 0.2]
+
+
+def make(folder: Path) -> None:
+    episodes = walk(episodes=60, length=40)
+    model = TrajectoryDiffusion.from_episodes(
+        episodes, horizon=5, stride=4, denoiser=TransformerConfig(width=16, depth=1, heads=2)
+    )
+    value = TransitionValue.from_episodes(episodes, stride=4, discount=0.9, width=16, depth=1)
+    inverse = InverseDynamics.from_episodes(episodes, stride=4, width=16, depth=1)
+    for name, learner in (("model", model), ("value", value), ("inverse_dynamics", inverse)):
+        fit(learner, episodes, steps=500)
+        learner.save_pretrained(folder / name)
+    planner = Planner(model, guides=[Value(value, **GUIDE)], controller=inverse, **PLANNER)
+    plan = planner.plan(np.array(OBSERVATION))
+    unguided = Planner(model, **PLANNER).plan(np.array(OBSERVATION))
+    action, _ = planner.predict(np.array(OBSERVATION))
+    expected = {
+        "observation": OBSERVATION,
+        "planner": PLANNER,
+        "guide": GUIDE,
+        "candidates": plan.candidates.tolist(),
+        "scores": plan.scores.tolist(),
+        "best": plan.best,
+        "unguided": unguided.candidates.tolist(),
+        "action": action.tolist(),
+    }
+    (folder / "plan.json").write_text(json.dumps(expected, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]))

@@ -1,0 +1,247 @@
+"""Rewards between tokens and a terminal value: known values of chains, and the energy's law."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from toys import DOUBLE, fit, generator, record, stir, walk
+
+from pgdiff import Episodes, TransitionValue
+from pgdiff.data import LimitsNormalizer
+from pgdiff.trajectory import Segment
+from pgdiff.validation import PgdiffError
+
+DISCOUNT = 0.8
+NORMALIZER = LimitsNormalizer(torch.tensor([0.5, -1.0, 0.0]), torch.tensor([2.0, 0.5, 3.0]))
+
+
+def chain(length: int = 14) -> Episodes:
+    """States 0 to 4, one step up at a time, and there one stays; state 4 pays 1 a step.
+
+    The value of state s is `discount^(4 - s) / (1 - discount)`.
+    """
+    ways = [np.minimum(first + np.arange(length), 4) for first in range(5)]
+    states = np.concatenate(ways)
+    return record(
+        states[:, None], np.zeros((len(states), 1)), states == 4, lengths=[length] * len(ways)
+    )
+
+
+def fork(length: int = 12) -> Episodes:
+    """From state 0 half of the episodes go to 1, which pays 1 a step, half to -1, which does not.
+
+    Of `discount / (1 - discount)` and 0 with even odds the tau-expectile is tau times the former.
+    """
+    ways = [np.array([0] + [side] * (length - 1)) for side in (1, -1) for _ in range(4)]
+    states = np.concatenate(ways)
+    return record(
+        states[:, None], np.zeros((len(states), 1)), states == 1, lengths=[length] * len(ways)
+    )
+
+
+def learn(episodes: Episodes, *, steps: int, **options: Any) -> TransitionValue:
+    value = TransitionValue.from_episodes(
+        episodes, discount=DISCOUNT, width=32, depth=1, **({"stride": 1} | options)
+    )
+    value.slow = 0.1
+    return fit(value, episodes, steps=steps, batch_size=32)
+
+
+def random_value(**options: Any) -> TransitionValue:
+    settings: dict[str, Any] = {"stride": 3, "discount": 0.95, "width": 16, "depth": 1}
+    value = TransitionValue(normalizer=NORMALIZER, **(settings | options))
+    return stir(value, size=0.5).double()
+
+
+def random_segment(*, batch: int = 4, tokens: int = 6) -> Segment:
+    x = torch.randn(batch, tokens, 3, generator=generator(1), dtype=DOUBLE)
+    return Segment(observations=x, stride=3)
+
+
+# --------------------------------------------------------------------------------------- learning
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_a_chain_has_its_discounted_value(stride: int) -> None:
+    value = learn(chain(), stride=stride, expectile=0.5, steps=1500)
+    states = torch.arange(5.0)[:, None]
+    with torch.no_grad():
+        learned = value.value(states)
+    exact = DISCOUNT ** (4 - states[:, 0])
+    print(f"\nstride {stride}: values {learned.tolist()}, exact {exact.tolist()}")
+    torch.testing.assert_close(learned, exact, rtol=0, atol=0.02)
+
+    # With rewards that are right, J is the value of where it starts.
+    tokens = torch.minimum(states + stride * torch.arange(4.0), torch.tensor(4.0))[..., None]
+    for trace in (0.0, 0.7, 1.0):
+        with torch.no_grad():
+            energy = value.energy(Segment(observations=tokens, stride=stride), trace=trace)
+        torch.testing.assert_close(energy, exact, rtol=0, atol=0.03)
+
+
+def test_rewards_are_those_between_the_tokens() -> None:
+    """Discounted over the stride: from state s to s + 3, the steps at 4 pay."""
+    value = learn(chain(), stride=3, steps=1500)
+    states = torch.arange(5.0)
+    pairs = torch.stack([states, (states + 3).clamp(max=4)], dim=-1)[..., None]
+    zero = torch.zeros(5)
+    with torch.no_grad():  # the lambda-return at 0 is the reward and the next token's value
+        one = value.energy(Segment(observations=pairs, stride=3), trace=0.0)
+        learned = one - DISCOUNT**3 * value.value(pairs[:, 1])
+    exact = zero.clone()
+    for s in range(5):
+        exact[s] = sum(DISCOUNT**j for j in range(3) if s + j >= 4) * (1 - DISCOUNT)
+    print(f"\nrewards {learned.tolist()}, exact {exact.tolist()}")
+    torch.testing.assert_close(learned, exact, rtol=0, atol=0.02)
+
+
+@pytest.mark.parametrize("expectile", [0.5, 0.9, 0.98])
+def test_at_a_fork_the_value_goes_to_the_better_way(expectile: float) -> None:
+    value = learn(fork(), expectile=expectile, steps=2000)
+    with torch.no_grad():
+        left, middle, right = value.value(torch.tensor([[-1.0], [0.0], [1.0]])).tolist()
+    print(
+        f"\nexpectile {expectile}: value at the fork {middle:.3f}, exact "
+        f"{expectile * DISCOUNT:.3f}, best way {DISCOUNT}"
+    )
+    assert abs(left) < 0.02 and abs(right - 1) < 0.02
+    assert abs(middle - expectile * DISCOUNT) < 0.03
+
+
+def test_the_slow_network_follows() -> None:
+    value = stir(TransitionValue(normalizer=NORMALIZER, stride=1, slow=0.25))
+    slow = [p.clone() for p in value.slow_network.parameters()]
+    fast = [p.clone() for p in value.value_network.parameters()]
+    assert not any(p.requires_grad for p in value.slow_network.parameters())
+    value.after_step()
+    for now, before, ahead in zip(value.slow_network.parameters(), slow, fast, strict=True):
+        torch.testing.assert_close(now, 0.75 * before + 0.25 * ahead)
+    for now, before in zip(value.value_network.parameters(), fast, strict=True):
+        assert torch.equal(now, before)
+
+
+def test_no_gradient_flows_through_the_target() -> None:
+    episodes = walk()
+    value = TransitionValue.from_episodes(episodes, stride=2)
+    batch = value.dataset(episodes).batch(np.arange(16))
+    batch = type(batch)(*map(torch.from_numpy, batch))
+    losses = value.losses(batch, generator(0))
+    assert sorted(losses) == ["reward", "value"]
+    losses["value"].backward()
+    assert all(p.grad is None for p in value.slow_network.parameters())
+    assert all(p.grad is None for p in value.reward_network.parameters())
+    assert all(p.grad is not None for p in value.value_network.parameters())
+
+
+# ----------------------------------------------------------------------------------------- energy
+
+
+def parts(value: TransitionValue, segment: Segment) -> tuple[Tensor, Tensor]:
+    """Rewards between tokens and values of tokens, one network call for each."""
+    x = NORMALIZER.normalize(segment.observations)
+    unit = (1 - value.discount) * value.stride
+    rewards = [
+        unit * value.reward_network(torch.cat([x[:, k], x[:, k + 1]], dim=-1))[:, 0]
+        for k in range(x.shape[1] - 1)
+    ]
+    values = [value.value_network(x[:, k])[:, 0] for k in range(x.shape[1])]
+    return torch.stack(rewards, dim=1), torch.stack(values, dim=1)
+
+
+def test_energy_is_j_of_a_naive_loop() -> None:
+    value, segment = random_value(), random_segment()
+    rewards, values = parts(value, segment)
+    total = torch.zeros(4, dtype=DOUBLE)
+    for k in range(5):
+        total = total + 0.95 ** (3 * k) * rewards[:, k]
+    total = total + 0.95**15 * values[:, 5]
+    torch.testing.assert_close(value.energy(segment), total, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(value.value(segment.observations), values)
+
+
+@pytest.mark.parametrize("trace", [0.0, 0.3, 0.7, 1.0])
+@pytest.mark.parametrize("tokens", [2, 6])
+def test_energy_is_the_lambda_return_of_a_backward_recursion(trace: float, tokens: int) -> None:
+    """Sutton & Barto 2018, eq. 12.20: `G_k = r_k + g ((1 - l) V_k+1 + l G_k+1)`."""
+    value, segment = random_value(), random_segment(tokens=tokens)
+    rewards, values = parts(value, segment)
+    step = 0.95**3
+    total = values[:, -1]
+    for k in reversed(range(tokens - 1)):
+        total = rewards[:, k] + step * ((1 - trace) * values[:, k + 1] + trace * total)
+    energy = value.energy(segment, trace=trace)
+    torch.testing.assert_close(energy, total, rtol=1e-12, atol=1e-12)
+    if trace == 0.0:
+        one_step = rewards[:, 0] + step * values[:, 1]
+        torch.testing.assert_close(energy, one_step, rtol=1e-12, atol=1e-12)
+
+
+def test_with_a_trace_below_one_every_token_hears_its_own_value() -> None:
+    value = random_value()
+    for parameter in value.reward_network[-1].parameters():  # no reward: the value part alone
+        parameter.data.zero_()
+
+    def pushes(trace: float) -> list[float]:
+        x = random_segment().observations.requires_grad_(True)
+        energy = value.energy(Segment(observations=x, stride=3), trace=trace)
+        (gradient,) = torch.autograd.grad(energy.sum(), x)
+        return gradient.norm(dim=(0, 2)).tolist()
+
+    for trace in (1.0, 0.7, 0.0):
+        print(f"\ntrace {trace}: gradient of the value part by token {pushes(trace)}")
+    assert pushes(1.0)[:5] == [0.0] * 5 and pushes(1.0)[5] > 0
+    assert pushes(0.7)[0] == 0.0 and min(pushes(0.7)[1:]) > 0
+    assert [push > 0 for push in pushes(0.0)] == [False, True, False, False, False, False]
+
+    whole = random_value()
+    x = random_segment().observations.requires_grad_(True)
+    energy = whole.energy(Segment(observations=x, stride=3), trace=0.7)
+    (gradient,) = torch.autograd.grad(energy.sum(), x)
+    assert (gradient.norm(dim=(0, 2)) > 0).all()
+
+
+# ------------------------------------------------------------------------------------ bad settings
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("discount", 0.0),
+        ("discount", 1.0),
+        ("discount", 1.5),
+        ("discount", float("nan")),
+        ("expectile", 0.0),
+        ("expectile", 1.0),
+        ("slow", 0.0),
+        ("slow", 1.1),
+        ("stride", 0),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_bad_settings_are_named(name: str, wrong: Any) -> None:
+    with pytest.raises(PgdiffError, match=f"`{name}` must be"):
+        TransitionValue(normalizer=NORMALIZER, **({"stride": 1} | {name: wrong}))
+
+
+def test_bad_segments_are_named() -> None:
+    value, segment = random_value(), random_segment()
+    for trace in (-0.1, 1.1, float("nan")):
+        with pytest.raises(PgdiffError, match="`trace` must be a number in"):
+            value.energy(segment, trace=trace)
+    with pytest.raises(PgdiffError, match=r"`stride` of a segment must be .*, 3. Got 2"):
+        value.energy(Segment(observations=segment.observations, stride=2))
+    with pytest.raises(PgdiffError, match=r"`observation` of a segment must be .*, 3. Got 2"):
+        value.energy(Segment(observations=segment.observations[..., :2], stride=3))
+
+
+def test_same_seed_same_weights() -> None:
+    episodes = walk()
+    before = torch.random.get_rng_state()
+    first, again, other = (
+        TransitionValue.from_episodes(episodes, stride=1, seed=seed).value(torch.ones(4))
+        for seed in (0, 0, 1)
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(before, torch.random.get_rng_state())

@@ -1,0 +1,184 @@
+"""README.md keeps its word: every command and every snippet runs, every link leads somewhere."""
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pgdiff.cli import main
+
+sys.path.insert(0, str(Path(__file__).parent))
+from snippets import (
+    LEFT_OUT,
+    anchors,
+    blocks,
+    command,
+    compiled,
+    first_arguments,
+    links,
+    reduced,
+    shell_lines,
+)
+
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
+TEXT = README.read_text(encoding="utf-8")
+COMMANDS = ("collect", "check", "train", "plan", "evaluate", "info")
+
+
+def demo_lines() -> list[str]:
+    """The commands of `make demo`."""
+    # Written down by make, not run: with -o it takes the set-up as done.
+    listed = subprocess.run(
+        ["make", "--dry-run", "-o", "setup", "demo"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    return [line for line in listed.splitlines() if command(line)]
+
+
+def run(lines: list[str], capsys: pytest.CaptureFixture[str] | None = None) -> None:
+    """Run command lines in this process, in the present folder, on a small budget."""
+    for line in lines:
+        words = command(line)
+        assert words is not None
+        code = main(reduced(words))
+        said = "" if capsys is None else capsys.readouterr().err
+        assert code == 0, f"{line}\n{said}"
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder in which `make demo` was run on a small budget."""
+    folder = tmp_path_factory.mktemp("readme")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        run(demo_lines())
+    yield folder
+
+
+def test_make_demo(made: Path) -> None:
+    words = [command(line)[0] for line in demo_lines()]
+    assert list(dict.fromkeys(words)) == ["collect", "train", "plan", "evaluate"]
+    assert list(made.rglob("*.hdf5"))
+    assert list(made.rglob("run.json"))
+    assert list(made.rglob("*.png"))
+
+
+def test_every_line_of_a_shell_is_run_or_known() -> None:
+    unknown = [
+        line
+        for line in shell_lines(TEXT)
+        if command(line) is None and not f"{line} ".startswith(LEFT_OUT)
+    ]
+    assert unknown == [], "run them here, or add them to LEFT_OUT"
+
+
+def test_every_command_is_shown() -> None:
+    words = [command(line) for line in shell_lines(TEXT)]
+    assert set(COMMANDS) <= {shown[0] for shown in words if shown}
+
+
+def test_commands(
+    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # In the reader's order, each on what those before it have made.
+    monkeypatch.chdir(made)
+    capsys.readouterr()
+    run([line for line in shell_lines(TEXT) if command(line)], capsys)
+
+
+def place(path: Path, source: Path) -> None:
+    """Put a copy of what `make demo` made where a snippet looks for it."""
+    if path.is_absolute() or path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    (shutil.copytree if source.is_dir() else shutil.copyfile)(source, path)
+
+
+def test_python(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snippets = [block for block in blocks(TEXT) if block.language == "python"]
+    assert snippets
+    monkeypatch.chdir(tmp_path)
+    sources = {
+        "load_episodes": next(made.rglob("*.hdf5")),
+        "from_run": next(made.rglob("run.json")).parent,
+    }
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for block in snippets:
+        for name, path in first_arguments(block, tuple(sources)):
+            place(Path(path), sources[name])
+        exec(compiled(block, str(README)), namespace)
+
+
+def test_links() -> None:
+    missing = [
+        target
+        for target in links(TEXT)
+        if (target.startswith("#") and target[1:] not in anchors(TEXT))
+        or not (ROOT / target.partition("#")[0]).exists()
+    ]
+    assert missing == []
+
+
+SAMPLE = """
+# A sample: of it
+
+[here](#a-sample-of-it), [there](docs/there.md "title"), <img src='pictures/one.png' width=3>,
+[out](https://example.org) and `[no](link)`. See [the list][list].
+
+[list]: docs/list.md
+
+```console
+$ OMP_NUM_THREADS=1 pgdiff collect \\
+    steps=7  # a comment
+1,000 steps/s
+$ make demo
+```
+
+~~~sh
+# only a comment
+.venv/bin/pgdiff evaluate planner.candidates=1
+pgdiff info some/where
+~~~
+
+```python
+load_episodes("a.hdf5"); seen = Trainer(steps=20_000, width=99, batch=8), Trainer(steps=3)
+```
+
+```
+[not](a/link)
+```
+"""
+
+
+def test_what_is_found_in_a_page() -> None:
+    assert [block.language for block in blocks(SAMPLE)] == ["console", "sh", "python", ""]
+    assert set(links(SAMPLE)) == {
+        *("#a-sample-of-it", "docs/there.md", "docs/list.md", "pictures/one.png"),
+    }
+    assert anchors(SAMPLE) == {"a-sample-of-it"}
+    found = [command(line) for line in shell_lines(SAMPLE)]
+    assert found == [
+        ["collect", "steps=7"],
+        None,
+        ["evaluate", "planner.candidates=1"],
+        ["info", "some/where"],
+    ]
+    assert reduced(["collect", "steps=7"]) == ["collect", "steps=7", "steps=12000"]
+    assert "planner.candidates=3" not in reduced(["evaluate", "planner.candidates=1"])
+    assert reduced(["info", "some/where"]) == ["info", "some/where"]
+
+
+def test_budgets_in_python() -> None:
+    (block,) = [block for block in blocks(SAMPLE) if block.language == "python"]
+    assert first_arguments(block, ("load_episodes",)) == [("load_episodes", "a.hdf5")]
+    namespace: dict[str, object] = {"load_episodes": str, "Trainer": dict}
+    exec(compiled(block, "page"), namespace)
+    assert namespace["seen"] == ({"steps": 20, "width": 99, "batch": 8}, {"steps": 3})
+    assert SAMPLE.splitlines()[block.line - 1].startswith("load_episodes")
