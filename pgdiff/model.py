@@ -2,14 +2,14 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pgdiff.data import Episodes, SegmentDataset
-from pgdiff.data.normalizers import Normalizer, fit_normalizer
+from pgdiff.data.normalizers import LimitsNormalizer, Normalizer, fit_normalizer
 from pgdiff.denoisers import DenoiserConfig, TransformerConfig
 from pgdiff.diffusion import (
     DDIM,
@@ -28,12 +28,15 @@ from pgdiff.diffusion.level_schedules import LevelMatrix
 from pgdiff.diffusion.loss import sequence_levels
 from pgdiff.diffusion.patterns import pattern_mask
 from pgdiff.diffusion.predictions import Prediction
-from pgdiff.pretrained import Pretrained, initial_weights
+from pgdiff.pretrained import Pretrained, seeded_torch
 from pgdiff.registry import register
 from pgdiff.trajectory import Layout, Segment
 from pgdiff.validation import PgdiffError, check_in, check_positive_int
 
 Signal = Float[Tensor, "batch tokens features"]
+
+
+LEVELS = ("sequence",)
 
 
 @register("learner", "trajectory_diffusion")
@@ -52,6 +55,8 @@ class TrajectoryDiffusion(Pretrained):
         known: patterns of given features that training draws from, by name: "none", "start" (the
             first token), "start_goal" (and the position features of the last).
         position: indices of the features that a goal gives.
+        levels: mixture of noise levels that training draws from, by name: "sequence", one level for
+            all tokens that are not given.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class TrajectoryDiffusion(Pretrained):
         prediction: Prediction,
         known: Sequence[str] = ("start",),
         position: Sequence[int] = (0, 1),
+        levels: Sequence[str] = ("sequence",),
     ) -> None:
         super().__init__()
         prediction.check(schedule)
@@ -74,6 +80,8 @@ class TrajectoryDiffusion(Pretrained):
             )
         if not known:
             raise PgdiffError("`known` must name at least one pattern. Got none.")
+        for name in levels:
+            check_in("levels", name, LEVELS)
         self.layout = layout
         self.normalizer = normalizer
         self.denoiser = denoiser
@@ -81,6 +89,7 @@ class TrajectoryDiffusion(Pretrained):
         self.prediction = prediction
         self.known = tuple(known)
         self.position = tuple(position)
+        self.levels = tuple(levels)
         self.network = denoiser.build(features=layout.features)
         masks = [self.pattern(name) for name in self.known]
         self.register_buffer("_masks", torch.stack(masks), persistent=False)
@@ -98,6 +107,7 @@ class TrajectoryDiffusion(Pretrained):
         prediction: Prediction | None = None,
         normalizer: str = "limits",
         known: Sequence[str] = ("start",),
+        position: Sequence[int] = (0, 1),
         seed: int = 0,
     ) -> "TrajectoryDiffusion":
         """Make a new model whose layout and normaliser fit recorded experience.
@@ -112,13 +122,14 @@ class TrajectoryDiffusion(Pretrained):
             prediction: x0 if None.
             normalizer: "limits" or "standard".
             known: patterns of given features to train on.
+            position: indices of the features that a goal gives.
             seed: of the first weights.
         """
         for name in fields:
             check_in("fields", name, ("observations", "actions"))
         sizes = tuple((name, getattr(episodes, name).shape[-1]) for name in fields)
         layout = Layout(fields=sizes, horizon=horizon, stride=stride)
-        with initial_weights(seed=seed):
+        with seeded_torch(seed=seed):
             return cls(
                 layout=layout,
                 normalizer=fit_normalizer(normalizer, [getattr(episodes, name) for name in fields]),
@@ -126,6 +137,7 @@ class TrajectoryDiffusion(Pretrained):
                 schedule=schedule or CosineSchedule(),
                 prediction=prediction or X0Prediction(),
                 known=known,
+                position=position,
             )
 
     # ---------------------------------------------------------------------------------- learning
@@ -161,16 +173,10 @@ class TrajectoryDiffusion(Pretrained):
         )
         return {"diffusion": loss}
 
-    def after_step(self) -> None:
-        """Nothing follows a step."""
-
-    def compile_parts(self) -> None:
-        """Compile the network in place."""
-        self.network.compile()
-
     def tokens(self, batch: Any) -> Signal:
         """Put the layout's fields of a batch into tokens, in raw units."""
-        return torch.cat([getattr(batch, name) for name, _ in self.layout.fields], dim=-1)
+        fields = [getattr(batch, name) for name, _ in self.layout.fields]
+        return torch.cat([f[..., None] if f.ndim == 2 else f for f in fields], dim=-1)
 
     # ---------------------------------------------------------------------------------- sampling
 
@@ -235,7 +241,7 @@ class TrajectoryDiffusion(Pretrained):
         levels: LevelMatrix | None = None,
         solver: Solver | None = None,
         guidance: Sequence[Guidance] = (),
-        clip: float | None = 1.0,
+        clip: float | Literal["auto"] | None = "auto",
         callback: Callable[[SamplerStep], None] | None = None,
     ) -> Signal:
         """Draw segments, in normalised units.
@@ -245,15 +251,24 @@ class TrajectoryDiffusion(Pretrained):
             generators: source of all noise; each draws an equal share of the batch.
             known: what is given.
             steps: steps of the full sequence; ignored if `levels` is given.
-            levels: any level matrix.
+            levels: any level matrix. One whose columns differ asks for levels that a model trained
+                on one level for the whole sequence has not seen, and a warning says so.
             solver: DDIM if None.
             guidance: bound guides (`pgdiff.guides.bind`).
-            clip: limit of x0_hat after guidance; None for no limit. The limits normaliser puts the
-                data into [-1, 1].
+            clip: limit of x0_hat after guidance; None for no limit. "auto" is 1 with the limits
+                normaliser, which puts the data into [-1, 1], and no limit with another.
             callback: called after every row.
         """
         check_positive_int("batch", batch)
         tokens = self.layout.horizon
+        if levels is not None and (levels != levels[..., :1]).any():
+            warnings.warn(
+                f"This model was trained with the levels {list(self.levels)}, one for the whole "
+                "sequence; it has not seen tokens of different levels.",
+                stacklevel=2,
+            )
+        if clip == "auto":
+            clip = 1.0 if isinstance(self.normalizer, LimitsNormalizer) else None
         return sample(
             self.denoise,
             schedule=self.schedule,

@@ -11,7 +11,7 @@ from torch import nn
 
 from pgdiff.registry import from_config, registered, to_config
 from pgdiff.saving import load_folder, load_weights, resolve_device, save_folder
-from pgdiff.validation import PgdiffError, check_positive_int
+from pgdiff.validation import PgdiffError, check_seed
 
 _HOMES = ("pgdiff.model", "pgdiff.critics", "pgdiff.dynamics")
 """Where this package registers its networks. They are imported when a folder is read, because it
@@ -54,6 +54,14 @@ class Pretrained(nn.Module):
             )
         return learner
 
+    def after_step(self) -> None:
+        """Do what follows a step of training: nothing, unless a subclass has it."""
+
+    def compile_parts(self) -> None:
+        """Compile the network in place, for training with `compile=True`."""
+        for part in self.children():
+            part.compile()
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -61,12 +69,13 @@ class Pretrained(nn.Module):
 
 
 @contextmanager
-def initial_weights(*, seed: int) -> Iterator[None]:
-    """Within it, networks draw their first weights from `seed`; torch's global state is put back.
+def seeded_torch(*, seed: int) -> Iterator[None]:
+    """Within it, torch's global generator on the CPU starts from `seed`; it is put back after.
 
-    PyTorch's layers know no generator but the global one.
+    For what knows no other generator: the first weights of PyTorch's layers, the policies of
+    Stable-Baselines3.
     """
-    check_positive_int("seed", seed, minimum=0)
+    check_seed("seed", seed)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
         yield
@@ -86,7 +95,7 @@ def load_learner(
         raise PgdiffError(
             f"'{path}' must describe one of the networks {kinds} in its config.json. Got {name!r}."
         )
-    with initial_weights(seed=0):  # overwritten at once
+    with seeded_torch(seed=0):  # overwritten at once
         learner: Pretrained = from_config("learner", described)
     learner.to(resolve_device(device))
     load_weights(learner, tensors)

@@ -34,6 +34,13 @@ def check_positive_int(name: str, value: int, *, minimum: int = 1) -> int:
     return int(value)
 
 
+def check_seed(name: str, value: int) -> int:
+    """Return `value` if it is a seed that PyTorch and NumPy take: an integer in [0, 2^63)."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or not 0 <= int(value) < 2**63:
+        raise PgdiffError(f"`{name}` must be an integer in [0, 2^63). Got {value!r}.")
+    return int(value)
+
+
 def check_range(
     name: str,
     value: float,

@@ -12,7 +12,7 @@ import numpy as np
 from pgdiff.cli.environments import make_env
 from pgdiff.cli.values import flag, path, swept
 from pgdiff.plotting import coverage_picture
-from pgdiff.validation import PgdiffError, check_positive_int, check_range
+from pgdiff.validation import PgdiffError, check_positive_int, check_range, check_seed
 from pgdiff.workflows.collect import collect
 
 
@@ -24,7 +24,7 @@ def run(settings: dict[str, Any]) -> int:
     if out.exists() and not flag(settings, "overwrite"):
         raise PgdiffError(f"'{out}' exists. overwrite=true replaces it, out=PATH names another.")
     steps = check_positive_int("steps", settings["steps"])
-    seed = check_positive_int("seed", settings["seed"], minimum=0)
+    seed = check_seed("seed", settings["seed"])
     noise = check_range("noise", settings["noise"], low=0.0)
     env = make_env(settings["task"]["id"])
     try:

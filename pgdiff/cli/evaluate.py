@@ -12,7 +12,7 @@ from pgdiff.evaluation import Evaluation, evaluate
 from pgdiff.planning import Planner
 from pgdiff.planning.from_run import RunInfo, read_run
 from pgdiff.plotting import episode_gif
-from pgdiff.validation import PgdiffError, check_positive_int
+from pgdiff.validation import PgdiffError, check_positive_int, check_seed
 from pgdiff.workflows.ablation import ablation
 from pgdiff.workflows.watch import Watched
 
@@ -25,7 +25,7 @@ def run(settings: dict[str, Any]) -> int:
     env_id = env_id_of(run, settings["env"])
     options: dict[str, Any] = {
         "episodes": check_positive_int("episodes", settings["episodes"]),
-        "seed": check_positive_int("seed", settings["seed"], minimum=0),
+        "seed": check_seed("seed", settings["seed"]),
         "parallel": check_positive_int("parallel", settings["parallel"]),
     }
     record = check_positive_int("record", settings["record"], minimum=0)

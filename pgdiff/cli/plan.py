@@ -16,7 +16,7 @@ from pgdiff.planning import Planner
 from pgdiff.planning.from_run import read_run
 from pgdiff.plotting import comparison_picture, denoising_gif, plan_picture
 from pgdiff.trajectory import Plan
-from pgdiff.validation import check_positive_int
+from pgdiff.validation import check_seed
 from pgdiff.workflows.files import write_json
 
 SHOWN = 5
@@ -27,7 +27,7 @@ def run(settings: dict[str, Any]) -> int:
     folder = path(settings, "run")
     run = read_run(folder)
     out = path(settings, "out", folder / f"plan{swept(settings, named=('run',))}")
-    seed = check_positive_int("seed", settings["seed"], minimum=0)
+    seed = check_seed("seed", settings["seed"])
     env = make_env(env_id_of(run, settings["env"]))
     try:
         planner = make_planner(settings, run, env)

@@ -31,6 +31,23 @@ def prepare(words: Sequence[str], *, sweep: bool) -> list[str]:
     return [*words, *(f"{key}={value}" for key, value in task.items() if key not in given)]
 
 
+def _stage(name: str, stage: Any, settings: dict[str, Any]) -> Stage:
+    """Read a stage of the recipe."""
+    where = f"recipe.stages.{name}"
+    if not isinstance(stage, dict) or not isinstance(stage.get("learner"), str):
+        raise PgdiffError(f"`{where}` must name its `learner`. Got {stage!r}.")
+    parts = {key: stage.get(key) or {} for key in ("arguments", "trainer")}
+    for key, part in parts.items():
+        if not isinstance(part, dict):
+            raise PgdiffError(f"`{where}.{key}` must be settings by name. Got {part!r}.")
+    return Stage(
+        name=name,
+        learner=stage["learner"],
+        arguments=parts["arguments"],
+        trainer=_trainer(parts["trainer"], settings["trainer"]),
+    )
+
+
 def run(settings: dict[str, Any]) -> int:
     """Train, and say how it went."""
     task, recipe = settings["task"], settings["recipe"]
@@ -45,15 +62,7 @@ def run(settings: dict[str, Any]) -> int:
     print(f"{recipe['name']}: {', '.join(recipe['stages'])} on {episodes.steps} steps of {data}")
     info = train_stages(
         episodes,
-        [
-            Stage(
-                name=str(name),
-                learner=stage["learner"],
-                arguments=stage.get("arguments") or {},
-                trainer=_trainer(stage.get("trainer") or {}, settings["trainer"]),
-            )
-            for name, stage in recipe["stages"].items()
-        ],
+        [_stage(str(name), stage, settings) for name, stage in recipe["stages"].items()],
         folder=out,
         task=task,
         recipe=recipe["name"],

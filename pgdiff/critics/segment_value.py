@@ -14,7 +14,7 @@ from pgdiff.data.normalizers import Normalizer, fit_normalizer
 from pgdiff.denoisers import DenoiserConfig, TransformerConfig
 from pgdiff.diffusion import CosineSchedule, NoiseSchedule
 from pgdiff.diffusion.loss import sequence_levels
-from pgdiff.pretrained import Pretrained, initial_weights
+from pgdiff.pretrained import Pretrained, seeded_torch
 from pgdiff.registry import register
 from pgdiff.trajectory import Segment
 from pgdiff.validation import check_positive_int, check_range
@@ -107,7 +107,7 @@ class SegmentValue(Pretrained):
 
         `seed` gives the first weights; the other arguments are those of the class.
         """
-        with initial_weights(seed=seed):
+        with seeded_torch(seed=seed):
             return cls(
                 normalizer=fit_normalizer(normalizer, [episodes.observations]),
                 horizon=horizon,
@@ -133,13 +133,6 @@ class SegmentValue(Pretrained):
         alpha, sigma = self.schedule.alpha(level)[..., None], self.schedule.sigma(level)[..., None]
         estimate = self._estimate(alpha * x0 + sigma * epsilon, level)
         return {"value": F.mse_loss(estimate, (1 - self.discount) * batch.returns)}
-
-    def after_step(self) -> None:
-        """Nothing follows a step."""
-
-    def compile_parts(self) -> None:
-        """Compile the network in place."""
-        self.network.compile()
 
     def energy(
         self, segment: Segment, level: Float[Tensor, "#batch tokens"]

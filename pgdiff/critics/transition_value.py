@@ -1,6 +1,7 @@
 """The worth of a plan as rewards between neighbouring tokens plus the value of its last token."""
 
 import copy
+import warnings
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from pgdiff.critics.checks import check_segment
 from pgdiff.data import Episodes, SegmentDataset
 from pgdiff.data.normalizers import Normalizer, fit_normalizer
 from pgdiff.denoisers.mlp import mlp
-from pgdiff.pretrained import Pretrained, initial_weights
+from pgdiff.pretrained import Pretrained, seeded_torch
 from pgdiff.registry import register
 from pgdiff.trajectory import Segment
 from pgdiff.validation import check_positive_int, check_range
@@ -79,6 +80,7 @@ class TransitionValue(Pretrained):
         expectile: float = 0.9,
         width: int = 256,
         depth: int = 2,
+        slow: float = 0.01,
         normalizer: str = "limits",
         seed: int = 0,
     ) -> "TransitionValue":
@@ -86,7 +88,7 @@ class TransitionValue(Pretrained):
 
         `seed` gives the first weights; the other arguments are those of the class.
         """
-        with initial_weights(seed=seed):
+        with seeded_torch(seed=seed):
             return cls(
                 normalizer=fit_normalizer(normalizer, [episodes.observations]),
                 stride=stride,
@@ -94,18 +96,34 @@ class TransitionValue(Pretrained):
                 expectile=expectile,
                 width=width,
                 depth=depth,
+                slow=slow,
             )
 
     # ---------------------------------------------------------------------------------- learning
 
     def dataset(self, episodes: Episodes) -> SegmentDataset:
-        """Pairs of neighbouring tokens, with the discounted reward between them."""
+        """Pairs of neighbouring tokens, with the discounted reward between them.
+
+        Warns where the recording has terminals: their state is taken for one that goes on.
+        """
+        if episodes.terminals.any():
+            warnings.warn(
+                "The recording has terminals, which TransitionValue does not know: it takes the "
+                "task for one that goes on.",
+                stacklevel=2,
+            )
         return SegmentDataset(
             episodes, 2, self.stride, fields=("observations", "rewards"), discount=self.discount
         )
 
     def losses(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
-        """Squared error of the reward; expectile loss of the value."""
+        """Squared error of the reward; expectile loss of the value.
+
+        Args:
+            batch: observations `[batch, 2, observation]` in raw units, and rewards `[batch, 2]`,
+                of which the first is the discounted sum between the two.
+            generator: not used.
+        """
         observation, following = self.normalizer.normalize(batch.observations).unbind(dim=1)
         reward = (1 - self.discount) * batch.rewards[:, 0]
         predicted = self.reward_network(torch.cat([observation, following], dim=-1))[:, 0]

@@ -7,8 +7,8 @@ _PAIRS = 1_000_000
 
 
 def episode_bounds(
-    terminals: Bool[np.ndarray, "steps"], timeouts: Bool[np.ndarray, "steps"]
-) -> tuple[Int[np.ndarray, "episodes"], Int[np.ndarray, "episodes"]]:
+    terminals: Bool[np.ndarray, " steps"], timeouts: Bool[np.ndarray, " steps"]
+) -> tuple[Int[np.ndarray, " episodes"], Int[np.ndarray, " episodes"]]:
     """Return the first row of each episode and the row after its last.
 
     A terminal or a timeout ends its episode with its own row included. Rows after the last mark
@@ -24,8 +24,8 @@ def episode_bounds(
 
 def continuous_marks(
     observations: Float[np.ndarray, "steps obs"],
-    marked: Bool[np.ndarray, "steps"],
-) -> Int[np.ndarray, "joined"]:
+    marked: Bool[np.ndarray, " steps"],
+) -> Int[np.ndarray, " joined"]:
     """Return the marked rows after which the recording simply goes on.
 
     A mark at row t is none if every feature moves from row t to row t + 1 by at most three times

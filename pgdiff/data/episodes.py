@@ -36,11 +36,11 @@ class Episodes:
 
     observations: Float[np.ndarray, "steps obs"]
     actions: Float[np.ndarray, "steps act"]
-    rewards: Float[np.ndarray, "steps"]
-    terminals: Bool[np.ndarray, "steps"]
-    timeouts: Bool[np.ndarray, "steps"]
-    starts: Int[np.ndarray, "episodes"]
-    ends: Int[np.ndarray, "episodes"]
+    rewards: Float[np.ndarray, " steps"]
+    terminals: Bool[np.ndarray, " steps"]
+    timeouts: Bool[np.ndarray, " steps"]
+    starts: Int[np.ndarray, " episodes"]
+    ends: Int[np.ndarray, " episodes"]
     next_observations: Float[np.ndarray, "steps obs"] | None = None
     infos: Mapping[str, Float[np.ndarray, "steps features"]] = field(default_factory=dict)
 
@@ -53,7 +53,7 @@ class Episodes:
         return len(self.observations)
 
     @property
-    def lengths(self) -> Int[np.ndarray, "episodes"]:
+    def lengths(self) -> Int[np.ndarray, " episodes"]:
         """Rows of each episode."""
         lengths: np.ndarray = self.ends - self.starts
         return lengths

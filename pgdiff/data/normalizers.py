@@ -74,10 +74,6 @@ class Normalizer:
         """Map back to raw units; device and type are those of `x`."""
         return x * self.scale.to(x) + self.center.to(x)
 
-    def to(self, device: torch.device | str) -> Self:
-        """Return a copy on this device, which spares a transfer at every call."""
-        return type(self)(self.center.to(device), self.scale.to(device))
-
 
 @register("normalizer", "limits")
 class LimitsNormalizer(Normalizer):

@@ -7,7 +7,7 @@ from pgdiff.data.episodes import Episodes
 from pgdiff.validation import check_positive_int, check_range
 
 
-def discounted_returns(episodes: Episodes, discount: float) -> Float[np.ndarray, "steps"]:
+def discounted_returns(episodes: Episodes, discount: float) -> Float[np.ndarray, " steps"]:
     """Return `sum over k of discount**k * rewards[t + k]` up to the episode's end, for each row t.
 
     Nothing is added beyond an episode's end, be it a terminal or a timeout. Rows that belong to
@@ -24,7 +24,7 @@ def discounted_returns(episodes: Episodes, discount: float) -> Float[np.ndarray,
     return _sums(episodes, discount, int(episodes.lengths.max()))
 
 
-def chunk_rewards(episodes: Episodes, stride: int, discount: float) -> Float[np.ndarray, "steps"]:
+def chunk_rewards(episodes: Episodes, stride: int, discount: float) -> Float[np.ndarray, " steps"]:
     """Return `sum over j < stride of discount**j * rewards[t + j]`, cut at the episode's end.
 
     Rows that belong to none of the episodes are NaN.
@@ -34,7 +34,7 @@ def chunk_rewards(episodes: Episodes, stride: int, discount: float) -> Float[np.
     return _sums(episodes, discount, stride)
 
 
-def _sums(episodes: Episodes, discount: float, window: int) -> Float[np.ndarray, "steps"]:
+def _sums(episodes: Episodes, discount: float, window: int) -> Float[np.ndarray, " steps"]:
     result = np.full(episodes.steps, np.nan, np.float32)
     # Neighbouring episodes are taken together: one vectorised pass over many short ones.
     starts, ends = episodes.starts, episodes.ends
@@ -53,8 +53,8 @@ def _sums(episodes: Episodes, discount: float, window: int) -> Float[np.ndarray,
 
 
 def _window_sums(
-    rewards: Float[np.ndarray, "rows"], remaining: np.ndarray, discount: float, window: int
-) -> Float[np.ndarray, "rows"]:
+    rewards: Float[np.ndarray, " rows"], remaining: np.ndarray, discount: float, window: int
+) -> Float[np.ndarray, " rows"]:
     """Sum `window` discounted rewards from each row on, never past `remaining` rows.
 
     Sums over 1, 2, 4, ... rows are doubled, and those of the window's binary digits are joined:

@@ -45,9 +45,9 @@ class SegmentIndex:
         stride: steps between tokens.
     """
 
-    starts: Int[np.ndarray, "episodes"]
-    ends: Int[np.ndarray, "episodes"]
-    offsets: Int[np.ndarray, "bounds"]
+    starts: Int[np.ndarray, " episodes"]
+    ends: Int[np.ndarray, " episodes"]
+    offsets: Int[np.ndarray, " bounds"]
     horizon: int
     stride: int
 
@@ -55,7 +55,7 @@ class SegmentIndex:
         return int(self.offsets[-1])
 
     def rows(
-        self, indices: Int[np.ndarray, "batch"]
+        self, indices: Int[np.ndarray, " batch"]
     ) -> tuple[Int[np.ndarray, "batch tokens"], Bool[np.ndarray, "batch tokens"]]:
         """Return the row of every token, and whether the token is real (not padded)."""
         indices = np.asarray(indices, dtype=np.int64)
@@ -166,7 +166,7 @@ class SegmentDataset:
     def __len__(self) -> int:
         return len(self.index)
 
-    def batch(self, indices: Int[np.ndarray, "batch"]) -> SegmentBatch:
+    def batch(self, indices: Int[np.ndarray, " batch"]) -> SegmentBatch:
         """Gather the segments of these numbers.
 
         Raises:

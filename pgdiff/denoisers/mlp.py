@@ -2,6 +2,8 @@
 
 from torch import nn
 
+from pgdiff.validation import check_positive_int
+
 
 def mlp(inputs: int, outputs: int, *, width: int, depth: int) -> nn.Sequential:
     """Fully connected layers with layer norm and SiLU: `depth` hidden layers of `width`.
@@ -9,6 +11,8 @@ def mlp(inputs: int, outputs: int, *, width: int, depth: int) -> nn.Sequential:
     Layer norm keeps values learned by temporal differences from running away where data are thin
     (Ball et al. 2023, section 4.2).
     """
+    check_positive_int("width", width)
+    check_positive_int("depth", depth)
     layers: list[nn.Module] = []
     size = inputs
     for _ in range(depth):

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from pgdiff.data import Episodes
 from pgdiff.data.normalizers import Normalizer, fit_normalizer
 from pgdiff.denoisers.mlp import mlp
-from pgdiff.pretrained import Pretrained, initial_weights
+from pgdiff.pretrained import Pretrained, seeded_torch
 from pgdiff.registry import register
 from pgdiff.validation import PgdiffError, check_positive_int
 
@@ -118,7 +118,7 @@ class InverseDynamics(Pretrained):
         `seed` gives the first weights; the other arguments are those of the class.
         """
         actions = np.asarray(episodes.actions)
-        with initial_weights(seed=seed):
+        with seeded_torch(seed=seed):
             return cls(
                 normalizer=fit_normalizer("standard", [episodes.observations]),
                 actions=actions.shape[1],
@@ -137,9 +137,6 @@ class InverseDynamics(Pretrained):
         """Squared error of the action."""
         predicted = self(batch.observations, batch.waypoints, batch.steps_left)
         return {"action": F.mse_loss(predicted, batch.actions)}
-
-    def after_step(self) -> None:
-        """Nothing follows a step."""
 
     def forward(
         self,

@@ -76,7 +76,15 @@ class Evaluation:
     def table(self, name: str | None = None) -> str:
         """Return the summary as a small text table, one row under a line of headings."""
         row = str(self.settings.get("agent", "agent")) if name is None else name
-        return comparison_table({row: self})
+        return comparison_table({row: self}) + f"\n{self.seeds}"
+
+    @property
+    def seeds(self) -> str:
+        """Which seeds the episodes had, in words."""
+        first = self.settings.get("seed")
+        if first is None:
+            return "seeds not stated"
+        return f"environment seeds {first} to {first + len(self.returns) - 1}"
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
         """Write the summary and the numbers of every episode; whole or not at all."""

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Shaped
 from tqdm import tqdm
 
 from pgdiff.evaluation.results import Evaluation, machine
-from pgdiff.validation import PgdiffError, check_positive_int
+from pgdiff.validation import PgdiffError, check_positive_int, check_seed
 
 MakeEnv = Callable[[], gym.Env[Any, Any]]
 
@@ -93,7 +93,7 @@ def evaluate(
             shape or is not finite.
     """
     check_positive_int("episodes", episodes)
-    check_positive_int("seed", seed, minimum=0)
+    check_seed("seed", seed)
     check_positive_int("parallel", parallel)
     check_positive_int("record", record, minimum=0)
     plans_before = _plans_made(agent)

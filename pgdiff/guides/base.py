@@ -60,6 +60,8 @@ class BoundEnergy:
 def bind(guide: Guide, model: TrajectoryDiffusion) -> Guidance:
     """Translate a guide into the normalised units in which a model's samples live.
 
+    A guide that has a method `check_model(model)` may refuse a model that it does not fit.
+
     Raises:
         PgdiffError: something that is no guide, or whose `at` or `scale` are out of range.
     """
@@ -68,6 +70,8 @@ def bind(guide: Guide, model: TrajectoryDiffusion) -> Guidance:
             "`guides` must have the attributes name, at and scale, and a method energy. "
             f"Got a {type(guide).__name__}."
         )
+    if hasattr(guide, "check_model"):
+        guide.check_model(model)
     return Guidance(
         energy=BoundEnergy(guide, model), at=guide.at, scale=guide.scale, name=guide.name
     )

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pgdiff.critics import SegmentValue, TransitionValue
+from pgdiff.model import TrajectoryDiffusion
 from pgdiff.trajectory import Segment
 from pgdiff.validation import PgdiffError, check_in, check_range
 
@@ -45,13 +46,21 @@ class Value:
             )
         trained_at: Literal["x0", "x"] = "x" if isinstance(value, SegmentValue) else "x0"
         self.value = value
-        self.scale = check_range("scale", scale, low=0.0)
-        self.transform = check_in("transform", transform, ("none", "log"))
-        self.trace = check_range("trace", trace, low=0.0, high=1.0)
-        self.floor = check_range("floor", floor, low=0.0, open_low=True)
+        check_value_settings(scale=scale, transform=transform, trace=trace, floor=floor, at=at)
+        self.scale = float(scale)
+        self.transform = transform
+        self.trace = float(trace)
+        self.floor = float(floor)
         self.at: Literal["x0", "x"] = at if at is not None else trained_at
-        check_in("at", self.at, ("x0", "x"))
         self.name = name
+
+    def check_model(self, model: TrajectoryDiffusion) -> None:
+        """Refuse a model whose noise the value has not learned."""
+        if isinstance(self.value, SegmentValue) and self.value.schedule != model.schedule:
+            raise PgdiffError(
+                f"`schedule` of '{self.name}' must be that of the model, {model.schedule}. "
+                f"Got {self.value.schedule}: train the value with the model's schedule."
+            )
 
     def energy(
         self, segment: Segment, level: Float[Tensor, "#batch tokens"]
@@ -62,10 +71,29 @@ class Value:
         if isinstance(self.value, TransitionValue):
             value = self.value.energy(segment, trace=self.trace)
         else:
-            value = self.value.energy(segment, level)
+            # A clean estimate is clean, whatever the level of the sample that it was made from.
+            seen = torch.zeros_like(level) if self.at == "x0" else level
+            value = self.value.energy(segment, seen)
         if self.transform == "none":
             return value
         # Below the floor the logarithm goes on as its tangent, so that the gradient never ends.
         below = value / self.floor - 1 + math.log(self.floor)
         above = value.clamp(min=self.floor).log()
         return torch.where(value > self.floor, above, below)
+
+
+def check_value_settings(
+    *,
+    scale: float = 0.0,
+    transform: str = "log",
+    trace: float = 0.0,
+    floor: float = 1.0,
+    at: str | None = None,
+) -> None:
+    """Raise an error that names the setting of a `Value` that is out of its range."""
+    check_range("scale", scale, low=0.0)
+    check_in("transform", transform, ("none", "log"))
+    check_range("trace", trace, low=0.0, high=1.0)
+    check_range("floor", floor, low=0.0, open_low=True)
+    if at is not None:
+        check_in("at", at, ("x0", "x"))

@@ -14,12 +14,13 @@ from pgdiff.critics import SegmentValue, TransitionValue
 from pgdiff.diffusion import Solver
 from pgdiff.dynamics import InverseDynamics
 from pgdiff.guides import Guide, Value
+from pgdiff.guides.value import check_value_settings
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.planning.controllers import Controller
 from pgdiff.pretrained import Pretrained, load_learner
 from pgdiff.registry import from_config
 from pgdiff.saving import FORMAT, library_version
-from pgdiff.validation import PgdiffError, check_in, nearest
+from pgdiff.validation import PgdiffError, check_in, check_positive_int, nearest
 
 RUN = "run.json"
 MODEL, INVERSE_DYNAMICS = "model", "inverse_dynamics"
@@ -155,7 +156,7 @@ def _check_types(info: RunInfo) -> None:
             raise TypeError(f"`{name}` is no object")
     for stage in info.stages:
         # A stage's name becomes a path: it must stay inside the folder.
-        if not isinstance(stage.name, str) or Path(stage.name).name != stage.name:
+        if not isinstance(stage.name, str) or not stage.name.isidentifier():
             raise TypeError(f"{stage.name!r} is no name of a stage")
 
 
@@ -243,13 +244,28 @@ def _guide(
 
 
 def check_guide(name: str, settings: Mapping[str, Any]) -> None:
-    """Raise an error if these settings of a guide hold one that `Value` has not."""
-    known = set(inspect.signature(Value).parameters) - {"value", "name"}
+    """Raise an error if these settings of a guide hold one that `Value` has not, or refuses."""
+    known = inspect.signature(check_value_settings).parameters
     for key in settings:
         if key not in known:
             raise PgdiffError(
                 f"The guide '{name}' has no '{key}'. It must be {nearest(key, known)}"
             )
+    check_value_settings(**settings)
+
+
+def check_planner(settings: Mapping[str, Any]) -> None:
+    """Raise an error if these settings of a planner hold one that is unknown or out of range."""
+    for key in settings:
+        if key not in PLANNER_SETTINGS:
+            raise PgdiffError(
+                f"`planner` has no '{key}'. It must be {nearest(key, PLANNER_SETTINGS)}"
+            )
+    for key in ("candidates", "steps", "replan_every"):
+        if key in settings and (key, settings[key]) != ("replan_every", OPEN):
+            check_positive_int(key, settings[key])
+    if settings.get("solver") is not None:
+        from_config("solver", settings["solver"])
 
 
 def _inverse_dynamics(run: RunInfo, device: str | torch.device) -> InverseDynamics | None:

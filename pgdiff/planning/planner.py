@@ -16,7 +16,7 @@ from pgdiff.planning.from_run import PathLike, planner_arguments
 from pgdiff.planning.memory import PlanMemory
 from pgdiff.saving import resolve_device
 from pgdiff.trajectory import Plan
-from pgdiff.validation import PgdiffError, check_positive_int, check_range
+from pgdiff.validation import PgdiffError, check_positive_int, check_range, check_seed
 
 
 class Planner:
@@ -36,7 +36,8 @@ class Planner:
         replan_every: environment steps after which a new plan is made; None for open loop, where a
             plan is followed to its end and its last way-point held until the episode ends.
         solver: DDIM if None.
-        clip: limit of the clean estimate in normalised units; None for no limit.
+        clip: limit of the clean estimate in normalised units; None for no limit, "auto" for 1 with
+            the limits normaliser and none with another.
         seed: from which the environments' seeds are derived.
         device: "auto" is CUDA where there is one.
         noise_device: where noise is drawn; "cpu" gives the same noise on every device. That of the
@@ -49,11 +50,11 @@ class Planner:
         *,
         controller: Controller | None = None,
         guides: Sequence[Guide] = (),
-        candidates: int = 16,
+        candidates: int = 8,
         steps: int = 10,
         replan_every: int | None = 10,
         solver: Solver | None = None,
-        clip: float | None = 1.0,
+        clip: float | Literal["auto"] | None = "auto",
         seed: int = 0,
         device: str | torch.device = "auto",
         noise_device: str | None = None,
@@ -73,8 +74,10 @@ class Planner:
             check_positive_int("replan_every", replan_every)
         self.replan_every = replan_every
         self.solver = solver or DDIM()
-        self.clip = None if clip is None else check_range("clip", clip, low=0.0, open_low=True)
-        self.seed = check_positive_int("seed", seed, minimum=0)
+        if clip is not None and clip != "auto":
+            check_range("clip", clip, low=0.0, open_low=True)
+        self.clip = clip
+        self.seed = check_seed("seed", seed)
         self.noise_device = str(resolve_device(noise_device or self.model.device))
         self.plans_made = 0
         where = model.layout.slices["observations"]
@@ -183,7 +186,7 @@ class Planner:
         count, device = len(observations), self.model.device
         if len(seeds) != count:
             raise PgdiffError(f"`seeds` must be {count}, one an environment. Got {len(seeds)}.")
-        seeds = [check_positive_int("seed", seed, minimum=0) for seed in seeds]
+        seeds = [check_seed("seed", seed) for seed in seeds]
         start = torch.as_tensor(observations, dtype=torch.float32, device=device)
         start = start.repeat_interleave(self.candidates, dim=0)
         goal = None
@@ -226,7 +229,7 @@ class Planner:
 
     def initial_state(self, seeds: Sequence[int]) -> PlanMemory:
         """State of environments that have no plan yet, with a seed for each one's noise."""
-        seeds = [check_positive_int("seed", seed, minimum=0) for seed in seeds]
+        seeds = [check_seed("seed", seed) for seed in seeds]
         return PlanMemory.empty(
             seeds, tokens=self.model.layout.horizon, observation=self.observation_shape[0]
         )

@@ -24,7 +24,7 @@ def plan_picture(
     *,
     env: Any = None,
     position: tuple[int, int] = (0, 1),
-    score_label: str = "value",
+    score_label: str = "score",
     title: str = "",
 ) -> Path:
     """Write one plan: its candidates coloured by score, the chosen one in bold, start and goal.
@@ -56,7 +56,7 @@ def comparison_picture(
     *,
     env: Any = None,
     position: tuple[int, int] = (0, 1),
-    score_label: str = "value",
+    score_label: str = "score",
     titles: tuple[str, str] = ("Unguided", "Guided by the value"),
 ) -> Path:
     """Write two plans side by side on one scale of colour.

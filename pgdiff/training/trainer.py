@@ -41,7 +41,7 @@ from pgdiff.training.schedule import (
     torch_generator,
     torch_seed,
 )
-from pgdiff.validation import PgdiffError, check_positive_int, check_range
+from pgdiff.validation import PgdiffError, check_positive_int, check_range, check_seed
 
 if TYPE_CHECKING:
     from pgdiff.data import Episodes
@@ -128,7 +128,7 @@ class Trainer:
         self.folder = None if folder is None else Path(folder)
         self.compile = compile
         self.device = resolve_device(device)
-        self.seed = check_positive_int("seed", seed, minimum=0)
+        self.seed = check_seed("seed", seed)
         self.progress = progress
         self.resume = resume
         for callback in callbacks:

@@ -54,7 +54,12 @@ class Ablation:
     def table(self) -> str:
         """The four rows, and below them what each part adds."""
         rows = {self.labels[name]: found for name, found in self.evaluations.items()}
-        lines = [comparison_table(rows), "", f"what is added, in {self.unit} [95 %]"]
+        lines = [
+            comparison_table(rows),
+            next(iter(rows.values())).seeds,
+            "",
+            f"what is added, in {self.unit} [95 %]",
+        ]
         width = max(map(len, _QUESTIONS))
         for question, (mean, low, high) in self.differences().items():
             lines.append(f"  {question.ljust(width)}  {mean:+.1f} [{low:+.1f}, {high:+.1f}]")

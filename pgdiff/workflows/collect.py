@@ -6,13 +6,13 @@ from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
-import torch
 from jaxtyping import Float
 from tqdm import tqdm
 
 from pgdiff.data.checks import find_problems
 from pgdiff.data.hdf5 import write_hdf5
-from pgdiff.validation import PgdiffError, check_positive_int
+from pgdiff.pretrained import seeded_torch
+from pgdiff.validation import PgdiffError, check_positive_int, check_seed
 
 
 class Agent(Protocol):
@@ -78,7 +78,7 @@ def collect(
             or no flat spaces, or what it returns is not finite.
     """
     check_positive_int("steps", steps)
-    check_positive_int("seed", seed, minimum=0)
+    check_seed("seed", seed)
     path = Path(path)
     if path.exists() and not overwrite:
         raise PgdiffError(
@@ -94,10 +94,9 @@ def collect(
     recording = _Recording(env, steps, goal=getattr(expert, "goal", None))
     # Stable-Baselines3's policies draw from torch's global state: seeded here, restored after.
     with (
-        torch.random.fork_rng(devices=[]),
+        seeded_torch(seed=seed),
         tqdm(total=steps, desc="recording", unit="step", disable=not progress) as bar,
     ):
-        torch.manual_seed(seed)
         record = _record_walk if walk else _record_episodes
         record(env, expert, recording, seed, bar)
     for problem in find_problems(recording.fields):
@@ -137,7 +136,7 @@ class _Recording:
     def __len__(self) -> int:
         return len(self.rewards)
 
-    def put(self, row: int, observation: Float[np.ndarray, "obs"], action: np.ndarray) -> None:
+    def put(self, row: int, observation: Float[np.ndarray, " obs"], action: np.ndarray) -> None:
         """Keep a state and the action taken in it."""
         if row == 0 and np.shape(action) != self.actions.shape[1:]:
             raise PgdiffError(

@@ -11,18 +11,18 @@ import torch
 
 from pgdiff.data import Episodes
 from pgdiff.planning.from_run import (
-    PLANNER_SETTINGS,
     RUN,
     PathLike,
     RunInfo,
     StageRecord,
     check_guide,
+    check_planner,
     read_run,
 )
 from pgdiff.plotting import loss_picture
 from pgdiff.saving import library_version
 from pgdiff.training import Learner, Trainer
-from pgdiff.validation import PgdiffError, check_in, check_positive_int, nearest
+from pgdiff.validation import PgdiffError, check_in, check_seed
 from pgdiff.workflows.runs import claim, logs, remove, write_run
 from pgdiff.workflows.stages import Stage, check_examples
 
@@ -76,7 +76,7 @@ def train_stages(
         PgdiffError: a fault of the data or of a setting, or a folder that is taken.
         TrainingDiverged: a loss or the gradient is not finite.
     """
-    check_positive_int("seed", seed, minimum=0)
+    check_seed("seed", seed)
     asked = RunInfo(
         path=Path(folder),
         task=dict(task),
@@ -108,7 +108,7 @@ def train_stages(
     ]
     if not jobs:
         return info
-    before = read_run(info.path) if (info.path / RUN).is_file() else None
+    before = read_run(info.path) if add and (info.path / RUN).is_file() else None
     if overwrite and not add:
         remove(info.path)
     created = _make(info.path)
@@ -141,11 +141,7 @@ def _check(info: RunInfo) -> None:
     names = [stage.name for stage in info.stages]
     if not names or len(set(names)) < len(names):
         raise PgdiffError(f"`stages` must have names, each its own, and be some. Got {names}.")
-    for key in info.planner:
-        if key not in PLANNER_SETTINGS:
-            raise PgdiffError(
-                f"`planner` has no '{key}'. It must be {nearest(key, PLANNER_SETTINGS)}"
-            )
+    check_planner(info.planner)
     for name, settings in info.guides.items():
         check_guide(name, settings)
     if info.guide is not None:

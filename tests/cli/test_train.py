@@ -81,6 +81,14 @@ def test_default_places(pgdiff, data: Path, tmp_path: Path, tiny) -> None:
         (["+recipe.guides.value.scal=3"], "Did you mean 'scale'"),
         (["+recipe.planner.candidats=3"], "Did you mean 'candidates'"),
         (["recipe.guide=goal"], "`guide`"),
+        (["recipe.guides.value.scale=-1"], "`scale`"),
+        (["recipe.guides.value.transform=sqrt"], "`transform`"),
+        (["recipe.planner.candidates=0"], "`candidates`"),
+        (["recipe.stages.value.arguments.width=-1"], "`width`"),
+        (["recipe.stages.model=5"], "must name its `learner`"),
+        (["~recipe.stages.model.learner"], "must name its `learner`"),
+        (["recipe.stages.model.arguments=5"], "must be settings by name"),
+        (["seed=99999999999999999999"], "`seed`"),
         (["~recipe.stages.model.arguments.horizon"], "needs `horizon`"),
         (["diffusion=epsilon", "diffusion.schedule.name=cosine"], "`prediction`"),
         (["resume=true", "overwrite=true"], "must not both"),
@@ -228,6 +236,13 @@ def test_overwrite_starts_anew(pgdiff, data: Path, own_run: Path, tiny) -> None:
     assert result.code == 0
     assert not (own_run / "old.txt").exists()
     assert json.loads((own_run / "run.json").read_text())["seed"] == 1
+
+
+def test_overwrite_mends_a_damaged_run(pgdiff, data: Path, own_run: Path, tiny) -> None:
+    (own_run / "run.json").write_text("{")
+    result = pgdiff("train", f"data={data}", f"out={own_run}", "overwrite=true", *tiny)
+    assert result.code == 0
+    assert json.loads((own_run / "run.json").read_text())["status"] == "finished"
 
 
 def test_base_adds_a_stage(pgdiff, own_run: Path, tiny, quick, snapshot) -> None:

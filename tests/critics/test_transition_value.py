@@ -245,3 +245,15 @@ def test_same_seed_same_weights() -> None:
     )
     assert torch.equal(first, again) and not torch.equal(first, other)
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_terminals_are_warned_of() -> None:
+    rows = np.arange(20, dtype=np.float32)[:, None]
+    ends = np.zeros(20, dtype=bool)
+    ends[-1] = True
+    episodes = Episodes.from_arrays(
+        observations=rows, actions=rows, rewards=rows[:, 0], terminals=ends
+    )
+    value = TransitionValue.from_episodes(episodes, stride=1)
+    with pytest.warns(UserWarning, match="takes the task for one that goes on"):
+        value.dataset(episodes)

@@ -83,7 +83,7 @@ def test_gradient_flows(x, kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_saved_and_read_back(x, kind: str) -> None:
     fitted = registered("normalizer")[kind].fit(torch.from_numpy(x))
-    again = from_config("normalizer", json.loads(json.dumps(to_config(fitted)))).to("cpu")
+    again = from_config("normalizer", json.loads(json.dumps(to_config(fitted))))
     assert torch.equal(fitted.center, again.center) and torch.equal(fitted.scale, again.scale)
     assert (type(again), again.features) == (type(fitted), 4)
 

@@ -55,8 +55,9 @@ def test_a_failed_write_leaves_the_old_file(
 
 def test_tables_have_one_row_per_agent(evaluation: Any) -> None:
     lines = evaluation.table().splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert lines[2].startswith("Constant")
+    assert lines[3].startswith("environment seeds ")
     both = comparison_table({"unguided": evaluation, "guided, 64 candidates": evaluation})
     header, rule, first, second = both.splitlines()
     assert header.index("return") == first.index("12.7 [") == second.index("12.7 [")

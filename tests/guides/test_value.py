@@ -11,6 +11,7 @@ from toys import DOUBLE, finite_differences, fit, generator, stir, tiny_model, w
 
 from pgdiff import Planner, SegmentValue, TrajectoryDiffusion, TransitionValue
 from pgdiff.denoisers import TransformerConfig
+from pgdiff.diffusion import LinearSchedule
 from pgdiff.guides import Guide, Value, bind
 from pgdiff.trajectory import Segment
 from pgdiff.validation import PgdiffError
@@ -205,3 +206,17 @@ def test_a_learned_value_draws_plans_to_the_reward(
         print(f"\n{transform}, scale {scale}: true reward along plans {rewards:.3f}, J {score:.3f}")
     assert found[0][1] < found[1][1] < found[2][1]
     assert found[0][2] < found[1][2] < found[2][2]
+
+
+def test_a_clean_estimate_is_told_to_be_clean() -> None:
+    value = segment_value()
+    segment = Segment(observations=torch.rand(2, value.horizon, 4, dtype=DOUBLE), stride=3)
+    noisy = torch.full((1, value.horizon), 0.7, dtype=DOUBLE)
+    at_x0 = Value(value, at="x0").energy(segment, noisy)
+    assert torch.equal(at_x0, Value(value).energy(segment, 0 * noisy))
+    assert not torch.equal(at_x0, Value(value).energy(segment, noisy))
+
+
+def test_a_value_of_another_schedule_is_refused() -> None:
+    with pytest.raises(PgdiffError, match="`schedule` of 'value' must be that of the model"):
+        bind(Value(segment_value()), tiny_model(schedule=LinearSchedule()))

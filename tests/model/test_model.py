@@ -260,8 +260,31 @@ def test_a_level_matrix_takes_the_place_of_steps() -> None:
     model = tiny_model()
     rows = torch.tensor([[1.0] * 6, [0.5, 0.5, 0.5, 1, 1, 1], [0, 0, 0, 0.5, 0.5, 0.5], [0] * 6])
     seen: list[SamplerStep] = []
-    draw(model, levels=rows, callback=seen.append)
+    with pytest.warns(UserWarning, match="one for the whole sequence"):
+        draw(model, levels=rows, callback=seen.append)
     assert torch.equal(torch.cat([step.level for step in seen]), rows[:-1])
+
+
+def test_a_standard_normaliser_is_not_clipped() -> None:
+    # Units of a standard deviation have no natural limit; those of the data's range have.
+    model = tiny_model(normalizer="standard")
+    assert torch.equal(draw(model), draw(model, clip=None))
+    assert not torch.equal(draw(model), draw(model, clip=0.1))
+    assert torch.equal(draw(tiny_model()), draw(tiny_model(), clip=1.0))
+
+
+def test_levels_are_named() -> None:
+    model = tiny_model()
+    assert model.levels == ("sequence",)
+    with pytest.raises(PgdiffError, match="`levels` must be one of"):
+        TrajectoryDiffusion(
+            layout=model.layout,
+            normalizer=model.normalizer,
+            denoiser=model.denoiser,
+            schedule=model.schedule,
+            prediction=model.prediction,
+            levels=("pyramid",),
+        )
 
 
 def test_raw_units_come_back() -> None:

@@ -238,10 +238,10 @@ def test_bad_goals_and_seeds_are_named() -> None:
     for seeds in ([1], [1, 2, 3]):
         with pytest.raises(PgdiffError, match=r"`seeds` must be 2, one an environment. Got"):
             planner.plan_batch(OBSERVATIONS[:2], seeds=seeds)
-    for seed in (-1, 0.5, "1"):
-        with pytest.raises(PgdiffError, match="`seed` must be an integer of at least 0"):
+    for seed in (-1, 0.5, "1", 2**63):
+        with pytest.raises(PgdiffError, match="`seed` must be an integer in"):
             planner.plan_batch(OBSERVATIONS[:2], seeds=[0, seed])
-        with pytest.raises(PgdiffError, match="`seed` must be an integer of at least 0"):
+        with pytest.raises(PgdiffError, match="`seed` must be an integer in"):
             planner.initial_state([0, seed])
     broken = OBSERVATIONS.copy()
     broken[5, 2] = np.nan
