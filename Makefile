@@ -30,7 +30,7 @@ fast: setup
 demo: setup
 	$(BIN)/pgdiff collect task=$(TASK) out=$(DEMO)/$(TASK).hdf5 overwrite=true
 	$(BIN)/pgdiff train recipe=strided task=$(TASK) data=$(DEMO)/$(TASK).hdf5 out=$(DEMO)/run overwrite=true
-	$(BIN)/pgdiff plan run=$(DEMO)/run out=$(DEMO)/plan
+	$(BIN)/pgdiff plan run=$(DEMO)/run seed=10003 out=$(DEMO)/plan
 	$(BIN)/pgdiff evaluate run=$(DEMO)/run episodes=50 ablation=true out=$(DEMO)/evaluation
 	$(BIN)/pgdiff evaluate run=$(DEMO)/run episodes=1 out=$(DEMO)/episode
 
