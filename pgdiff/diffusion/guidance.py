@@ -36,7 +36,7 @@ class Guidance:
     - `at="x"`: gradient at the noisy sample, for an energy that was trained on noisy samples. The
       weight `sigma_to^2 / alpha_to`, of the level that the step goes to, makes DDPM's mean move by
       `scale` times its variance: Diffuser's rule (Janner et al. 2022, algorithm 1). DDIM's sample
-      moves by less, 0.6 times as far at most of 10 cosine steps.
+      moves less: about 0.6 times as far, but for the first and the last of 10 cosine steps.
 
     Attributes:
         energy: what is to be high.

@@ -166,6 +166,10 @@ class Planner:
 
         Returns:
             The plan, with all candidates and their scores.
+
+        Raises:
+            PgdiffError: an observation or goal of the wrong shape or not finite, or a guide whose
+                energy is not a finite, differentiable number for each candidate.
         """
         observations = np.asarray(observation)[None]
         goals = None if goal is None else np.asarray([goal], dtype=np.float32)
@@ -181,7 +185,17 @@ class Planner:
         goals: Float[np.ndarray, "environments goal"] | None = None,
         callback: Callable[[SamplerStep], None] | None = None,
     ) -> list[Plan]:
-        """Plan for many environments in one batched call; see `plan`."""
+        """Plan for many environments in one batched call; see `plan`.
+
+        Args:
+            observations: `[environments, observation]`, raw units.
+            seeds: of each environment's noise.
+            goals: `[environments, 2]`, or None.
+            callback: as in `plan`; the batch holds the candidates of each environment in turn.
+
+        Raises:
+            PgdiffError: as `plan`, or seeds of another number.
+        """
         observations = self._checked(observations)
         count, device = len(observations), self.model.device
         if len(seeds) != count:
@@ -252,6 +266,9 @@ class Planner:
 
         Returns:
             Actions, shaped as the observations are, and the state for the next call.
+
+        Raises:
+            PgdiffError: no controller, a state of other environments, or as `plan`.
         """
         if self.controller is None:
             raise PgdiffError(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tqdm import tqdm
 
+from pgdiff.saving import write_whole
 from pgdiff.validation import PgdiffError, require
 
 if TYPE_CHECKING:
@@ -122,10 +123,7 @@ class MetricsFile(Callback):
         """Keep what lies before the first step and open the file."""
         kept = [json.dumps(record) + "\n" for record in self.read(trainer.step)]
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = self.path.with_name(f".{self.path.name}.partial")
-            temporary.write_text("".join(kept))
-            os.replace(temporary, self.path)
+            write_whole(self.path, "".join(kept))
             self._file = open(self.path, "a")  # noqa: SIM115 (closed by `close`)
         except OSError as error:
             raise PgdiffError(f"Cannot write '{self.path}': {error}.") from error
