@@ -7,7 +7,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pgdiff import critics, denoisers, diffusion, dynamics, evaluation, guides, plotting
+    from pgdiff import (
+        critics,
+        denoisers,
+        diffusion,
+        dynamics,
+        evaluation,
+        guides,
+        plotting,
+        testing,
+    )
     from pgdiff.critics import SegmentValue, TransitionValue
     from pgdiff.data import Episodes, check, load_episodes
     from pgdiff.dynamics import InverseDynamics
@@ -15,11 +24,12 @@ if TYPE_CHECKING:
     from pgdiff.planning import Planner
     from pgdiff.pretrained import load_learner
     from pgdiff.training import Trainer
-    from pgdiff.trajectory import Layout, Plan, Segment
+    from pgdiff.trajectory import Condition, Layout, Plan, Segment
     from pgdiff.validation import PgdiffError
     from pgdiff.workflows.collect import collect
 
 __all__ = [
+    "Condition",
     "Episodes",
     "InverseDynamics",
     "Layout",
@@ -42,9 +52,11 @@ __all__ = [
     "load_episodes",
     "load_learner",
     "plotting",
+    "testing",
 ]
 
 _HOMES = {
+    "Condition": "trajectory",
     "Episodes": "data",
     "InverseDynamics": "dynamics",
     "Layout": "trajectory",

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pgdiff.data import Episodes, SegmentDataset
+from pgdiff.conditioning import Conditioning
+from pgdiff.data import ConditionedDataset, Conditioner, Episodes, SegmentDataset
 from pgdiff.data.normalizers import LimitsNormalizer, Normalizer, fit_normalizer
 from pgdiff.denoisers import DenoiserConfig, TransformerConfig
 from pgdiff.diffusion import (
@@ -16,27 +17,29 @@ from pgdiff.diffusion import (
     CosineSchedule,
     Guidance,
     Known,
+    LogLikelihood,
     NoiseSchedule,
     SamplerStep,
     Solver,
     X0Prediction,
     diffusion_loss,
-    full_sequence,
+    log_likelihood,
     sample,
 )
-from pgdiff.diffusion.level_schedules import LevelMatrix
-from pgdiff.diffusion.loss import sequence_levels
+from pgdiff.diffusion.classifier_free import ClassifierFree, ConditionVector, drop_condition
+from pgdiff.diffusion.level_schedules import FullSequence, LevelMatrix, LevelSchedule
+from pgdiff.diffusion.loss_weights import LossWeight, UniformWeight
 from pgdiff.diffusion.patterns import pattern_mask
-from pgdiff.diffusion.predictions import Prediction
+from pgdiff.diffusion.predictions import Prediction, clean_estimate
+from pgdiff.diffusion.spacing import Spacing, UniformSpacing
+from pgdiff.diffusion.training_levels import SequenceLevels, TrainingLevels
 from pgdiff.pretrained import Pretrained, seeded_torch
 from pgdiff.registry import register
-from pgdiff.trajectory import Layout, Segment
-from pgdiff.validation import PgdiffError, check_in, check_positive_int
+from pgdiff.trajectory import Condition, Layout, Segment
+from pgdiff.validation import PgdiffError, check_in, check_positive_int, check_range, check_seed
 
 Signal = Float[Tensor, "batch tokens features"]
-
-
-LEVELS = ("sequence",)
+Level = Float[Tensor, "#batch tokens"]
 
 
 @register("learner", "trajectory_diffusion")
@@ -55,8 +58,14 @@ class TrajectoryDiffusion(Pretrained):
         known: patterns of given features that training draws from, by name: "none", "start" (the
             first token), "start_goal" (and the position features of the last).
         position: indices of the features that a goal gives.
-        levels: mixture of noise levels that training draws from, by name: "sequence", one level for
-            all tokens that are not given.
+        levels: law of the noise levels that training draws; one for all tokens of a sequence if
+            None. (Format 1 has a tuple of the one name that it knew.)
+        loss_weight: how much an error counts at a level; alike if None.
+        distilled: whether x0_hat is a consistency function, the end of the sampling path, and not
+            the mean of the clean values; a consistency solver needs it.
+        conditions: what samples can be asked to be like: a return, a goal, a class.
+        condition_dropout: share of the training's segments whose condition is hidden, from which
+            the model learns to do without (Ho & Salimans 2022); 0 to 1.
     """
 
     def __init__(
@@ -69,7 +78,11 @@ class TrajectoryDiffusion(Pretrained):
         prediction: Prediction,
         known: Sequence[str] = ("start",),
         position: Sequence[int] = (0, 1),
-        levels: Sequence[str] = ("sequence",),
+        levels: TrainingLevels | Sequence[str] | None = None,
+        loss_weight: LossWeight | None = None,
+        distilled: bool = False,
+        conditions: Sequence[Conditioner] = (),
+        condition_dropout: float = 0.1,
     ) -> None:
         super().__init__()
         prediction.check(schedule)
@@ -80,8 +93,12 @@ class TrajectoryDiffusion(Pretrained):
             )
         if not known:
             raise PgdiffError("`known` must name at least one pattern. Got none.")
-        for name in levels:
-            check_in("levels", name, LEVELS)
+        if isinstance(levels, Sequence):
+            for name in levels:
+                check_in("levels", name, ("sequence",))
+            levels = None
+        if hasattr(denoiser, "check_tokens"):
+            denoiser.check_tokens(layout.horizon)
         self.layout = layout
         self.normalizer = normalizer
         self.denoiser = denoiser
@@ -89,8 +106,16 @@ class TrajectoryDiffusion(Pretrained):
         self.prediction = prediction
         self.known = tuple(known)
         self.position = tuple(position)
-        self.levels = tuple(levels)
-        self.network = denoiser.build(features=layout.features)
+        self.levels = SequenceLevels() if levels is None else levels
+        self.loss_weight = UniformWeight() if loss_weight is None else loss_weight
+        self.distilled = distilled
+        self.conditions = tuple(conditions)
+        self.conditioning = Conditioning(self.conditions)
+        self.condition_dropout = check_range(
+            "condition_dropout", condition_dropout, low=0.0, high=1.0
+        )
+        size = {"condition": self.conditioning.size} if self.conditions else {}
+        self.network = denoiser.build(features=layout.features, **size)
         masks = [self.pattern(name) for name in self.known]
         self.register_buffer("_masks", torch.stack(masks), persistent=False)
 
@@ -108,6 +133,10 @@ class TrajectoryDiffusion(Pretrained):
         normalizer: str = "limits",
         known: Sequence[str] = ("start",),
         position: Sequence[int] = (0, 1),
+        levels: TrainingLevels | None = None,
+        loss_weight: LossWeight | None = None,
+        conditions: Sequence[Conditioner] = (),
+        condition_dropout: float = 0.1,
         seed: int = 0,
     ) -> "TrajectoryDiffusion":
         """Make a new model whose layout and normaliser fit recorded experience.
@@ -123,46 +152,63 @@ class TrajectoryDiffusion(Pretrained):
             normalizer: "limits" or "standard".
             known: patterns of given features to train on.
             position: indices of the features that a goal gives.
+            levels: law of the training's noise levels; one for each sequence if None.
+            loss_weight: how much an error counts at a level; alike if None.
+            conditions: what samples can be asked to be like; what they lack is fitted.
+            condition_dropout: share of the training's segments whose condition is hidden.
             seed: of the first weights.
         """
         for name in fields:
             check_in("fields", name, ("observations", "actions"))
         sizes = tuple((name, getattr(episodes, name).shape[-1]) for name in fields)
         layout = Layout(fields=sizes, horizon=horizon, stride=stride)
+        Conditioning(conditions)  # the clearest error, where one of them is something else
         with seeded_torch(seed=seed):
             return cls(
                 layout=layout,
                 normalizer=fit_normalizer(normalizer, [getattr(episodes, name) for name in fields]),
-                denoiser=denoiser or TransformerConfig(),
-                schedule=schedule or CosineSchedule(),
-                prediction=prediction or X0Prediction(),
+                denoiser=TransformerConfig() if denoiser is None else denoiser,
+                schedule=CosineSchedule() if schedule is None else schedule,
+                prediction=X0Prediction() if prediction is None else prediction,
                 known=known,
                 position=position,
+                levels=levels,
+                loss_weight=loss_weight,
+                conditions=[condition.fit(episodes) for condition in conditions],
+                condition_dropout=condition_dropout,
             )
 
     # ---------------------------------------------------------------------------------- learning
 
-    def dataset(self, episodes: Episodes) -> SegmentDataset:
-        """Segments of the model's horizon and stride."""
-        return SegmentDataset(
+    def dataset(self, episodes: Episodes) -> SegmentDataset | ConditionedDataset:
+        """Segments of the model's horizon and stride, with their conditions if it has some."""
+        segments = SegmentDataset(
             episodes,
             self.layout.horizon,
             self.layout.stride,
             fields=tuple(name for name, _ in self.layout.fields),
         )
+        return ConditionedDataset(segments, self.conditions) if self.conditions else segments
 
     def losses(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
         """The diffusion loss of a batch of segments; all noise comes from `generator`."""
         x0 = self.normalizer.normalize(self.tokens(batch))
         count, tokens, _ = x0.shape
-        level = sequence_levels(count, tokens, generator=generator)
+        level = self.levels.draw(count, tokens, schedule=self.schedule, generator=generator)
         epsilon = torch.randn(x0.shape, generator=generator, device=generator.device)
         choice = torch.randint(
             len(self.known), (count,), generator=generator, device=generator.device
         )
         masks: Tensor = self.get_buffer("_masks")
+        condition = None
+        if self.conditions:
+            condition = drop_condition(
+                self.conditioning.encode(batch.condition),
+                dropout=self.condition_dropout,
+                generator=generator,
+            )
         loss = diffusion_loss(
-            self.network,
+            self._network(condition),
             x0,
             level,
             epsilon,
@@ -170,6 +216,7 @@ class TrajectoryDiffusion(Pretrained):
             prediction=self.prediction,
             known=masks[choice],
             valid=batch.mask,
+            loss_weight=self.loss_weight,
         )
         return {"diffusion": loss}
 
@@ -180,10 +227,30 @@ class TrajectoryDiffusion(Pretrained):
 
     # ---------------------------------------------------------------------------------- sampling
 
-    def denoise(self, x: Signal, level: Float[Tensor, "#batch tokens"]) -> Signal:
-        """Clean estimate x0_hat of noisy tokens, both normalised."""
-        alpha, sigma = self.schedule.alpha(level)[..., None], self.schedule.sigma(level)[..., None]
-        return self.prediction.to_x0(self.network(x, level), x, alpha, sigma)
+    def denoise(self, x: Signal, level: Level, condition: Condition | None = None) -> Signal:
+        """Clean estimate x0_hat of noisy tokens, both normalised.
+
+        Args:
+            x: noisy tokens.
+            level: their levels; a batch of 1 stands for all rows alike.
+            condition: what the trajectories are like, in raw units; None for any.
+
+        Raises:
+            PgdiffError: a condition that does not fit the model's.
+        """
+        told = self.conditioning.vector(condition, batch=len(x), like=x)
+        return self._estimate(x, level, told)
+
+    def _estimate(self, x: Signal, level: Level, condition: ConditionVector | None) -> Signal:
+        return clean_estimate(
+            self._network(condition), x, level, schedule=self.schedule, prediction=self.prediction
+        )
+
+    def _network(self, condition: ConditionVector | None) -> Callable[[Signal, Level], Signal]:
+        """The network as a function of noisy tokens and levels alone."""
+        if condition is None:
+            return self.network
+        return lambda x, level: self.network(x, level, condition)
 
     def pattern(self, name: str) -> Bool[Tensor, "tokens features"]:
         """Mask of what the pattern of that name gives."""
@@ -237,8 +304,11 @@ class TrajectoryDiffusion(Pretrained):
         batch: int,
         generators: Sequence[torch.Generator],
         known: Known | None = None,
+        condition: Condition | None = None,
+        classifier_free: ClassifierFree | None = None,
         steps: int = 10,
-        levels: LevelMatrix | None = None,
+        spacing: Spacing | None = None,
+        levels: LevelMatrix | LevelSchedule | None = None,
         solver: Solver | None = None,
         guidance: Sequence[Guidance] = (),
         clip: float | Literal["auto"] | None = "auto",
@@ -250,38 +320,115 @@ class TrajectoryDiffusion(Pretrained):
             batch: number of segments.
             generators: source of all noise; each draws an equal share of the batch.
             known: what is given.
-            steps: steps of the full sequence; ignored if `levels` is given.
-            levels: any level matrix. One whose columns differ asks for levels that a model trained
-                on one level for the whole sequence has not seen, and a warning says so.
+            condition: what the segments are to be like, in raw units: all of the model's
+                conditions, or None for any segments.
+            classifier_free: how strongly the condition steers; weight 1 if None.
+            steps: steps of every token; ignored if `levels` is a matrix.
+            spacing: which levels a token visits; equal steps of the level if None.
+            levels: when each token visits them, or any level matrix; all tokens together if None.
+                One whose columns differ asks for levels that a model trained on one level for the
+                whole sequence has not seen, and a warning says so.
             solver: DDIM if None.
             guidance: bound guides (`pgdiff.guides.bind`).
             clip: limit of x0_hat after guidance; None for no limit. "auto" is 1 with the limits
                 normaliser, which puts the data into [-1, 1], and no limit with another.
             callback: called after every row.
+
+        Raises:
+            PgdiffError: a condition that does not fit the model's, or a setting out of its range.
         """
         check_positive_int("batch", batch)
-        tokens = self.layout.horizon
-        if levels is not None and (levels != levels[..., :1]).any():
+        matrix = self._matrix(steps, spacing, levels)
+        if not self.levels.per_token and (matrix != matrix[..., :1]).any():
             warnings.warn(
-                f"This model was trained with the levels {list(self.levels)}, one for the whole "
-                "sequence; it has not seen tokens of different levels.",
+                f"This model was trained with {self.levels!r}, one level for the whole sequence; "
+                "it has not seen tokens of different levels.",
                 stacklevel=2,
             )
         if clip == "auto":
             clip = 1.0 if isinstance(self.normalizer, LimitsNormalizer) else None
+        if classifier_free is not None and condition is None:
+            raise PgdiffError("`condition` must be given with `classifier_free`. Got None.")
+        weighting = ClassifierFree() if classifier_free is None else classifier_free
+        told = self.conditioning.vector(condition, batch=batch, like=next(self.parameters()))
+
+        def denoise(x: Signal, level: Level) -> Signal:
+            if told is None:
+                return self._estimate(x, level, None)
+            return weighting.estimate(self._estimate, x, level, told)
+
         return sample(
-            self.denoise,
+            denoise,
             schedule=self.schedule,
-            levels=full_sequence(steps=steps, tokens=tokens) if levels is None else levels,
-            shape=(batch, tokens, self.layout.features),
+            levels=matrix,
+            shape=(batch, self.layout.horizon, self.layout.features),
             generators=generators,
             solver=solver or DDIM(),
             known=known,
             guidance=guidance,
             clip=clip,
+            distilled=self.distilled,
             callback=callback,
             device=self.device,
         )
+
+    def _matrix(
+        self, steps: int, spacing: Spacing | None, levels: LevelMatrix | LevelSchedule | None
+    ) -> LevelMatrix:
+        if isinstance(levels, Tensor):
+            if spacing is not None:
+                raise PgdiffError(
+                    "`spacing` must be None with a level matrix, whose levels it is to give. "
+                    f"Got {spacing!r}."
+                )
+            return levels
+        column = (UniformSpacing() if spacing is None else spacing).levels(
+            check_positive_int("steps", steps), schedule=self.schedule
+        )
+        schedule = FullSequence() if levels is None else levels
+        return schedule.matrix(column, tokens=self.layout.horizon)
+
+    def log_likelihood(
+        self,
+        batch: Any,
+        *,
+        known: str = "start",
+        condition: Condition | None = None,
+        method: Literal["exact", "hutchinson"] = "exact",
+        probes: int = 16,
+        steps: int = 50,
+        seed: int = 0,
+    ) -> LogLikelihood:
+        """Log-density of recorded segments under the model, in raw units.
+
+        Args:
+            batch: segments as `dataset` gives them, as tensors.
+            known: pattern of what is given, by name; the density is that of the rest.
+            condition: what the segments are like; None for any.
+            method: "exact" trace or "hutchinson"; see `pgdiff.diffusion.log_likelihood`.
+            probes: random directions of "hutchinson".
+            steps: Runge-Kutta steps.
+            seed: of the probes.
+
+        Raises:
+            PgdiffError: as `pgdiff.diffusion.log_likelihood`, or a pattern or condition that does
+                not fit the model.
+        """
+        x = self.normalizer.normalize(self.tokens(batch)).to(self.device)
+        mask = self.pattern(known).to(self.device)
+        told = self.conditioning.vector(condition, batch=len(x), like=x)
+        found = log_likelihood(
+            lambda x, level: self._estimate(x, level, told),
+            x,
+            schedule=self.schedule,
+            method=method,
+            probes=probes,
+            generator=torch.Generator(device=self.device).manual_seed(check_seed("seed", seed)),
+            steps=steps,
+            known=Known(mask[None], x),
+        )
+        scale = self.normalizer.scale.to(found.value)  # of a feature, the same for all tokens
+        return LogLikelihood(found.value - (scale.log() * ~mask).sum(), found.standard_error)
 
     def segment(self, x: Signal) -> Segment:
         """Normalised tokens as a segment in raw units, differentiable."""

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from pgdiff.validation import PgdiffError
 
-FORMAT = 1
+FORMAT = 2
 """The format that this library writes. Older ones are read; newer ones are refused."""
 
 CONFIG, TENSORS, MANIFEST = "config.json", "model.safetensors", "manifest.json"

@@ -6,6 +6,7 @@ from itertools import accumulate
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -46,7 +47,7 @@ class Layout:
             raise PgdiffError("`fields` must give 'rewards' the size 1. Got another.")
         # A layout that is read back from JSON, which has lists only, must equal the one written.
         object.__setattr__(self, "fields", tuple((name, int(size)) for name, size in self.fields))
-        check_positive_int("horizon", self.horizon, minimum=2)
+        check_positive_int("horizon", self.horizon)
         check_positive_int("stride", self.stride)
 
     @property
@@ -84,6 +85,51 @@ class Segment:
     actions: Float[Tensor, "batch tokens action"] | None = None
     rewards: Float[Tensor, "batch tokens 1"] | None = None
     stride: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Condition:
+    """What a batch of trajectories is to be like, by name, in raw units: a return, a goal, a class.
+
+    The names are those of the model's conditions (`TrajectoryDiffusion.conditions`).
+
+    Attributes:
+        values: `[batch or 1, size]` for each name; a batch of 1 stands for all trajectories alike.
+            Sequences and integers are made tensors of float32.
+    """
+
+    values: Mapping[str, Float[Tensor, "#batch size"]]
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.values, Mapping) or not self.values:
+            raise PgdiffError(f"`values` must give at least one value by name. Got {self.values}.")
+        checked = {str(name): _condition(str(name), value) for name, value in self.values.items()}
+        sizes = {len(value) for value in checked.values()} - {1}
+        if len(sizes) > 1:
+            raise PgdiffError(
+                "`values` must have one batch size, or 1. "
+                f"Got { ({name: len(value) for name, value in checked.items()}) }."
+            )
+        object.__setattr__(self, "values", checked)
+
+    @property
+    def batch(self) -> int:
+        """Number of trajectories; 1 also for any number of them."""
+        return max(len(value) for value in self.values.values())
+
+
+def _condition(name: str, value: Any) -> Tensor:
+    try:
+        tensor = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise PgdiffError(f"`{name}` must be numbers [batch, size]. Got {value!r}.") from error
+    if tensor.ndim != 2 or tensor.numel() == 0 or tensor.is_complex():
+        raise PgdiffError(f"`{name}` must have shape [batch, size]. Got {list(tensor.shape)}.")
+    if not tensor.is_floating_point():
+        tensor = tensor.float()
+    if not torch.isfinite(tensor).all():
+        raise PgdiffError(f"`{name}` must be finite. Got NaN or Inf.")
+    return tensor
 
 
 @dataclass(frozen=True, kw_only=True)

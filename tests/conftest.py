@@ -1,3 +1,4 @@
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,3 +16,13 @@ def unchecked() -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
     jaxtyping.config.update("jaxtyping_disable", before)
+
+
+@pytest.fixture
+def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Parts that a test registers are gone after it."""
+    registry = importlib.import_module("pgdiff.registry")
+    importlib.import_module("pgdiff.workflows.stages")  # all of the package's own are there by now
+    kinds = {kind: dict(parts) for kind, parts in registry._REGISTRY.items()}
+    monkeypatch.setattr(registry, "_REGISTRY", kinds)
+    monkeypatch.setattr(registry, "_NAMES", dict(registry._NAMES))

@@ -204,11 +204,12 @@ def test_a_replacement_cut_between_its_renames_is_readable(tmp_path: Path) -> No
 
 def test_formats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_folder(tmp_path / "old", {"a": 1}, {})
-    monkeypatch.setattr(saving, "FORMAT", 2)
-    assert load_folder(tmp_path / "old")[0]["format"] == 1
+    now = saving.FORMAT
+    monkeypatch.setattr(saving, "FORMAT", now + 1)
+    assert load_folder(tmp_path / "old")[0]["format"] == now
     save_folder(tmp_path / "new", {}, {})
-    monkeypatch.setattr(saving, "FORMAT", 1)
-    with pytest.raises(PgdiffError, match=r"format 2; this pgdiff .* up to 1"):
+    monkeypatch.setattr(saving, "FORMAT", now)
+    with pytest.raises(PgdiffError, match=rf"format {now + 1}; this pgdiff .* up to {now}"):
         load_folder(tmp_path / "new")
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from pgdiff.registry import from_config, to_config
-from pgdiff.trajectory import Layout, Plan, Segment
+from pgdiff.trajectory import Condition, Layout, Plan, Segment
 from pgdiff.validation import PgdiffError
 
 BOTH = Layout(fields=(("observations", 4), ("actions", 2)), horizon=8, stride=15)
@@ -60,7 +60,7 @@ def test_everything_is_frozen() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"horizon": 1}, "`horizon` must be an integer of at least 2. Got 1"),
+        ({"horizon": 0}, "`horizon` must be an integer of at least 1. Got 0"),
         ({"horizon": 0}, "`horizon`"),
         ({"horizon": -3}, "`horizon`"),
         ({"stride": 0}, "`stride` must be an integer of at least 1. Got 0"),
@@ -73,3 +73,30 @@ def test_everything_is_frozen() -> None:
 def test_bad_settings_are_named(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(PgdiffError, match=message):
         Layout(**({"fields": (("observations", 4),), "horizon": 8} | settings))
+
+
+def test_a_condition_holds_tensors_by_name() -> None:
+    given = torch.tensor([[0.5, 1.0]], dtype=torch.float64, requires_grad=True)
+    condition = Condition(values={"goal": given, "class": torch.tensor([[2], [0], [1]])})
+    assert condition.values["goal"] is given, "type and gradient stay"
+    assert condition.values["class"].dtype == torch.float32
+    assert condition.batch == 3 and Condition(values={"goal": given}).batch == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "`values` must give at least one"),
+        (torch.zeros(2, 1), "`values` must give at least one value by name"),
+        ({"return": torch.zeros(3)}, r"`return` must have shape \[batch, size\]. Got \[3\]"),
+        ({"return": torch.zeros(0, 1)}, "`return` must have shape"),
+        ({"return": torch.zeros(2, 1, dtype=torch.complex64)}, "`return` must have shape"),
+        ({"return": "high"}, "`return` must be numbers"),
+        ({"return": None}, "`return` must be numbers"),
+        ({"return": torch.tensor([[1.0], [torch.inf]])}, "`return` must be finite"),
+        ({"a": torch.zeros(2, 1), "b": torch.zeros(3, 1)}, r"one batch size, or 1. Got \{'a': 2"),
+    ],
+)
+def test_bad_conditions_are_named(values: Any, message: str) -> None:
+    with pytest.raises(PgdiffError, match=message):
+        Condition(values=values)

@@ -11,7 +11,7 @@ import torch
 from pgdiff.cli.environments import check_fit, env_id_of, make_env
 from pgdiff.cli.planners import guide_name, make_planner
 from pgdiff.cli.values import path, swept
-from pgdiff.diffusion import SamplerStep, full_sequence
+from pgdiff.diffusion import SamplerStep
 from pgdiff.planning import Planner
 from pgdiff.planning.from_run import read_run
 from pgdiff.plotting import comparison_picture, denoising_gif, plan_picture
@@ -90,10 +90,9 @@ def _content(plan: Plan, settings: dict[str, Any], folder: Path, guide: str | No
 
 @torch.no_grad()
 def _denoising(planner: Planner, plan: Plan, steps: list[SamplerStep], env: Any, out: Path) -> None:
-    rows = full_sequence(steps=planner.steps, tokens=planner.model.layout.horizon)
     denoising_gif(
         [planner.model.segment(step.x).observations.cpu().numpy() for step in steps],
-        [float(rows[step.row].max()) for step in steps],
+        [float(step.level_to.max()) for step in steps],
         out / "denoising.gif",
         env=env,
         scores=None if np.isnan(plan.scores).any() else plan.scores,

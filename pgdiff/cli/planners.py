@@ -5,8 +5,7 @@ from typing import Any
 import gymnasium
 
 from pgdiff.planning import Planner
-from pgdiff.planning.from_run import OPEN, RunInfo
-from pgdiff.registry import from_config
+from pgdiff.planning.from_run import OPEN, RunInfo, planner_parts
 from pgdiff.validation import PgdiffError, check_in
 
 CONTROLLERS = ("inverse_dynamics", "tracker")
@@ -41,7 +40,8 @@ def make_planner(
         "steps": planner["steps"],
         "replan_every": _replan_every(planner["replan_every"]),
         "controller": _controller(planner["controller"], env),
-        "solver": None if planner["solver"] is None else from_config("solver", planner["solver"]),
+        "condition": planner["condition"],
+        **planner_parts(planner),
         "seed": settings["seed"],
         "device": settings["device"],
     }

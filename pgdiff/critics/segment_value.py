@@ -13,7 +13,8 @@ from pgdiff.data import Episodes, SegmentDataset, discounted_returns
 from pgdiff.data.normalizers import Normalizer, fit_normalizer
 from pgdiff.denoisers import DenoiserConfig, TransformerConfig
 from pgdiff.diffusion import CosineSchedule, NoiseSchedule
-from pgdiff.diffusion.loss import sequence_levels
+from pgdiff.diffusion.schedules import add_noise
+from pgdiff.diffusion.training_levels import SequenceLevels
 from pgdiff.pretrained import Pretrained, seeded_torch
 from pgdiff.registry import register
 from pgdiff.trajectory import Segment
@@ -113,7 +114,7 @@ class SegmentValue(Pretrained):
                 horizon=horizon,
                 stride=stride,
                 denoiser=denoiser or TransformerConfig(width=64, depth=2),
-                schedule=schedule or CosineSchedule(),
+                schedule=CosineSchedule() if schedule is None else schedule,
                 discount=discount,
             )
 
@@ -127,11 +128,14 @@ class SegmentValue(Pretrained):
         """Squared error of the return at random noise levels."""
         x0 = self.normalizer.normalize(batch.observations)
         count, tokens, _ = x0.shape
-        level = sequence_levels(count, tokens, generator=generator).clone()
+        level = (
+            SequenceLevels()
+            .draw(count, tokens, schedule=self.schedule, generator=generator)
+            .clone()
+        )
         level[:, 0] = 0.0
         epsilon = torch.randn(x0.shape, generator=generator, device=generator.device)
-        alpha, sigma = self.schedule.alpha(level)[..., None], self.schedule.sigma(level)[..., None]
-        estimate = self._estimate(alpha * x0 + sigma * epsilon, level)
+        estimate = self._estimate(add_noise(self.schedule, x0, epsilon, level), level)
         return {"value": F.mse_loss(estimate, (1 - self.discount) * batch.returns)}
 
     def energy(

@@ -14,7 +14,7 @@ import numpy as np
 from pgdiff.data.checks import Sink, Source
 from pgdiff.data.fields import Field
 
-_VERSION = 1
+_VERSION = 2
 _INDEX = "fields.json"
 
 

@@ -31,7 +31,8 @@ class Episodes:
         starts: `[episodes]` int64, first row of each episode.
         ends: `[episodes]` int64, the row after its last.
         next_observations: `[steps, obs]` float32 where the recording has them.
-        infos: further fields, each `[steps, features]` float32: "goal", "qpos", "qvel" if present.
+        infos: further fields, each `[steps, features]` float32: "goal", "qpos", "qvel", "class" if
+            present.
     """
 
     observations: Float[np.ndarray, "steps obs"]
@@ -80,7 +81,7 @@ class Episodes:
             terminals: `[steps]`, 0 or 1.
             timeouts: `[steps]`, 0 or 1.
             next_observations: `[steps, obs]`.
-            infos: "goal", "qpos" or "qvel", each `[steps, features]`.
+            infos: "goal", "qpos", "qvel" or "class", each `[steps, features]`.
             join_continuous: see `load_episodes`.
 
         Raises:

@@ -30,6 +30,7 @@ FIELDS = (
     Field("infos/goal", 2),
     Field("infos/qpos", 2),
     Field("infos/qvel", 2),
+    Field("infos/class", 2),
 )
 """All fields that are read; any other field of a file is left alone."""
 

@@ -22,10 +22,10 @@ def load_episodes(
     """Read a recording in D4RL's HDF5 layout as memory-mapped episodes.
 
     `observations`, `actions`, `rewards` and `terminals` must be there; `timeouts`,
-    `next_observations`, `infos/goal`, `infos/qpos` and `infos/qvel` are read if they are. A
-    terminal or a timeout at row t ends the episode with row t included; an unfinished last episode
-    is kept. The checked fields are kept as float32 in `<path>.cache/`, or in a temporary folder
-    where that cannot be written; a changed file is read anew.
+    `next_observations`, `infos/goal`, `infos/qpos`, `infos/qvel` and `infos/class` are read if they
+    are. A terminal or a timeout at row t ends the episode with row t included; an unfinished last
+    episode is kept. The checked fields are kept as float32 in `<path>.cache/`, or in a temporary
+    folder where that cannot be written; a changed file is read anew.
 
     Args:
         path: the HDF5 file.

@@ -1,36 +1,48 @@
-"""A transformer over tokens, each with a noise level of its own.
+"""A transformer over tokens, each with a noise level of its own."""
 
-Blocks are those of DiT (Peebles & Xie 2023): the level scales, shifts and gates every block, and
-starts as zero (adaLN-Zero), so that each block begins as the identity.
-"""
-
-import math
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pgdiff.denoisers.attention import ATTENTIONS, Attention, sight
+from pgdiff.denoisers.cache import KeysValues, KeyValueCache, join
+from pgdiff.denoisers.embeddings import add_condition, sinusoids
+from pgdiff.denoisers.transformer_block import Block, modulate
 from pgdiff.registry import register
-from pgdiff.validation import PgdiffError, check_positive_int
+from pgdiff.validation import PgdiffError, check_in, check_positive_int
+
+Tokens = Float[Tensor, "batch tokens features"]
+Levels = Float[Tensor, "#batch tokens"]
+ConditionVector = Float[Tensor, "#batch condition"]
 
 
 @register("denoiser", "transformer")
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """Size of a `Transformer`; `build` makes the network for a number of features.
+    """Settings of a `Transformer`; `build` makes the network for a number of features.
 
     Attributes:
         width: size of a token inside the network.
         depth: number of blocks.
         heads: attention heads; must divide the width.
+        attention: "full" (every token sees every token), "causal" (token t sees tokens up to t) or
+            "window" (of those, the last `window`, itself included). What a token tells reaches
+            (window - 1) * depth tokens on.
+        window: tokens that a token sees; for "window" alone.
+        hide_noise: whether tokens at level 1, pure noise, are hidden from all others, each still
+            seeing itself. The outputs at other tokens are then the same bits whatever (finite)
+            values the hidden ones hold, even with full attention.
     """
 
     width: int = 128
     depth: int = 3
     heads: int = 4
+    attention: Attention = "full"
+    window: int | None = None
+    hide_noise: bool = False
 
     def __post_init__(self) -> None:
         check_positive_int("width", self.width)
@@ -40,11 +52,31 @@ class TransformerConfig:
             raise PgdiffError(
                 f"`width` must be a multiple of twice the {self.heads} heads. Got {self.width}."
             )
+        check_in("attention", self.attention, ATTENTIONS)
+        if self.attention == "window":
+            if self.window is None:
+                raise PgdiffError("`window` must be given with the attention 'window'. Got None.")
+            check_positive_int("window", self.window)
+        elif self.window is not None:
+            raise PgdiffError(
+                f"`window` must be None with the attention '{self.attention}'; only 'window' has "
+                f"one. Got {self.window}."
+            )
+        if not isinstance(self.hide_noise, bool):
+            raise PgdiffError(f"`hide_noise` must be true or false. Got {self.hide_noise!r}.")
 
-    def build(self, *, features: int, outputs: int | None = None) -> "Transformer":
-        """Make a network for tokens of `features` features, giving `outputs` (default: as many)."""
+    def build(
+        self, *, features: int, outputs: int | None = None, condition: int = 0
+    ) -> "Transformer":
+        """Make a network for tokens of `features` features.
+
+        Args:
+            features: size of a token.
+            outputs: size of a token's output; as `features` if None.
+            condition: size of the condition vector; 0 for a network without one.
+        """
         count = features if outputs is None else outputs
-        return Transformer(features=features, outputs=count, config=self)
+        return Transformer(features=features, outputs=count, config=self, condition=condition)
 
 
 class Transformer(nn.Module):
@@ -53,22 +85,29 @@ class Transformer(nn.Module):
     Args:
         features: size of a token.
         outputs: size of a token's output.
-        config: size of the network.
+        config: settings of the network.
+        condition: size of the condition vector, 0 for none.
     """
 
-    def __init__(self, *, features: int, outputs: int, config: TransformerConfig) -> None:
+    def __init__(
+        self, *, features: int, outputs: int, config: TransformerConfig, condition: int = 0
+    ) -> None:
         super().__init__()
+        check_positive_int("condition", condition, minimum=0)
         width = config.width
-        self.width = width
+        self.config = config
         self.token_in = nn.Linear(features, width)
-        self.level_in = nn.Sequential(
-            nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()
-        )
+        self.level_in = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.blocks = nn.ModuleList(
             Block(width=width, heads=config.heads) for _ in range(config.depth)
         )
         self.modulation_out = nn.Linear(width, 2 * width)
         self.token_out = nn.Linear(width, outputs)
+        self.condition_in: nn.Sequential | None = None
+        if condition:
+            self.condition_in = nn.Sequential(
+                nn.Linear(condition, width), nn.SiLU(), nn.Linear(width, width)
+            )
         # adaLN-Zero: at the start the level changes nothing and the output is 0.
         for layer in (self.modulation_out, self.token_out):
             nn.init.zeros_(layer.weight)
@@ -76,8 +115,11 @@ class Transformer(nn.Module):
 
     def forward(
         self,
-        x: Float[Tensor, "batch tokens features"],
-        level: Float[Tensor, "#batch tokens"],
+        x: Tokens,
+        level: Levels,
+        condition: ConditionVector | None = None,
+        *,
+        cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "batch tokens outputs"]:
         """Raw output at `x`.
 
@@ -85,64 +127,101 @@ class Transformer(nn.Module):
             x: noisy tokens, normalised.
             level: their noise levels in [0, 1]. A batch of 1 stands for all rows alike, and is
                 embedded once.
+            condition: vector that the network is conditioned on, if it was built for one. A batch
+                of 1 stands for all rows alike.
+            cache: the tokens before `x`, which are not changed; None if there are none.
+
+        Raises:
+            PgdiffError: a condition that the network was not built for, or none where it was; a
+                cache of another network, or of another number of rows.
         """
-        position = torch.arange(x.shape[1], device=x.device, dtype=x.dtype)
-        h = self.token_in(x) + sinusoids(position, self.width)
-        # The factor spreads levels in [0, 1] over the frequencies made for 1,000 time steps.
-        c = self.level_in(sinusoids(1000 * level, self.width))
-        for block in self.blocks:
-            h = block(h, c)
+        h, c, _ = self._transform(x, level, condition, cache)
         shift, scale = self.modulation_out(c).chunk(2, dim=-1)
         out: Tensor = self.token_out(modulate(h, shift, scale))
         return out
 
+    def new_cache(self) -> KeyValueCache:
+        """Return a cache without tokens, for `extend`.
 
-class Block(nn.Module):
-    """Attention and a two-layer network, both scaled, shifted and gated by the level.
-
-    Args:
-        width: size of a token.
-        heads: attention heads.
-    """
-
-    def __init__(self, *, width: int, heads: int) -> None:
-        super().__init__()
-        self.heads = heads
-        self.modulation = nn.Linear(width, 6 * width)
-        self.qkv = nn.Linear(width, 3 * width)
-        self.attention_out = nn.Linear(width, width)
-        self.feedforward = nn.Sequential(
-            nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width)
+        Raises:
+            PgdiffError: the attention is full.
+        """
+        config, like = self.config, self.token_in.weight
+        if config.attention == "full":
+            raise PgdiffError(
+                "A cache needs `attention` 'causal' or 'window'. Got 'full', where earlier tokens "
+                "see later ones, so that no keys and values are final."
+            )
+        nothing = like.new_zeros(1, config.heads, 0, config.width // config.heads)
+        shown = like.new_zeros(1, 0, dtype=torch.bool) if config.hide_noise else None
+        return KeyValueCache(
+            config=config, layers=((nothing, nothing),) * config.depth, shown=shown
         )
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
 
-    def forward(
-        self, h: Float[Tensor, "batch tokens width"], c: Float[Tensor, "#batch tokens width"]
-    ) -> Float[Tensor, "batch tokens width"]:
-        """Transform tokens `h`, given the embedding `c` of their levels."""
-        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = self.modulation(c).chunk(6, dim=-1)
-        q, k, v = rearrange(
-            self.qkv(modulate(h, shift_a, scale_a)), "b t (n h d) -> n b h t d", n=3, h=self.heads
+    def extend(
+        self,
+        cache: KeyValueCache,
+        x: Tokens,
+        level: Levels,
+        condition: ConditionVector | None = None,
+    ) -> KeyValueCache:
+        """Return a cache that holds `x` as well, and of all the tokens only those still needed.
+
+        Args:
+            cache: of the tokens before `x`; it stays as it is.
+            x: tokens that are final, normalised.
+            level: their noise levels, 0 where they are clean.
+            condition: as in a call.
+
+        Raises:
+            PgdiffError: as in a call.
+        """
+        _, _, layers = self._transform(x, level, condition, cache)
+        return cache.extended(
+            layers,
+            shown=self._shown(level, cache),
+            tokens=x.shape[1],
+            keep=None if self.config.window is None else self.config.window - 1,
         )
-        attended = rearrange(F.scaled_dot_product_attention(q, k, v), "b h t d -> b t (h d)")
-        h = h + gate_a * self.attention_out(attended)
-        out: Tensor = h + gate_f * self.feedforward(modulate(h, shift_f, scale_f))
-        return out
 
+    def _transform(
+        self, x: Tensor, level: Tensor, condition: Tensor | None, cache: KeyValueCache | None
+    ) -> tuple[Tensor, Tensor, list[KeysValues]]:
+        """Tokens after the last block, embedding of their levels, and keys and values if cached."""
+        config = self.config
+        first, past = 0, 0
+        if cache is not None:
+            cache.check(config, batch=len(x))
+            first, past = cache.appended, cache.kept
+        seen = sight(
+            config.attention,
+            tokens=x.shape[1],
+            past=past,
+            window=config.window,
+            shown=self._shown(level, cache),
+            device=x.device,
+        )
+        position = torch.arange(first, first + x.shape[1], device=x.device, dtype=x.dtype)
+        h = self.token_in(x) + sinusoids(position, config.width)
+        c = self._embed(level, condition)
+        layers: list[KeysValues] = []
+        for n, block in enumerate(self.blocks):
+            if cache is None:
+                h, _ = block(h, c, seen)
+            else:
+                h, keys_values = block(h, c, seen, cache.layers[n])
+                layers.append(keys_values)
+        return h, c, layers
 
-def modulate(h: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """Layer norm without parameters of its own, then the level's scale and shift."""
-    return F.layer_norm(h, h.shape[-1:]) * (1 + scale) + shift
+    def _embed(self, level: Tensor, condition: Tensor | None) -> Tensor:
+        """Embed levels, and the condition with them, `[batch or 1, tokens, width]`."""
+        # The factor spreads levels in [0, 1] over the frequencies made for 1,000 time steps.
+        c = self.level_in(sinusoids(1000 * level, self.config.width))
+        return F.silu(add_condition(c, condition, self.condition_in))
 
-
-def sinusoids(
-    position: Float[Tensor, "*shape"], width: int, *, longest: float = 10_000.0
-) -> Float[Tensor, "*shape width"]:
-    """Sines and cosines of `position` (Vaswani et al. 2017, section 3.5), `width` in all."""
-    half = width // 2
-    rate = torch.exp(
-        -math.log(longest) / half * torch.arange(half, device=position.device, dtype=position.dtype)
-    )
-    angle = position[..., None] * rate
-    return torch.cat([angle.sin(), angle.cos()], dim=-1)
+    def _shown(self, level: Tensor, cache: KeyValueCache | None) -> Tensor | None:
+        """Which keys other tokens may see; None if all."""
+        if not self.config.hide_noise:
+            return None
+        shown = level < 1
+        return shown if cache is None or cache.shown is None else join(cache.shown, shown, dim=1)

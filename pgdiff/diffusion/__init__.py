@@ -1,28 +1,97 @@
 """Diffusion with a noise level for every token: the mathematics, in torch alone."""
 
+from pgdiff.diffusion.classifier_free import ClassifierFree
 from pgdiff.diffusion.guidance import Guidance
 from pgdiff.diffusion.known import Known
-from pgdiff.diffusion.level_schedules import full_sequence
+from pgdiff.diffusion.level_schedules import (
+    Autoregressive,
+    FullSequence,
+    Pyramid,
+    Trapezoid,
+    full_sequence,
+)
+from pgdiff.diffusion.likelihood import LogLikelihood, log_likelihood
 from pgdiff.diffusion.loss import diffusion_loss
-from pgdiff.diffusion.predictions import EpsilonPrediction, VPrediction, X0Prediction
+from pgdiff.diffusion.loss_weights import EDMWeight, FusedSnrWeight, MinSnrWeight, UniformWeight
+from pgdiff.diffusion.predictions import (
+    EDMPrediction,
+    EpsilonPrediction,
+    FlowPrediction,
+    VPrediction,
+    X0Prediction,
+)
 from pgdiff.diffusion.sampler import SamplerStep, sample
-from pgdiff.diffusion.schedules import CosineSchedule, LinearSchedule, NoiseSchedule
-from pgdiff.diffusion.solvers import DDIM, DDPM, Solver
+from pgdiff.diffusion.schedules import (
+    CosineSchedule,
+    EDMSchedule,
+    FlowSchedule,
+    LinearSchedule,
+    NoiseSchedule,
+    SigmoidSchedule,
+    TabulatedSchedule,
+)
+from pgdiff.diffusion.solvers import (
+    DDIM,
+    DDPM,
+    Churn,
+    Consistency,
+    DPMSolver,
+    Heun,
+    Solver,
+    Step,
+)
+from pgdiff.diffusion.spacing import KarrasSpacing, LogSnrSpacing, TrailingSpacing, UniformSpacing
+from pgdiff.diffusion.training_levels import (
+    IndependentLevels,
+    LogNormalLevels,
+    MixtureLevels,
+    SequenceLevels,
+)
 
 __all__ = [
     "DDIM",
     "DDPM",
+    "Autoregressive",
+    "Churn",
+    "ClassifierFree",
+    "Consistency",
     "CosineSchedule",
+    "DPMSolver",
+    "EDMPrediction",
+    "EDMSchedule",
+    "EDMWeight",
     "EpsilonPrediction",
+    "FlowPrediction",
+    "FlowSchedule",
+    "FullSequence",
+    "FusedSnrWeight",
     "Guidance",
+    "Heun",
+    "IndependentLevels",
+    "KarrasSpacing",
     "Known",
     "LinearSchedule",
+    "LogLikelihood",
+    "LogNormalLevels",
+    "LogSnrSpacing",
+    "MinSnrWeight",
+    "MixtureLevels",
     "NoiseSchedule",
+    "Pyramid",
     "SamplerStep",
+    "SequenceLevels",
+    "SigmoidSchedule",
     "Solver",
+    "Step",
+    "TabulatedSchedule",
+    "TrailingSpacing",
+    "Trapezoid",
+    "UniformSpacing",
+    "UniformWeight",
     "VPrediction",
     "X0Prediction",
     "diffusion_loss",
     "full_sequence",
+    "log_likelihood",
     "sample",
 ]

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pgdiff.diffusion.schedules import NoiseSchedule
+from pgdiff.diffusion.schedules import NoiseSchedule, factors
 from pgdiff.validation import PgdiffError, check_in, check_range
 
 Signal = Float[Tensor, "batch tokens features"]
@@ -79,7 +79,7 @@ class Guidance:
     def weight(self, level: Level, level_to: Level, schedule: NoiseSchedule) -> Tensor:
         """Factor of the scaled gradient, `[batch or 1, tokens, 1]`."""
         at = level if self.at == "x0" else level_to
-        alpha, sigma = schedule.alpha(at)[..., None], schedule.sigma(at)[..., None]
+        alpha, sigma = factors(schedule, at)
         if self.at == "x0":
             return sigma.square() / (alpha.square() + sigma.square())
         # A token that stays where there is no signal is copied; its weight must only be finite.

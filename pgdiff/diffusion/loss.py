@@ -6,23 +6,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pgdiff.diffusion.loss_weights import LossWeight, UniformWeight
 from pgdiff.diffusion.predictions import Prediction
-from pgdiff.diffusion.schedules import NoiseSchedule
+from pgdiff.diffusion.schedules import NoiseSchedule, factors
 
 Signal = Float[Tensor, "batch tokens features"]
 Level = Float[Tensor, "batch tokens"]
-
-
-def sequence_levels(batch: int, tokens: int, *, generator: torch.Generator) -> Level:
-    """One level for each sequence, the same for all its tokens.
-
-    The levels of a batch are evenly spaced with one common random offset, which lowers the
-    variance of the loss (Kingma et al. 2021, appendix I.1).
-    """
-    device = generator.device
-    offset = torch.rand((), generator=generator, device=device)
-    level = (torch.arange(batch, device=device) / batch + offset) % 1.0
-    return level[:, None].expand(-1, tokens)
 
 
 def diffusion_loss(
@@ -35,6 +24,7 @@ def diffusion_loss(
     prediction: Prediction,
     known: Bool[Tensor, "batch tokens features"],
     valid: Bool[Tensor, "batch tokens"] | None = None,
+    loss_weight: LossWeight | None = None,
 ) -> Float[Tensor, ""]:
     """Mean squared error of the network's output, over what is neither known nor padding.
 
@@ -48,12 +38,16 @@ def diffusion_loss(
         known: features that are given: clean in the input, of weight 0 in the loss. Tokens known
             as a whole get level 0.
         valid: False at padding, which has weight 0 too.
+        loss_weight: how much an error counts at a level; alike if None.
     """
     level = torch.where(known.all(dim=-1), 0.0, level)
-    alpha, sigma = schedule.alpha(level)[..., None], schedule.sigma(level)[..., None]
+    alpha, sigma = factors(schedule, level)
     x = torch.where(known, x0, alpha * x0 + sigma * epsilon)
-    error = network(x, level) - prediction.target(x0, epsilon, alpha, sigma)
-    weight = (~known).to(x0.dtype)
+    output = network(prediction.scale_input(x, alpha, sigma), level)
+    error = output - prediction.target(x0, epsilon, alpha, sigma)
+    weight = (loss_weight or UniformWeight()).weight(alpha, sigma, prediction.gain(alpha, sigma))
+    counted = (~known).to(x0.dtype)
     if valid is not None:
-        weight = weight * valid[..., None]
-    return (weight * error.square()).sum() / weight.sum().clamp(min=1.0)
+        counted = counted * valid[..., None]
+    # Divided by how many count, not by their weights: a weight is to change the loss.
+    return (counted * weight * error.square()).sum() / counted.sum().clamp(min=1.0)

@@ -9,12 +9,26 @@ from torch import Tensor
 from pgdiff.validation import PgdiffError
 
 
+def share_of(batch: int, generators: Sequence[torch.Generator]) -> int:
+    """How many trajectories of the batch each generator draws.
+
+    Raises:
+        PgdiffError: there is no generator, or their number does not divide the batch.
+    """
+    if not generators or batch % len(generators):
+        raise PgdiffError(
+            f"The number of generators must divide the batch of {batch}. Got {len(generators)}."
+        )
+    return batch // len(generators)
+
+
 def draw(
     shape: tuple[int, int, int],
     *,
     generators: Sequence[torch.Generator],
     dtype: torch.dtype,
     device: torch.device,
+    needed: Sequence[bool] | None = None,
 ) -> Float[Tensor, "batch tokens features"]:
     """Standard normal noise; each generator draws an equal share of the batch, in order.
 
@@ -26,12 +40,14 @@ def draw(
         generators: at least one; their number must divide the batch.
         dtype: of the result.
         device: of the result.
+        needed: for each generator, whether its share is needed; if not it is 0 and the generator is
+            left as it is, as if its environment were planned alone. All are if None.
     """
-    batch, *rest = shape
-    if not generators or batch % len(generators):
-        raise PgdiffError(
-            f"The number of generators must divide the batch of {batch}. Got {len(generators)}."
-        )
-    share = (batch // len(generators), *rest)
-    parts = [torch.randn(share, generator=g, dtype=dtype, device=g.device) for g in generators]
-    return torch.cat([part.to(device) for part in parts])
+    share = (share_of(shape[0], generators), *shape[1:])
+    parts = [
+        torch.randn(share, generator=source, dtype=dtype, device=source.device).to(device)
+        if used
+        else torch.zeros(share, dtype=dtype, device=device)
+        for source, used in zip(generators, needed or [True] * len(generators), strict=True)
+    ]
+    return torch.cat(parts)

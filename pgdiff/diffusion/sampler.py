@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -10,9 +11,9 @@ from torch import Tensor
 from pgdiff.diffusion.guidance import Guidance, guide_x0
 from pgdiff.diffusion.known import Known
 from pgdiff.diffusion.level_schedules import LevelMatrix, check_levels
-from pgdiff.diffusion.noise import draw
+from pgdiff.diffusion.noise import draw, share_of
 from pgdiff.diffusion.schedules import NoiseSchedule
-from pgdiff.diffusion.solvers import Solver
+from pgdiff.diffusion.solvers import Solver, Step
 from pgdiff.validation import PgdiffError, check_range
 
 Signal = Float[Tensor, "batch tokens features"]
@@ -26,14 +27,17 @@ class SamplerStep:
     Attributes:
         row: index of the row just reached, from 1.
         level: `[batch or 1, tokens]`, the level from which the step was taken.
+        level_to: the level that it went to.
         x: `[batch, tokens, features]` after the step.
-        x0_hat: the clean estimate that the step used, guided and clipped.
+        x0_hat: the first clean estimate that the step used, guided and clipped; None where no token
+            moved.
     """
 
     row: int
     level: Tensor
+    level_to: Tensor
     x: Tensor
-    x0_hat: Tensor
+    x0_hat: Tensor | None
 
 
 @torch.no_grad()
@@ -48,6 +52,7 @@ def sample(
     known: Known | None = None,
     guidance: Sequence[Guidance] = (),
     clip: float | None = None,
+    distilled: bool = False,
     start: Signal | None = None,
     callback: Callable[[SamplerStep], None] | None = None,
     dtype: torch.dtype = torch.float32,
@@ -58,14 +63,15 @@ def sample(
     Args:
         denoise: clean estimate x0_hat of `x` at its levels. Levels come as `[batch or 1, tokens]`.
         schedule: signal and noise at a level.
-        levels: `[rows, tokens]` or `[rows, batch, tokens]`, from start to 0, never rising. A token
-            whose level does not change in a row is copied.
+        levels: `[rows, tokens]` or `[rows, batch, tokens]`, from 1 (any level where `start` is
+            given) to 0, never rising. A token whose level does not change in a row is copied.
         shape: batch, tokens, features.
         generators: source of all noise; each draws an equal share of the batch.
         solver: how a step is taken.
         known: features that are given; tokens known as a whole have level 0 from the start.
         guidance: energies whose gradients steer.
         clip: limit of the absolute value of `x0_hat` after guidance, in normalised units.
+        distilled: whether `denoise` is a consistency function, which a consistency solver needs.
         start: `x` at the first row; noise of the first row's sigma if None.
         callback: called after every row.
         dtype: of the samples.
@@ -76,48 +82,63 @@ def sample(
     """
     batch, tokens, _ = shape
     device = torch.device(device)
-    check_levels(levels, batch=batch, tokens=tokens)
+    share = share_of(batch, generators)
+    if known is not None:
+        one = (1, *shape[1:])
+        _check_shape("known", known.values, one if len(known.values) == 1 else shape)
+    given = None if known is None else known.tokens
+    check_levels(levels, batch=batch, tokens=tokens, known=given, started=start is not None)
     if clip is not None:
         check_range("clip", clip, low=0.0, open_low=True)
+    if hasattr(solver, "check"):
+        solver.check(schedule=schedule, distilled=distilled)
     levels = levels.to(device=device, dtype=dtype)
     if levels.ndim == 2:
         levels = levels[:, None]
     if known is not None:
-        one = (1, *shape[1:])
-        _check_shape("known", known.values, one if len(known.values) == 1 else shape)
         known = Known(known.mask.to(device), known.values.to(device=device, dtype=dtype))
         levels = torch.stack([known.levels(row) for row in levels])
     if start is not None:
         _check_shape("start", start, shape)
         start = start.to(device=device, dtype=dtype, copy=True)
 
-    def noise() -> Tensor:
-        return draw(shape, generators=generators, dtype=dtype, device=device)
+    def noise(needed: Sequence[bool] | None = None) -> Tensor:
+        return draw(shape, generators=generators, dtype=dtype, device=device, needed=needed)
 
     x = schedule.sigma(levels[0])[..., None] * noise() if start is None else start
     if known is not None:
         x = known.hold(x)
-    for row in range(len(levels) - 1):
-        level, level_to = levels[row], levels[row + 1]
-        x0_hat = denoise(x, level)
-        x0_hat = guide_x0(x0_hat, x, level, level_to, guidance=guidance, schedule=schedule)
+
+    def estimate(x: Tensor, at: Tensor, *, level_to: Tensor, made: list[Tensor]) -> Tensor:
+        # A solver may ask for estimates at points of its own, which must hold what is known.
+        x = x if known is None else known.hold(x)
+        x0_hat = denoise(x, at)
+        x0_hat = guide_x0(x0_hat, x, at, level_to, guidance=guidance, schedule=schedule)
         if clip is not None:
             x0_hat = x0_hat.clamp(-clip, clip)
         if known is not None:
             x0_hat = known.hold(x0_hat)
-        stepped = solver.step(
-            x,
-            x0_hat,
-            level[..., None],
-            level_to[..., None],
-            schedule=schedule,
-            noise=noise() if solver.stochastic else None,
-        )
-        x = torch.where((level == level_to)[..., None], x, stepped)
-        if known is not None:
-            x = known.hold(x)
+        made.append(x0_hat)
+        return x0_hat
+
+    state = solver.begin(levels)
+    # Which generators' trajectories move in a row: the others' noise is neither drawn nor used.
+    moves = (levels[1:] < levels[:-1]).any(dim=-1).expand(-1, batch)
+    some_move = moves.reshape(len(moves), -1, share).any(dim=-1).tolist()
+    for row in range(len(levels) - 1):
+        level, level_to = levels[row], levels[row + 1]
+        made: list[Tensor] = []
+        if any(some_move[row]):
+            here = partial(estimate, level_to=level_to, made=made)
+            fresh = partial(noise, needed=some_move[row])
+            step = Step(x, level, level_to, schedule, here, fresh)
+            stepped, state = solver.step(step, state)
+            x = step.keep(stepped)
+            if known is not None:
+                x = known.hold(x)
         if callback is not None:
-            callback(SamplerStep(row=row + 1, level=level, x=x, x0_hat=x0_hat))
+            x0_hat = made[0] if made else None
+            callback(SamplerStep(row=row + 1, level=level, level_to=level_to, x=x, x0_hat=x0_hat))
     if not torch.isfinite(x).all():
         raise PgdiffError("Sampling gave NaN or Inf. Check the model's weights and guide scales.")
     return x

@@ -6,12 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from pgdiff.critics import SegmentValue, TransitionValue
-from pgdiff.diffusion import Solver
 from pgdiff.dynamics import InverseDynamics
 from pgdiff.guides import Guide, Value
 from pgdiff.guides.value import check_value_settings
@@ -24,7 +23,17 @@ from pgdiff.validation import PgdiffError, check_in, check_positive_int, nearest
 
 RUN = "run.json"
 MODEL, INVERSE_DYNAMICS = "model", "inverse_dynamics"
-PLANNER_SETTINGS = ("candidates", "steps", "replan_every", "solver", "clip")
+PLANNER_PARTS = {"solver": "solver", "spacing": "spacing", "levels": "level_schedule"}
+"""Settings of a planner that are parts by name, and of what kind."""
+PLANNER_SETTINGS = (
+    "candidates",
+    "steps",
+    "replan_every",
+    "clip",
+    "condition",
+    "classifier_free",
+    *PLANNER_PARTS,
+)
 OPEN = "open"
 """`replan_every` of an open loop, in configurations; `Planner` takes None for it."""
 
@@ -166,22 +175,23 @@ def _check_types(info: RunInfo) -> None:
 def planner_arguments(
     path: PathLike,
     *,
-    guides: Sequence[Guide] | None = None,
-    guide: str | None = None,
-    scale: float | None = None,
-    transform: str | None = None,
-    trace: float | None = None,
-    at: str | None = None,
-    candidates: int | None = None,
-    steps: int | None = None,
-    replan_every: int | Literal["run"] | None = "run",
-    controller: Controller | None = None,
-    solver: Solver | None = None,
-    device: str | torch.device = "auto",
+    guides: Sequence[Guide] | None,
+    guide: str | None,
+    guide_settings: Mapping[str, Any],
+    controller: Controller | None,
+    settings: Mapping[str, Any],
+    device: str | torch.device,
 ) -> dict[str, Any]:
     """Return the arguments of `Planner` that a run folder and these choices give.
 
-    See `Planner.from_run` for the arguments.
+    Args:
+        path: the folder.
+        guides: guides of one's own, in place of the run's.
+        guide: name of a value among the run's stages, or "none".
+        guide_settings: changes to the settings of that guide; None for what the run says.
+        controller: drives from way-point to way-point; the run's inverse dynamics if None.
+        settings: changes to the planner's settings; None for what the run says.
+        device: of the networks.
     """
     run = read_run(path)
     model = run.load(MODEL, device=device)
@@ -191,15 +201,9 @@ def planner_arguments(
             f"Got a {type(model).__name__}."
         )
     arguments: dict[str, Any] = {"model": model, **_planner_settings(run)}
-    for key, value in (("candidates", candidates), ("steps", steps), ("solver", solver)):
-        if value is not None:
-            arguments[key] = value
-    if replan_every != "run":
-        arguments["replan_every"] = replan_every
+    arguments |= {key: value for key, value in settings.items() if value is not None}
     if guides is None:
-        chosen = _guide(
-            run, guide, scale=scale, transform=transform, trace=trace, at=at, device=device
-        )
+        chosen = _guide(run, guide, guide_settings, device=device)
         guides = () if chosen is None else (chosen,)
     arguments["guides"] = tuple(guides)
     arguments["controller"] = controller or _inverse_dynamics(run, device)
@@ -211,27 +215,34 @@ def _planner_settings(run: RunInfo) -> dict[str, Any]:
     settings = {key: value for key, value in run.planner.items() if key in PLANNER_SETTINGS}
     if settings.get("replan_every") == OPEN:
         settings["replan_every"] = None
-    if settings.get("solver") is not None:
-        settings["solver"] = from_config("solver", settings["solver"])
-    return settings
+    return settings | planner_parts(settings)
+
+
+def planner_parts(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Build the parts among a planner's settings, each by its name or as {"name": ..., ...}.
+
+    Raises:
+        PgdiffError: an unknown part, or an argument that it has not or that is out of range.
+    """
+    built: dict[str, Any] = {}
+    for key, kind in PLANNER_PARTS.items():
+        value = settings.get(key)
+        if value is not None:
+            built[key] = from_config(kind, {"name": value} if isinstance(value, str) else value)
+    value = settings.get("classifier_free")
+    if value is not None:
+        built["classifier_free"] = from_config("classifier_free", {"name": "weighted", **value})
+    return built
 
 
 def _guide(
-    run: RunInfo,
-    name: str | None,
-    *,
-    scale: float | None,
-    transform: str | None,
-    trace: float | None,
-    at: str | None,
-    device: str | torch.device,
+    run: RunInfo, name: str | None, changes: Mapping[str, Any], *, device: str | torch.device
 ) -> Guide | None:
     """Build the guide of that name with the run's settings and these changes to them."""
     chosen = run.guide if name is None else name
     if chosen is None or chosen == "none":
         return None
     check_in("guide", chosen, ["none", *run.guides])
-    changes = {"scale": scale, "transform": transform, "trace": trace, "at": at}
     settings = dict(run.guides[chosen]) | {k: v for k, v in changes.items() if v is not None}
     check_guide(chosen, settings)
     value = run.load(chosen, device=device)
@@ -264,8 +275,7 @@ def check_planner(settings: Mapping[str, Any]) -> None:
     for key in ("candidates", "steps", "replan_every"):
         if key in settings and (key, settings[key]) != ("replan_every", OPEN):
             check_positive_int(key, settings[key])
-    if settings.get("solver") is not None:
-        from_config("solver", settings["solver"])
+    planner_parts(settings)
 
 
 def _inverse_dynamics(run: RunInfo, device: str | torch.device) -> InverseDynamics | None:

@@ -1,13 +1,17 @@
 """The planner: a trajectory diffusion model that acts in Gymnasium environments."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
-from pgdiff.diffusion import DDIM, SamplerStep, Solver
+from pgdiff.diffusion import DPMSolver, LogSnrSpacing, SamplerStep, Solver
+from pgdiff.diffusion.classifier_free import ClassifierFree
+from pgdiff.diffusion.level_schedules import LevelSchedule
+from pgdiff.diffusion.spacing import Spacing
 from pgdiff.guides import Guide, bind
 from pgdiff.guides.base import score
 from pgdiff.model import TrajectoryDiffusion
@@ -15,8 +19,16 @@ from pgdiff.planning.controllers import Controller
 from pgdiff.planning.from_run import PathLike, planner_arguments
 from pgdiff.planning.memory import PlanMemory
 from pgdiff.saving import resolve_device
-from pgdiff.trajectory import Plan
+from pgdiff.trajectory import Condition, Plan
 from pgdiff.validation import PgdiffError, check_positive_int, check_range, check_seed
+
+LAST_LOG_SNR = 6.0
+"""From where the last step goes to clean, by default. A guide moves the last estimate with nothing
+after it to mend what it broke, by as much as there was noise: equal steps of the level end with a
+step from too much noise unless they are many."""
+
+GOAL = "goal"
+"""The condition that `goal` of `plan` gives."""
 
 
 class Planner:
@@ -32,10 +44,16 @@ class Planner:
         controller: drives from way-point to way-point; needed by `predict` alone.
         guides: what steers the samples and scores the candidates; their energies add up.
         candidates: plans drawn for each environment; the one of highest score is taken.
-        steps: steps of the full-sequence sampling.
+        steps: steps of the sampling, of every token.
+        condition: what every plan is to be like, in raw units by the names of the model's
+            conditions, the same for all environments: a number, or a sequence of them. "goal" may
+            be left to `plan`, and is the goal of every plan that is given none.
+        classifier_free: how strongly the condition steers; weight 1 if None.
+        spacing: which levels a token visits; equal steps of log_snr up to 6 if None.
+        levels: when each token visits them; all tokens together if None.
         replan_every: environment steps after which a new plan is made; None for open loop, where a
             plan is followed to its end and its last way-point held until the episode ends.
-        solver: DDIM if None.
+        solver: DPM-Solver++ of order 2 if None.
         clip: limit of the clean estimate in normalised units; None for no limit, "auto" for 1 with
             the limits normaliser and none with another.
         seed: from which the environments' seeds are derived.
@@ -51,7 +69,11 @@ class Planner:
         controller: Controller | None = None,
         guides: Sequence[Guide] = (),
         candidates: int = 8,
-        steps: int = 10,
+        steps: int = 5,
+        condition: Mapping[str, float | Sequence[float]] | None = None,
+        classifier_free: ClassifierFree | None = None,
+        spacing: Spacing | None = None,
+        levels: LevelSchedule | None = None,
         replan_every: int | None = 10,
         solver: Solver | None = None,
         clip: float | Literal["auto"] | None = "auto",
@@ -59,6 +81,11 @@ class Planner:
         device: str | torch.device = "auto",
         noise_device: str | None = None,
     ) -> None:
+        if model.layout.horizon < 2:
+            raise PgdiffError(
+                "`model` must plan at least 2 tokens, now and a way-point. Got a horizon of "
+                f"{model.layout.horizon}."
+            )
         self.model = model.to(resolve_device(device)).eval()
         self.controller = controller
         self.guides = tuple(guides)
@@ -70,10 +97,16 @@ class Planner:
             )
         self.candidates = check_positive_int("candidates", candidates)
         self.steps = check_positive_int("steps", steps)
+        self.condition = self._checked_condition(condition) if condition else {}
+        if classifier_free is not None and not (self.condition or GOAL in model.conditioning.names):
+            raise PgdiffError("`condition` must be given with `classifier_free`. Got None.")
+        self.classifier_free = classifier_free
+        self.spacing = LogSnrSpacing(high=LAST_LOG_SNR) if spacing is None else spacing
+        self.levels = levels
         if replan_every is not None:
             check_positive_int("replan_every", replan_every)
         self.replan_every = replan_every
-        self.solver = solver or DDIM()
+        self.solver = DPMSolver() if solver is None else solver
         if clip is not None and clip != "auto":
             check_range("clip", clip, low=0.0, open_low=True)
         self.clip = clip
@@ -96,6 +129,10 @@ class Planner:
         at: str | None = None,
         candidates: int | None = None,
         steps: int | None = None,
+        condition: Mapping[str, float | Sequence[float]] | None = None,
+        classifier_free: ClassifierFree | None = None,
+        spacing: Spacing | None = None,
+        levels: LevelSchedule | None = None,
         replan_every: int | Literal["run"] | None = "run",
         controller: Controller | None = None,
         solver: Solver | None = None,
@@ -117,6 +154,10 @@ class Planner:
             at: where that guide's gradient is taken, "x0" or "x".
             candidates: plans drawn for each environment.
             steps: steps of the sampling.
+            condition: what every plan is to be like.
+            classifier_free: how strongly the condition steers.
+            spacing: which levels a token visits.
+            levels: when each token visits them.
             replan_every: environment steps; None for open loop, "run" for what the run says.
             controller: drives from way-point to way-point.
             solver: of the sampling.
@@ -132,17 +173,21 @@ class Planner:
             path,
             guides=guides,
             guide=guide,
-            scale=scale,
-            transform=transform,
-            trace=trace,
-            at=at,
-            candidates=candidates,
-            steps=steps,
-            replan_every=replan_every,
+            guide_settings={"scale": scale, "transform": transform, "trace": trace, "at": at},
             controller=controller,
-            solver=solver,
+            settings={
+                "candidates": candidates,
+                "steps": steps,
+                "condition": condition,
+                "classifier_free": classifier_free,
+                "spacing": spacing,
+                "levels": levels,
+                "solver": solver,
+            },
             device=device,
         )
+        if replan_every != "run":
+            arguments["replan_every"] = replan_every
         return cls(**arguments, seed=seed, device=device, noise_device=noise_device)
 
     # ---------------------------------------------------------------------------------- planning
@@ -159,7 +204,9 @@ class Planner:
 
         Args:
             observation: `[observation]`, raw units.
-            goal: `(x, y)` that the last way-point is to have, for a model trained on goals.
+            goal: `(x, y)` that the last way-point is to have, for a model trained on goals: with
+                the known pattern "start_goal", which holds it there, with the condition "goal",
+                which steers towards it, or both. That of the planner's condition if None.
             seed: of the noise; the planner's own if None.
             callback: called after every row of the sampling with normalised samples of all
                 candidates.
@@ -197,23 +244,31 @@ class Planner:
             PgdiffError: as `plan`, or seeds of another number.
         """
         observations = self._checked(observations)
-        count, device = len(observations), self.model.device
+        count = len(observations)
         if len(seeds) != count:
             raise PgdiffError(f"`seeds` must be {count}, one an environment. Got {len(seeds)}.")
         seeds = [check_seed("seed", seed) for seed in seeds]
-        start = torch.as_tensor(observations, dtype=torch.float32, device=device)
-        start = start.repeat_interleave(self.candidates, dim=0)
-        goal = None
-        if goals is not None:
-            goal = torch.tensor(np.asarray(goals), dtype=torch.float32, device=device)
-            goal = goal.repeat_interleave(self.candidates, dim=0)
+        if goals is None and GOAL in self.condition:
+            goals = self.condition[GOAL].expand(count, -1).float().numpy()
+        start = self._each_candidate(observations)
+        goal = None if goals is None else self._each_candidate(np.asarray(goals))
+        values = dict(self.condition)
+        if goal is not None and GOAL in self.model.conditioning.names:
+            values[GOAL] = goal
+        condition = Condition(values=values) if values else None
+        # A model that was trained to be steered to a goal need not know one that is held.
+        held = None if GOAL in values and "start_goal" not in self.model.known else goal
         x = self.model.sample(
             batch=len(start),
             generators=[
                 torch.Generator(device=self.noise_device).manual_seed(seed) for seed in seeds
             ],
-            known=self.model.given(start, goal),
+            known=self.model.given(start, held),
+            condition=condition,
+            classifier_free=None if condition is None else self.classifier_free,
             steps=self.steps,
+            spacing=self.spacing,
+            levels=self.levels,
             solver=self.solver,
             guidance=self.guidance,
             clip=self.clip,
@@ -289,6 +344,22 @@ class Planner:
         action = self.controller.act(observations, waypoint, steps_left)
         memory = memory._replace(age=memory.age + 1)
         return (action[0] if single else action), memory
+
+    def _checked_condition(self, given: Mapping[str, Any]) -> dict[str, Tensor]:
+        """The given condition as tensors of batch 1."""
+        self.model.conditioning.check_names(given, later=[GOAL])
+        raw: dict[str, Any] = {}
+        for name, value in given.items():
+            numbers = value.tolist() if isinstance(value, np.ndarray | Tensor) else value
+            raw[name] = [numbers if isinstance(numbers, Sequence) else [numbers]]
+        condition = Condition(values=raw)
+        self.model.conditioning.check_values(condition)
+        return dict(condition.values)
+
+    def _each_candidate(self, values: Any) -> Tensor:
+        """Values of each environment, once for each of its candidates."""
+        tensor = torch.tensor(values, dtype=torch.float32, device=self.model.device)
+        return tensor.repeat_interleave(self.candidates, dim=0)
 
     def _checked(self, observations: np.ndarray) -> np.ndarray:
         if observations.ndim != 2 or observations.shape[1:] != self.observation_shape:

@@ -16,8 +16,11 @@ from pgdiff.registry import from_config, registered
 from pgdiff.training import Learner, Trainer
 from pgdiff.validation import PgdiffError, check_in, nearest
 
-PARTS = ("denoiser", "schedule", "prediction")
-"""Arguments that are described as {"name": …, …} and become objects."""
+PARTS = ("denoiser", "schedule", "prediction", "levels", "loss_weight")
+"""Arguments that are described as {"name": …, …} and become objects of the kind of that name."""
+
+LISTS = {"conditions": "condition"}
+"""Arguments that are lists of such descriptions, and their kind."""
 
 OF_THE_RUN = {"folder", "device", "seed", "progress", "callbacks", "resume"}
 """What a run says for all its stages."""
@@ -32,8 +35,8 @@ class Stage:
     Attributes:
         name: of the stage and of the folder of its result.
         learner: registered name of the learner.
-        arguments: of the learner's `from_episodes`; "denoiser", "schedule" and "prediction" are
-            {"name": …, …} of a registered part.
+        arguments: of the learner's `from_episodes`; those in `PARTS` are
+            {"name": …, …} of a registered part, those in `LISTS` lists of such.
         trainer: arguments of `Trainer`; "steps" must be among them.
     """
 
@@ -58,10 +61,7 @@ class Stage:
         """
         make = registered("learner")[self.learner].from_episodes  # type: ignore[attr-defined]
         self._check(self.arguments, make, given={"episodes", "seed"})
-        arguments = {
-            key: from_config(key, value) if key in PARTS and value is not None else value
-            for key, value in self.arguments.items()
-        }
+        arguments = {key: _built(key, value) for key, value in self.arguments.items()}
         try:
             learner: Learner = make(episodes, seed=seed, **arguments)
         except TypeError as error:
@@ -112,6 +112,14 @@ class Stage:
         for key, parameter in parameters.items():
             if parameter.default is parameter.empty and key not in chosen:
                 raise PgdiffError(f"{where} needs `{key}`, which is missing.")
+
+
+def _built(key: str, value: Any) -> Any:
+    if key in PARTS and value is not None:
+        return from_config(key, value)
+    if key in LISTS:
+        return tuple(from_config(LISTS[key], item) for item in value)
+    return value
 
 
 def check_examples(learner: Learner, trainer: Trainer, episodes: Episodes) -> None:

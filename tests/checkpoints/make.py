@@ -1,4 +1,4 @@
-"""How `format1` was made; kept for the next format. No test runs it.
+"""How `format1` and `format2` were made; kept for the next format. No test runs it.
 
     python tests/checkpoints/make.py FOLDER
 
@@ -16,10 +16,22 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
 from toys import fit, walk
 
 from pgdiff import InverseDynamics, Planner, TrajectoryDiffusion, TransitionValue
+from pgdiff.data import ReturnCondition
 from pgdiff.denoisers import TransformerConfig
+from pgdiff.diffusion import (
+    DDIM,
+    IndependentLevels,
+    LinearSchedule,
+    MinSnrWeight,
+    MixtureLevels,
+    SequenceLevels,
+    UniformSpacing,
+    VPrediction,
+)
 from pgdiff.guides import Value
 
 PLANNER = {"candidates": 3, "steps": 5, "seed": 7, "device": "cpu", "noise_device": "cpu"}
+SETTINGS = {**PLANNER, "solver": DDIM(), "spacing": UniformSpacing()}
 GUIDE = {"scale": 0.5, "transform": "log", "trace": 0.7}
 OBSERVATION = [0.8, -0.5, 0.1, 0.2]
 
@@ -27,16 +39,24 @@ OBSERVATION = [0.8, -0.5, 0.1, 0.2]
 def make(folder: Path) -> None:
     episodes = walk(episodes=60, length=40)
     model = TrajectoryDiffusion.from_episodes(
-        episodes, horizon=5, stride=4, denoiser=TransformerConfig(width=16, depth=1, heads=2)
+        episodes,
+        horizon=5,
+        stride=4,
+        denoiser=TransformerConfig(width=16, depth=1, heads=2, attention="causal"),
+        schedule=LinearSchedule(),
+        prediction=VPrediction(),
+        levels=MixtureLevels(parts=(SequenceLevels(), IndependentLevels())),
+        loss_weight=MinSnrWeight(),
+        conditions=[ReturnCondition(discount=0.9)],
     )
     value = TransitionValue.from_episodes(episodes, stride=4, discount=0.9, width=16, depth=1)
     inverse = InverseDynamics.from_episodes(episodes, stride=4, width=16, depth=1)
     for name, learner in (("model", model), ("value", value), ("inverse_dynamics", inverse)):
         fit(learner, episodes, steps=500)
         learner.save_pretrained(folder / name)
-    planner = Planner(model, guides=[Value(value, **GUIDE)], controller=inverse, **PLANNER)
+    planner = Planner(model, guides=[Value(value, **GUIDE)], controller=inverse, **SETTINGS)
     plan = planner.plan(np.array(OBSERVATION))
-    unguided = Planner(model, **PLANNER).plan(np.array(OBSERVATION))
+    unguided = Planner(model, **SETTINGS).plan(np.array(OBSERVATION))
     action, _ = planner.predict(np.array(OBSERVATION))
     expected = {
         "observation": OBSERVATION,

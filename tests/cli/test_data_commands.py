@@ -7,6 +7,8 @@ import h5py
 import numpy as np
 import pytest
 
+from pgdiff.saving import FORMAT
+
 
 def test_collect(pgdiff, tmp_path: Path) -> None:
     result = pgdiff("collect", "task=maze2d-umaze-v1", "steps=600")
@@ -111,7 +113,7 @@ def test_info_on_networks(pgdiff, run_folder: Path) -> None:
     assert "kind: trajectory_diffusion (TrajectoryDiffusion)" in result.out
     assert "tokens of observations [4]" in result.out
     assert "trained with these given: start" in result.out
-    assert "format: 1, written by pgdiff" in result.out
+    assert f"format: {FORMAT}, written by pgdiff" in result.out
     for stage in ("value", "inverse_dynamics"):
         assert pgdiff("info", run_folder / stage).code == 0
 

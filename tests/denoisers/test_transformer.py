@@ -1,16 +1,23 @@
 import math
+from collections.abc import Mapping
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
+from pgdiff import TrajectoryDiffusion
 from pgdiff.denoisers import Transformer, TransformerConfig
-from pgdiff.denoisers.transformer import sinusoids
+from pgdiff.denoisers.embeddings import sinusoids
 from pgdiff.diffusion import CosineSchedule, X0Prediction, diffusion_loss
 from pgdiff.registry import from_config, to_config
 from pgdiff.validation import PgdiffError
 
 SMALL = TransformerConfig(width=32, depth=2, heads=4)
+CAUSAL = TransformerConfig(width=32, depth=2, heads=4, attention="causal")
+WINDOW = TransformerConfig(width=32, depth=2, heads=4, attention="window", window=3)
+FORMAT1 = Path(__file__).parents[1] / "checkpoints" / "format1" / "model"
 
 
 def generator(seed: int) -> torch.Generator:
@@ -167,12 +174,160 @@ def test_learns_four_sequences_by_heart() -> None:
     assert last < best + 0.07
 
 
-def test_config_round_trip() -> None:
-    assert from_config("denoiser", to_config(SMALL)) == SMALL
+def plain(weights: Mapping[str, Tensor], x: Tensor, level: Tensor, *, heads: int) -> Tensor:
+    """Output for one sequence, by sums over tokens, in the precision of the weights."""
+
+    def linear(name: str, y: Tensor) -> Tensor:
+        return y @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
+
+    def waves(place: float, width: int) -> Tensor:
+        angle = [place * 10_000 ** (-2 * k / width) for k in range(width // 2)]
+        both = [math.sin(a) for a in angle] + [math.cos(a) for a in angle]
+        return torch.tensor(both, dtype=x.dtype)
+
+    def silu(y: Tensor) -> Tensor:
+        return y * torch.sigmoid(y)
+
+    def normal(y: Tensor) -> Tensor:
+        return (y - y.mean()) / (y.var(unbiased=False) + 1e-5).sqrt()
+
+    def gelu(y: Tensor) -> Tensor:
+        return y / 2 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)))
+
+    width, depth = weights["token_in.weight"].shape[0], 0
+    h = [linear("token_in", token) + waves(t, width) for t, token in enumerate(x)]
+    c = [
+        silu(linear("level_in.2", silu(linear("level_in.0", waves(1000 * float(a), width)))))
+        for a in level
+    ]
+    while f"blocks.{depth}.qkv.weight" in weights:
+        name, size = f"blocks.{depth}.", width // heads
+        six = [linear(name + "modulation", a).split(width) for a in c]
+        qkv = [
+            linear(name + "qkv", normal(a) * (1 + s[1]) + s[0]).reshape(3, heads, size)
+            for a, s in zip(h, six, strict=True)
+        ]
+        for t, (a, s) in enumerate(zip(list(h), six, strict=True)):
+            parts = []
+            for head in range(heads):
+                score = [float(qkv[t][0, head] @ other[1, head]) / size**0.5 for other in qkv]
+                share = [math.exp(value - max(score)) for value in score]
+                mix = sum(w * other[2, head] for w, other in zip(share, qkv, strict=True))
+                parts.append(mix / sum(share))
+            a = a + s[2] * linear(name + "attention_out", torch.cat(parts))
+            inner = gelu(linear(name + "feedforward.0", normal(a) * (1 + s[4]) + s[3]))
+            h[t] = a + s[5] * linear(name + "feedforward.2", inner)
+        depth += 1
+    out = []
+    for a, b in zip(h, c, strict=True):
+        shift, scale = linear("modulation_out", b).split(width)
+        out.append(linear("token_out", normal(a) * (1 + scale) + shift))
+    return torch.stack(out)
+
+
+def test_weights_of_format_1_mean_what_they_meant() -> None:
+    """Against sums written out, from the weights in the file."""
+    network = TrajectoryDiffusion.from_pretrained(FORMAT1, device="cpu").network
+    stored = load_file(FORMAT1 / "model.safetensors")
+    weights = {
+        name.removeprefix("network."): value.double()
+        for name, value in stored.items()
+        if name.startswith("network.")
+    }
+    assert set(weights) == set(network.state_dict())
+    features, largest = weights["token_in.weight"].shape[1], 0.0
+    x, level = inputs(features=features)
+    with torch.no_grad():
+        got = network(x, level)
+    for row in range(3):
+        expected = plain(weights, x[row].double(), level[row], heads=2)
+        largest = max(largest, float((got[row] - expected).abs().max()))
+    print(f"\nformat 1: largest error {largest:.1e} of {float(got.std()):.2f}")
+    assert largest < 1e-5
+
+
+# ------------------------------------------------------------------------------------- condition
+
+
+def test_a_network_without_a_condition_has_no_weights_for_it() -> None:
+    torch.manual_seed(0)
+    without = SMALL.build(features=5).state_dict()
+    torch.manual_seed(0)
+    with_it = SMALL.build(features=5, condition=3).state_dict()
+    extra = {name for name in with_it if name not in without}
+    assert extra == {f"condition_in.{n}.{kind}" for n in (0, 2) for kind in ("weight", "bias")}
+    assert all(torch.equal(with_it[name], value) for name, value in without.items())
+
+
+@pytest.mark.parametrize("config", [SMALL, CAUSAL, WINDOW], ids=lambda c: c.attention)
+@pytest.mark.parametrize("levels", [1, 3])
+def test_condition_reaches_every_token_of_its_row(config: TransformerConfig, levels: int) -> None:
+    network, (x, level) = awake(config.build(features=5, condition=3)), inputs()
+    level = level[:levels]
+    condition = torch.randn(3, 3, generator=generator(3))
+    out = network(x, level, condition)
+    other = condition.clone()
+    other[1] += 1.0
+    change = (network(x, level, other) - out).abs().amax(dim=2)
+    assert change[1].min() > 1e-3 and not change[[0, 2]].any()
+    for row in range(3):
+        one = slice(row, row + 1)
+        alone = network(x[one], level[one] if levels > 1 else level, condition[one])
+        torch.testing.assert_close(alone, out[one], rtol=0, atol=1e-5)
+    same = network(x, level, condition[:1].expand(3, -1))
+    torch.testing.assert_close(network(x, level, condition[:1]), same, rtol=0, atol=1e-5)
+
+
+def test_condition_acts_at_every_level_of_its_own() -> None:
+    """It is added before the nonlinearity, so that its effect depends on the level."""
+    network, (x, _) = awake(SMALL.build(features=5, condition=1)), inputs()
+    modulation = []
+    for level in (0.1, 0.9):
+        for value in (0.0, 1.0):
+            layer = network.blocks[0].modulation
+            caught: list[Tensor] = []
+            hook = layer.register_forward_hook(lambda *given, to=caught: to.append(given[2]))
+            network(x, torch.full((1, 7), level), torch.full((1, 1), value))
+            hook.remove()
+            modulation += caught
+    low, high = modulation[1] - modulation[0], modulation[3] - modulation[2]
+    assert (low - high).abs().max() > 1e-2
+
+
+def test_condition_must_be_that_of_the_network(unchecked: None) -> None:
+    x, level = inputs()
+    with_it, without = SMALL.build(features=5, condition=3), SMALL.build(features=5)
+    with pytest.raises(PgdiffError, match="`condition` must be given"):
+        with_it(x, level)
+    with pytest.raises(PgdiffError, match="`condition` must be None"):
+        without(x, level, torch.zeros(3, 3))
+    for shape in ((3, 2), (3,), (3, 1, 3)):
+        with pytest.raises(PgdiffError, match=r"`condition` must have shape \[batch, 3\]. Got"):
+            with_it(x, level, torch.zeros(shape))
+    for value in (-1, 1.5, True):
+        with pytest.raises(PgdiffError, match="`condition` must be an integer of at least 0"):
+            SMALL.build(features=5, condition=value)
+
+
+# -------------------------------------------------------------------------------------- settings
+
+
+@pytest.mark.parametrize("config", [SMALL, CAUSAL, WINDOW], ids=lambda c: c.attention)
+def test_config_round_trip(config: TransformerConfig) -> None:
+    assert from_config("denoiser", to_config(config)) == config
+
+
+def test_an_old_description_is_that_of_full_attention() -> None:
+    old = {"name": "transformer", "width": 32, "depth": 2, "heads": 4}
+    assert from_config("denoiser", old) == SMALL
+    assert (SMALL.attention, SMALL.window, SMALL.hide_noise) == ("full", None, False)
+
+
+def test_the_default_is_small() -> None:
     assert sum(p.numel() for p in TransformerConfig().build(features=4).parameters()) < 1_500_000
 
 
-def test_bad_settings_are_named() -> None:
+def test_bad_settings_are_named(unchecked: None) -> None:
     for name in ("width", "depth", "heads"):
         for value in (0, -4):
             with pytest.raises(PgdiffError, match=f"`{name}`"):
@@ -180,3 +335,15 @@ def test_bad_settings_are_named() -> None:
     for width, heads in ((30, 4), (36, 4), (6, 2)):
         with pytest.raises(PgdiffError, match=rf"twice the {heads} heads. Got {width}"):
             TransformerConfig(width=width, heads=heads)
+    with pytest.raises(PgdiffError, match=r"`attention` must be one of .* Did you mean 'causal'"):
+        TransformerConfig(attention="casual")
+    with pytest.raises(PgdiffError, match="`window` must be given with the attention 'window'"):
+        TransformerConfig(attention="window")
+    for attention in ("full", "causal"):
+        with pytest.raises(PgdiffError, match=f"`window` must be None with .* '{attention}'"):
+            TransformerConfig(attention=attention, window=4)
+    for window in (0, -1, 2.5, True):
+        with pytest.raises(PgdiffError, match="`window` must be an integer of at least 1"):
+            TransformerConfig(attention="window", window=window)
+    with pytest.raises(PgdiffError, match=r"`hide_noise` must be true or false. Got 1"):
+        TransformerConfig(hide_noise=1)

@@ -9,7 +9,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pgdiff.diffusion import DDIM, CosineSchedule, LinearSchedule
+from pgdiff.diffusion import DDIM, CosineSchedule, EDMSchedule, FlowSchedule, LinearSchedule
+from pgdiff.diffusion.solvers import Step
 
 DOUBLE = torch.float64
 
@@ -18,35 +19,11 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-@dataclass(frozen=True)
-class FlowSchedule:
-    """Rectified flow: variance is not preserved, alpha(1) is 0."""
-
-    def alpha(self, level: Tensor) -> Tensor:
-        return 1 - level
-
-    def sigma(self, level: Tensor) -> Tensor:
-        return level
-
-
-@dataclass(frozen=True)
-class ExplodingSchedule:
-    """Variance exploding, as in EDM: the signal is never scaled."""
-
-    largest: float = 80.0
-
-    def alpha(self, level: Tensor) -> Tensor:
-        return torch.ones_like(level)
-
-    def sigma(self, level: Tensor) -> Tensor:
-        return self.largest * level**3
-
-
 SCHEDULES = {
     "cosine": CosineSchedule(),
     "linear": LinearSchedule(),
     "flow": FlowSchedule(),
-    "exploding": ExplodingSchedule(),
+    "exploding": EDMSchedule(),
 }
 
 
@@ -76,25 +53,38 @@ class Gaussian:
         return self.mean.numel()
 
     def factors(self, level: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha and sigma `[tokens * features]` at levels `[tokens]`."""
-        features = self.mean.shape[1]
-        spread = level.to(DOUBLE).repeat_interleave(features)
+        """alpha and sigma `[..., tokens * features]` at levels `[..., tokens]`."""
+        spread = level.to(DOUBLE).repeat_interleave(self.mean.shape[1], dim=-1)
         return self.schedule.alpha(spread), self.schedule.sigma(spread)
 
     def marginal(self, level: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and covariance of the noisy sample at levels `[tokens]`."""
+        """Mean and covariance of the noisy sample at levels `[..., tokens]`."""
         alpha, sigma = self.factors(level)
-        covariance = alpha[:, None] * self.covariance * alpha + torch.diag(sigma.square())
-        return alpha * self.mean.reshape(-1), covariance
+        covariance = alpha[..., :, None] * self.covariance * alpha[..., None, :]
+        return alpha * self.mean.reshape(-1), covariance + torch.diag_embed(sigma.square())
 
     def denoise(self, x: Tensor, level: Tensor) -> Tensor:
-        """E[x0 | x] at the levels of the first row of the batch, exact for every token's own."""
-        assert (level == level[:1]).all(), "one level row for the whole batch"
-        alpha, _ = self.factors(level[0])
-        mean, covariance = self.marginal(level[0])
-        gain = torch.linalg.solve(covariance, alpha[:, None] * self.covariance).T
-        clean = self.mean.reshape(-1) + (x.reshape(len(x), -1) - mean) @ gain.T
-        return clean.reshape(x.shape)
+        """E[x0 | x], exact for every token's own level; `level` is `[rows, tokens]`.
+
+        The batch is `rows` groups of equal size, one after the other, each of one row of levels.
+        """
+        alpha, _ = self.factors(level)
+        mean, covariance = self.marginal(level)
+        gain = torch.linalg.solve(covariance, alpha[..., None] * self.covariance)
+        residual = x.reshape(len(level), -1, self.size) - mean[:, None]
+        return (self.mean.reshape(-1) + residual @ gain).reshape(x.shape)
+
+    def flow_to_clean(self, x: Tensor, level: Tensor) -> Tensor:
+        """End of the probability flow through `x`, the consistency function; one level for all.
+
+        The marginals' covariances commute, so that the flow stretches along their eigenvectors.
+        """
+        assert level.unique().numel() == 1
+        alpha, sigma = self.factors(level[0])
+        size, along = torch.linalg.eigh(self.covariance)
+        stretch = (size / (alpha[0].square() * size + sigma[0].square())).sqrt()
+        residual = x.reshape(len(x), -1) - alpha * self.mean.reshape(-1)
+        return (self.mean.reshape(-1) + residual @ (along * stretch) @ along.T).reshape(x.shape)
 
 
 def affine(function: Callable[[Tensor], Tensor], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -103,6 +93,65 @@ def affine(function: Callable[[Tensor], Tensor], shape: tuple[int, int]) -> tupl
     inputs = torch.cat([torch.zeros(1, size, dtype=DOUBLE), torch.eye(size, dtype=DOUBLE)])
     outputs = function(inputs.reshape(-1, *shape)).reshape(-1, size)
     return (outputs[1:] - outputs[0]).T, outputs[0]
+
+
+def step_law(
+    data: Gaussian,
+    levels: Tensor,
+    solver: Any,
+    estimate: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of a solver's samples from the true marginal of the first row.
+
+    Row by row, without any Monte Carlo error: the law goes through the row's own affine map of `x`
+    and of one draw of fresh noise. Not for solvers that remember samples of earlier rows. The clean
+    estimate is the exact denoiser's if None.
+    """
+    estimate = estimate or data.denoise
+    levels = levels.to(DOUBLE)
+    mean, covariance = data.marginal(levels[0])
+    state = solver.begin(levels[:, None])
+    zero, unit = torch.zeros(data.size, data.size, dtype=DOUBLE), torch.eye(data.size, dtype=DOUBLE)
+    shape = (-1, *data.mean.shape)
+    x = torch.cat([zero[:1], unit, zero]).reshape(shape)
+    noise = torch.cat([zero[:1], zero, unit]).reshape(shape)
+    for level, level_to in itertools.pairwise(levels[:, None]):
+        draws = iter([noise])
+        step = Step(x, level, level_to, data.schedule, estimate, lambda d=draws: next(d))
+        stepped, state = solver.step(step, state)
+        outputs = step.keep(stepped).reshape(len(x), -1)
+        of_x, of_noise = (outputs[1:] - outputs[0]).T.chunk(2, dim=1)
+        mean = of_x @ mean + outputs[0]
+        covariance = of_x @ covariance @ of_x.T + of_noise @ of_noise.T
+    return mean, covariance
+
+
+def relative(got: Tensor, expected: Tensor) -> float:
+    return float((got - expected).norm() / expected.norm())
+
+
+def order(steps: Sequence[int], errors: Sequence[float]) -> float:
+    """Order of convergence: least squares of log error against log steps."""
+    x, y = torch.tensor(steps, dtype=DOUBLE).log(), torch.tensor(errors, dtype=DOUBLE).log()
+    x = x - x.mean()
+    return float(-(x * (y - y.mean())).sum() / x.square().sum())
+
+
+def one_step(
+    solver: Any,
+    schedule: Any,
+    x: Tensor,
+    x0_hat: Tensor,
+    level: Tensor,
+    level_to: Tensor,
+    *,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """A solver's first step, with a clean estimate that is the same everywhere."""
+    given = torch.zeros_like(x) if noise is None else noise
+    step = Step(x, level, level_to, schedule, lambda x, level: x0_hat, lambda: given)
+    stepped: Tensor = solver.step(step, solver.begin(torch.stack([level, level_to])))[0]
+    return stepped
 
 
 def scalar_loop(
@@ -144,20 +193,25 @@ def scalar_loop(
 
 
 @st.composite
-def monotone_matrices(draw: Any, *, batch: int | None = None) -> Tensor:
-    """Level matrices `[rows, tokens]` or `[rows, batch, tokens]` with many stalls."""
+def monotone_matrices(draw: Any, *, batch: int | None = None, first: float | None = 1.0) -> Tensor:
+    """Level matrices `[rows, tokens]` or `[rows, batch, tokens]` with many stalls.
+
+    The first row is `first`, or any levels if None.
+    """
     rows = draw(st.integers(2, 6))
     tokens = draw(st.integers(1, 5))
+    free = rows - 1 - (first is not None)
     columns = []
     for _ in range(tokens * (batch or 1)):
         values = draw(
             st.lists(
                 st.sampled_from([0.0, 0.1, 0.25, 0.4999, 0.5, 0.9, 1.0]),
-                min_size=rows - 1,
-                max_size=rows - 1,
+                min_size=free,
+                max_size=free,
             )
         )
-        columns.append([*sorted(values, reverse=True), 0.0])
+        start = [] if first is None else [first]
+        columns.append([*start, *sorted(values, reverse=True), 0.0])
     matrix = torch.tensor(columns).T
     return matrix if batch is None else matrix.reshape(rows, batch, tokens)
 

@@ -2,14 +2,22 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from oracles import DOUBLE, SCHEDULES, generator
+from oracles import DOUBLE, generator
 from torch import Tensor
 
-from pgdiff.diffusion import EpsilonPrediction, VPrediction, X0Prediction, diffusion_loss
-from pgdiff.diffusion.loss import sequence_levels
+from pgdiff.diffusion import (
+    CosineSchedule,
+    EDMPrediction,
+    EpsilonPrediction,
+    LinearSchedule,
+    MinSnrWeight,
+    UniformWeight,
+    VPrediction,
+    X0Prediction,
+    diffusion_loss,
+)
 
+SCHEDULES = {"cosine": CosineSchedule(), "linear": LinearSchedule()}
 PREDICTIONS = [X0Prediction(), EpsilonPrediction(), VPrediction()]
 each = pytest.mark.parametrize("prediction", PREDICTIONS, ids=repr)
 
@@ -24,7 +32,7 @@ def batch(seed: int = 0) -> dict[str, Any]:
 
 
 @each
-@pytest.mark.parametrize("name", ["cosine", "linear"])
+@pytest.mark.parametrize("name", SCHEDULES)
 def test_the_network_sees_known_features_clean_and_the_rest_noisy(
     prediction: Any, name: str
 ) -> None:
@@ -94,61 +102,38 @@ def test_nothing_to_learn_costs_nothing() -> None:
     assert loss == 0
 
 
-@each
-@pytest.mark.parametrize("at", [0.1, 0.5, 0.9])
-def test_the_best_linear_network_is_the_posterior_mean(prediction: Any, at: float) -> None:
-    """Least squares over many draws of a scalar Gaussian, against its closed form."""
-    mean, spread, count, schedule = 0.7, 0.6, 1_000_000, SCHEDULES["linear"]
-    source = generator(3)
-    z, epsilon = torch.randn(2, count, 1, 1, generator=source, dtype=DOUBLE)
-    level = torch.full((count, 1), at, dtype=DOUBLE)
-
-    def loss(weights: Tensor) -> Tensor:
-        return diffusion_loss(
-            lambda x, _: weights[0] * x + weights[1],
-            mean + spread * z,
-            level,
-            epsilon,
+def test_the_weight_multiplies_the_squared_error() -> None:
+    given, schedule, prediction = batch(), SCHEDULES["linear"], VPrediction()
+    wrong = torch.randn(4, 6, 3, generator=generator(9), dtype=DOUBLE)
+    level = torch.where(given["known"].all(dim=-1), 0.0, given["level"])[..., None]
+    alpha, sigma = schedule.alpha(level), schedule.sigma(level)
+    squares = (wrong - (alpha * given["epsilon"] - sigma * given["x0"])).square()
+    for loss_weight, weight in [
+        (None, torch.ones_like(alpha)),
+        (UniformWeight(), torch.ones_like(alpha)),
+        (MinSnrWeight(), torch.minimum(5 * sigma**2, alpha**2)),  # min(SNR, 5) sigma^2
+    ]:
+        loss = diffusion_loss(
+            lambda x, _: wrong,
+            **given,
             schedule=schedule,
             prediction=prediction,
-            known=torch.zeros(count, 1, 1, dtype=torch.bool),
+            loss_weight=loss_weight,
         )
-
-    # The loss is quadratic in the weights, so Newton's first step from 0 is its minimum.
-    zero = torch.zeros(2, dtype=DOUBLE)
-    slope = torch.func.grad(loss)(zero)
-    curvature = torch.func.jacrev(torch.func.grad(loss))(zero)
-    weights = torch.linalg.solve(curvature, -slope)
-
-    alpha, sigma = schedule.alpha(level[:2, :, None]), schedule.sigma(level[:2, :, None])
-    x = torch.tensor([-1.0, 2.0], dtype=DOUBLE)[:, None, None]
-    got = prediction.to_x0(weights[0] * x + weights[1], x, alpha, sigma)
-    gain = alpha * spread**2 / (alpha**2 * spread**2 + sigma**2)
-    expected = mean + gain * (x - alpha * mean)
-    # A prediction of epsilon is divided by alpha, and its sampling error with it.
-    amplified = float(1 / alpha[0]) if isinstance(prediction, EpsilonPrediction) else 1.0
-    print(f"\n{prediction} at {at}: error of E[x0 | x] {float((got - expected).abs().max()):.1e}")
-    torch.testing.assert_close(got, expected, rtol=0, atol=5e-3 * amplified)
+        # Divided by how many count, not by their weights.
+        expected = (weight * squares)[~given["known"]].mean()
+        assert float(loss) == pytest.approx(float(expected), rel=1e-12)
 
 
-# ------------------------------------------------------------------------------------- levels
+def test_the_network_sees_the_scaled_sample() -> None:
+    given, schedule, seen = batch(), SCHEDULES["linear"], []
+    for prediction in (X0Prediction(), EDMPrediction(sigma_data=0.5)):
 
+        def spy(x: Tensor, level: Tensor) -> Tensor:
+            seen.append(x)
+            return x
 
-@settings(max_examples=40, deadline=None, derandomize=True)
-@given(batch=st.integers(1, 300), tokens=st.integers(1, 5), seed=st.integers(0, 2**31))
-def test_levels_cover_the_interval_evenly(batch: int, tokens: int, seed: int) -> None:
-    level = sequence_levels(batch, tokens, generator=generator(seed))
-    assert level.shape == (batch, tokens)
-    assert (level == level[:, :1]).all()
-    assert (level >= 0).all() and (level < 1).all()
-    gaps = level[:, 0].sort().values.diff()
-    torch.testing.assert_close(gaps, torch.full_like(gaps, 1 / batch), rtol=0, atol=1e-6)
-
-
-def test_levels_are_uniform_and_depend_on_the_generator_alone() -> None:
-    assert torch.equal(*(sequence_levels(5, 2, generator=generator(1)) for _ in range(2)))
-    assert not torch.equal(*(sequence_levels(5, 2, generator=generator(s)) for s in (1, 2)))
-    source = generator(0)
-    first = torch.stack([sequence_levels(3, 1, generator=source)[0, 0] for _ in range(4000)])
-    assert abs(float(first.mean()) - 0.5) < 0.02  # four standard errors
-    assert abs(float(first.std()) - 12**-0.5) < 0.01
+        diffusion_loss(spy, **given, schedule=schedule, prediction=prediction)
+    level = torch.where(given["known"].all(dim=-1), 0.0, given["level"])[..., None]
+    spread = (schedule.alpha(level).square() / 4 + schedule.sigma(level).square()).sqrt()
+    torch.testing.assert_close(seen[1], seen[0] / spread, rtol=1e-12, atol=0)

@@ -18,10 +18,12 @@ from oracles import (
 from torch import Tensor
 
 from pgdiff.diffusion import DDIM, DDPM, Known, SamplerStep, full_sequence, sample
+from pgdiff.diffusion.solvers import Churn, DPMSolver, Heun
 from pgdiff.validation import PgdiffError
 
 SOLVERS = [DDIM(), DDIM(eta=0.5), DDIM(eta=1.0), DDPM()]
-each_solver = pytest.mark.parametrize("solver", SOLVERS, ids=repr)
+each_simple_solver = pytest.mark.parametrize("solver", SOLVERS, ids=repr)
+each_solver = pytest.mark.parametrize("solver", [*SOLVERS, DPMSolver(), Heun(), Churn()], ids=repr)
 fast = settings(max_examples=30, deadline=None, derandomize=True)
 
 
@@ -49,7 +51,7 @@ class Rows:
 # -------------------------------------------------------------------------------- equal columns
 
 
-@each_solver
+@each_simple_solver
 @pytest.mark.parametrize("name", ["cosine", "linear"])
 @pytest.mark.parametrize("batched", [False, True])
 def test_equal_columns_are_the_scalar_loop_bit_for_bit(
@@ -80,8 +82,13 @@ def test_a_token_whose_level_stays_is_unchanged(solver: Any, levels: Tensor, nam
         stays = levels[before.row] == levels[before.row + 1]
         assert torch.equal(after.x[:, stays], before.x[:, stays])
     for step in rows.steps:
-        assert torch.isfinite(step.x).all() and torch.isfinite(step.x0_hat).all()
+        assert torch.isfinite(step.x).all()
         assert torch.equal(step.level, levels[step.row - 1][None])
+        assert torch.equal(step.level_to, levels[step.row][None])
+        if torch.equal(step.level, step.level_to):
+            assert step.x0_hat is None
+        else:
+            assert step.x0_hat is not None and torch.isfinite(step.x0_hat).all()
 
 
 @each_solver
@@ -123,10 +130,49 @@ def test_first_noise_has_the_levels_sigma() -> None:
         return x
 
     schedule = SCHEDULES["exploding"]
-    levels = torch.tensor([[1.0, 0.5, 0.0], [0.0, 0.0, 0.0]])
-    draw(levels, batch=20_000, denoise=spy, schedule=schedule)
+    mask = torch.zeros(1, 3, 3, dtype=torch.bool)
+    mask[:, 2] = True
+    known = Known(mask, torch.full((1, 3, 3), 7.0))
+    draw(
+        full_sequence(steps=2, tokens=3), batch=20_000, denoise=spy, schedule=schedule, known=known
+    )
     spread = seen[0].std(dim=(0, 2))
-    torch.testing.assert_close(spread, torch.tensor([80.0, 10.0, 0.0]), rtol=0.02, atol=0)
+    torch.testing.assert_close(spread, torch.tensor([80.0, 80.0, 0.0]), rtol=0.02, atol=0)
+
+
+def test_only_level_1_is_noise_alone() -> None:
+    """A first row below 1 needs a sample of that level, but for tokens that are known."""
+    levels = torch.tensor([[1.0, 0.5], [0.5, 0.5], [0.0, 0.0]])
+    mask = torch.zeros(1, 2, 3, dtype=torch.bool)
+    refused = r"`levels` must be 1 in the first row, noise alone\. Got 0\.5 at row 0, column 1\."
+    with pytest.raises(PgdiffError, match=refused):
+        draw(levels)
+    with pytest.raises(PgdiffError, match=refused):
+        draw(levels, known=Known(mask, torch.zeros(1, 2, 3)))
+    mask[:, 1, :2] = True  # known in part
+    with pytest.raises(PgdiffError, match=refused):
+        draw(levels, known=Known(mask, torch.zeros(1, 2, 3)))
+    mask[:, 1] = True
+    draw(levels, known=Known(mask, torch.zeros(1, 2, 3)))
+    draw(levels, start=torch.zeros(4, 2, 3))
+
+
+def test_a_row_in_which_nothing_moves_calls_nothing() -> None:
+    calls: list[Tensor] = []
+
+    def spy(x: Tensor, level: Tensor) -> Tensor:
+        calls.append(level)
+        return shrink(x, level)
+
+    levels = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.5, 1.0], [0.5, 1.0], [0.0, 0.0], [0.0, 0.0]])
+    moving = levels[[0, 2, 4]]
+    for solver in [*SOLVERS, DPMSolver(), Heun(), Churn()]:
+        calls.clear()
+        stalled = draw(levels, solver=solver, denoise=spy)
+        assert calls[0].tolist() == [[1.0, 1.0]] and len(calls) <= 4
+        if solver in SOLVERS:
+            assert [level.tolist() for level in calls] == [[[1.0, 1.0]], [[0.5, 1.0]]]
+        assert torch.equal(stalled, draw(moving, solver=solver))
 
 
 def test_clip_limits_the_clean_estimate_but_not_what_is_known() -> None:
@@ -175,10 +221,17 @@ def test_known_features_are_held_exactly(
 
     draw(levels, solver=solver, known=known, callback=rows, denoise=spy)
     wide, whole = mask.expand(4, -1, -1), mask.all(dim=-1)
-    for held in [x for x, _ in seen] + [s.x for s in rows.steps] + [s.x0_hat for s in rows.steps]:
+    held_ones = [x for x, _ in seen] + [step.x for step in rows.steps]
+    held_ones += [step.x0_hat for step in rows.steps if step.x0_hat is not None]
+    for held in held_ones:
         assert torch.equal(held[wide], values.expand(4, -1, -1)[wide])
-    for row, (_, level) in enumerate(seen):
-        assert torch.equal(level, torch.where(whole, 0.0, levels[row]))
+    called = [step.level for step in rows.steps if step.x0_hat is not None]
+    if solver in SOLVERS:  # the others also ask elsewhere
+        for level, (_, told) in zip(called, seen, strict=True):
+            assert torch.equal(told, level)
+    assert all((told[whole.expand_as(told)] == 0).all() for _, told in seen)
+    for row, step in enumerate(rows.steps):
+        assert torch.equal(step.level, torch.where(whole, 0.0, levels[row]))
 
 
 def test_known_of_another_dtype_does_not_change_the_samples_dtype() -> None:
@@ -217,6 +270,8 @@ def test_generators_must_divide_the_batch() -> None:
     for seeds in ([], [1, 2, 3]):
         with pytest.raises(PgdiffError, match=rf"divide the batch of 4. Got {len(seeds)}"):
             draw(levels, seeds=seeds)
+        with pytest.raises(PgdiffError, match="divide the batch"):
+            draw(levels, seeds=seeds, start=torch.zeros(4, 2, 3))
 
 
 # --------------------------------------------------------------------------------------- errors

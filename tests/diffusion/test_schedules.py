@@ -1,23 +1,68 @@
+import json
 import math
+from typing import Any
 
 import pytest
 import torch
+from diffusers import DDPMScheduler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from oracles import DOUBLE
+from torch import Tensor
 
-from pgdiff.diffusion import CosineSchedule, LinearSchedule, NoiseSchedule
-from pgdiff.registry import from_config, to_config
+from pgdiff.diffusion import (
+    CosineSchedule,
+    EDMSchedule,
+    FlowSchedule,
+    LinearSchedule,
+    NoiseSchedule,
+    SigmoidSchedule,
+    TabulatedSchedule,
+)
+from pgdiff.diffusion.schedules import add_noise
+from pgdiff.registry import from_config, registered, to_config
 from pgdiff.validation import PgdiffError
+
+
+def diffusers_table(**settings: Any) -> tuple[float, ...]:
+    return tuple(DDPMScheduler(**settings).alphas_cumprod.tolist())
+
 
 PARTS = [
     CosineSchedule(),
     CosineSchedule(offset=0.0),
     CosineSchedule(offset=0.5),
     LinearSchedule(),
-    LinearSchedule(beta_min=1.0, beta_max=1.0),
+    LinearSchedule(beta_min=10.0, beta_max=10.0),
+    LinearSchedule(beta_min=0.1, beta_max=300.0),
+    SigmoidSchedule(),
+    SigmoidSchedule(start=0.0, end=3.0, tau=0.1),
+    SigmoidSchedule(start=-1.0, end=3.0, tau=5.0),
+    FlowSchedule(),
+    EDMSchedule(),
+    EDMSchedule(sigma_max=40.0, rho=1.0),
+    TabulatedSchedule(alphas_cumprod=diffusers_table()),
+    TabulatedSchedule(alphas_cumprod=diffusers_table(beta_schedule="squaredcos_cap_v2")),
+    TabulatedSchedule(alphas_cumprod=(0.9, 0.5, 0.01, 0.0)),
 ]
+PRESERVING = [s for s in PARTS if not isinstance(s, EDMSchedule | FlowSchedule)]
+PURE_NOISE = [s for s in PARTS if s.alpha(torch.ones(())) == 0]  # nothing is left at level 1
 each = pytest.mark.parametrize("schedule", PARTS, ids=repr)
+
+
+def levels() -> Tensor:
+    """Evenly spaced, and close to both ends."""
+    close = torch.logspace(-12, -1, 111, dtype=DOUBLE)
+    return torch.cat([torch.linspace(0, 1, 2001, dtype=DOUBLE), close, 1 - close])
+
+
+def test_every_registered_schedule_is_tested() -> None:
+    assert {type(schedule) for schedule in PARTS} == set(registered("schedule").values())
+    assert all(isinstance(schedule, NoiseSchedule) for schedule in PARTS)
+    assert len(PURE_NOISE) == 8
+
+
+# ------------------------------------------------------------------------------- alpha and sigma
 
 
 @each
@@ -26,17 +71,32 @@ def test_ends_are_exact_and_between_them_it_is_monotone(
     schedule: NoiseSchedule, dtype: torch.dtype
 ) -> None:
     level = torch.linspace(0, 1, 2001, dtype=dtype)
-    alpha, sigma = schedule.alpha(level), schedule.sigma(level)
-    assert alpha.dtype == sigma.dtype == dtype
-    assert alpha[0] == 1 and sigma[0] == 0
-    slack = 0.0 if dtype == DOUBLE else 1e-6
+    alpha, sigma, log_snr = schedule.alpha(level), schedule.sigma(level), schedule.log_snr(level)
+    assert alpha.dtype == sigma.dtype == log_snr.dtype == dtype
+    assert alpha[0] == 1 and sigma[0] == 0 and log_snr[0] == math.inf
+    slack = 1e-14 if dtype == DOUBLE else 1e-6
     assert (alpha.diff() <= slack).all() and (sigma.diff() >= -slack).all()
-    assert alpha[-1] < alpha[1000] < alpha[0] and sigma[-1] > sigma[1000] > sigma[0]
-    if isinstance(schedule, CosineSchedule):
-        assert alpha[-1] == 0 and sigma[-1] == 1
+    assert (log_snr[1:-1].diff() <= 100 * slack).all()
+    assert (log_snr[1:-1:50].diff() < 0).all() and log_snr[-1] < log_snr[-50]
+    if schedule in PURE_NOISE:
+        assert alpha[-1] == 0 and sigma[-1] == 1 and log_snr[-1] == -math.inf
+    else:
+        assert alpha[-1] > 0 and torch.isfinite(log_snr[-1])
 
 
 @each
+def test_log_snr_is_that_of_alpha_and_sigma(schedule: NoiseSchedule) -> None:
+    level = levels()
+    log_snr = schedule.log_snr(level)
+    finite = torch.isfinite(log_snr)
+    expected = 2 * (schedule.alpha(level).log() - schedule.sigma(level).log())
+    error = (log_snr - expected)[finite].abs().max()
+    print(f"\n{schedule}: log_snr against alpha and sigma {float(error):.1e}")
+    assert error < 1e-9
+    assert torch.equal(log_snr[~finite], expected[~finite])
+
+
+@pytest.mark.parametrize("schedule", PRESERVING, ids=repr)
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(level=st.floats(0.0, 1.0))
 def test_variance_is_preserved(schedule: NoiseSchedule, level: float) -> None:
@@ -46,24 +106,69 @@ def test_variance_is_preserved(schedule: NoiseSchedule, level: float) -> None:
 
 
 @each
-@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 1, 3, 1), (0,)])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 1, 3, 1), (0,), (2, 0)])
 def test_any_shape_elementwise(schedule: NoiseSchedule, shape: tuple[int, ...]) -> None:
     level = torch.rand(shape, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
-    for part in (schedule.alpha, schedule.sigma):
-        assert part(level).shape == shape
-        one_by_one = [part(one) for one in level.reshape(-1)]
-        torch.testing.assert_close(
-            part(level).reshape(-1), torch.tensor(one_by_one, dtype=DOUBLE), rtol=1e-14, atol=0
-        )
+    for part in (schedule.alpha, schedule.sigma, schedule.log_snr, schedule.level_at):
+        assert part(level).shape == shape and part(level).dtype == DOUBLE
+        one_by_one = torch.tensor([part(one) for one in level.reshape(-1)], dtype=DOUBLE)
+        torch.testing.assert_close(part(level).reshape(-1), one_by_one, rtol=1e-13, atol=1e-15)
 
 
 @each
-def test_float32_keeps_small_sigmas(schedule: NoiseSchedule) -> None:
-    """`sqrt(1 - alpha^2)` as it stands would lose all digits near level 0."""
-    level = torch.logspace(-6, 0, 61, dtype=torch.float32)
-    error = (schedule.sigma(level) / schedule.sigma(level.double()) - 1).abs().max()
-    print(f"\nfloat32 sigma of {schedule}: largest relative error {float(error):.1e}")
-    assert error < 2e-6
+def test_float32_is_close_to_float64(schedule: NoiseSchedule) -> None:
+    """`sqrt(1 - alpha^2)` as it stands, say, would lose all digits near level 0."""
+    level = torch.cat([torch.logspace(-4, 0, 61), 1 - torch.logspace(-4, 0, 61)])
+    errors = {}
+    for name in ("alpha", "sigma", "log_snr"):
+        part = getattr(schedule, name)
+        single, double = part(level).double(), part(level.double())
+        finite = torch.isfinite(double) & (double != 0)
+        error = (single - double)[finite].abs()
+        size = double[finite].abs()
+        # Of an exponential the rounding grows with the exponent.
+        size = size.clamp(min=1.0) if name == "log_snr" else size * (1 + size.log().abs())
+        errors[name] = float((error / size).max())
+        assert torch.equal(single[~finite], double[~finite])
+    back = schedule.level_at(schedule.log_snr(level.double()).float()).double()
+    errors["level_at"] = float((back - level).abs().max())
+    listed = "  ".join(f"{name} {error:.1e}" for name, error in errors.items())
+    print(f"\nfloat32 of {schedule}: largest errors {listed}")
+    assert max(errors.values()) < 2e-6
+
+
+# ------------------------------------------------------------------------------------ inverse
+
+
+@each
+def test_levels_come_back_from_log_snr(schedule: NoiseSchedule) -> None:
+    level = levels()
+    error = (schedule.level_at(schedule.log_snr(level)) - level).abs().max()
+    print(f"\n{schedule}: level_at(log_snr(level)) - level {float(error):.1e}")
+    assert error < 1e-9
+
+
+@each
+def test_log_snr_comes_back_from_levels(schedule: NoiseSchedule) -> None:
+    log_snr = torch.linspace(-12, 12, 2001, dtype=DOUBLE)
+    least = float(schedule.log_snr(torch.ones((), dtype=DOUBLE)))
+    reached = log_snr[log_snr > least]
+    error = (schedule.log_snr(schedule.level_at(reached)) - reached).abs().max()
+    print(f"\n{schedule}: log_snr(level_at(l)) - l {float(error):.1e} for {len(reached)} l")
+    assert error < 1e-9
+    beyond = schedule.level_at(log_snr[log_snr < least])
+    torch.testing.assert_close(beyond, torch.ones_like(beyond), rtol=0, atol=1e-12)
+
+
+@each
+@pytest.mark.parametrize("dtype", [torch.float32, DOUBLE])
+def test_no_noise_and_no_signal_have_levels(schedule: NoiseSchedule, dtype: torch.dtype) -> None:
+    for infinite in ([math.inf, -math.inf], [400.0, -400.0]):
+        ends = schedule.level_at(torch.tensor(infinite, dtype=dtype)).double()
+        assert ends[0] < 1e-6 and ends[1] == pytest.approx(1.0, abs=1e-6)
+
+
+# ------------------------------------------------------------------------------------ the laws
 
 
 def test_cosine_is_nichol_and_dhariwals() -> None:
@@ -90,11 +195,89 @@ def test_linear_is_the_limit_of_ddpms_thousand_steps() -> None:
     assert errors[0] / errors[1] == pytest.approx(4.0, rel=0.1)
 
 
-@each
-def test_config_round_trip(schedule: NoiseSchedule) -> None:
-    config = to_config(schedule)
-    assert config["name"] in ("cosine", "linear")
-    assert from_config("schedule", config) == schedule
+@pytest.mark.parametrize(("start", "end", "tau"), [(-3.0, 3.0, 1.0), (0.0, 3.0, 0.7)])
+def test_sigmoid_is_jabris(start: float, end: float, tau: float) -> None:
+    def sigmoid(z: float) -> float:
+        return 1 / (1 + math.exp(-z / tau))
+
+    schedule = SigmoidSchedule(start=start, end=end, tau=tau)
+    for level in (0.0, 0.01, 0.3, 0.5, 0.8, 0.99, 1.0):  # algorithm 1
+        z = level * (end - start) + start
+        expected = (sigmoid(end) - sigmoid(z)) / (sigmoid(end) - sigmoid(start))
+        alpha_bar = schedule.alpha(torch.tensor(level, dtype=DOUBLE)).square()
+        assert float(alpha_bar) == pytest.approx(expected, abs=1e-14)
+
+
+def test_flow_is_a_line_and_edm_is_karras() -> None:
+    level = torch.linspace(0, 1, 11, dtype=DOUBLE)
+    assert torch.equal(FlowSchedule().alpha(level) + FlowSchedule().sigma(level), level**0)
+    x0, epsilon = torch.randn(2, 3, 11, 2, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
+    line = torch.lerp(x0, epsilon, level[:, None])
+    torch.testing.assert_close(add_noise(FlowSchedule(), x0, epsilon, level[None]), line)
+    # Eq. 5 of Karras et al. (2022) with sigma_min = 0.
+    karras = (80 ** (1 / 7) + (1 - level) * (0 - 80 ** (1 / 7))) ** 7
+    torch.testing.assert_close(EDMSchedule().sigma(level), karras, rtol=1e-12, atol=1e-15)
+    assert (EDMSchedule().alpha(level) == 1).all()
+
+
+@pytest.mark.parametrize("name", ["linear", "scaled_linear", "squaredcos_cap_v2"])
+def test_a_table_of_diffusers_is_met_at_its_entries(name: str) -> None:
+    table = DDPMScheduler(beta_schedule=name).alphas_cumprod.double()
+    schedule = TabulatedSchedule(alphas_cumprod=tuple(table.tolist()))
+    level = torch.arange(1, 1001, dtype=DOUBLE) / 1000
+    errors = (schedule.alpha(level).square() - table, schedule.sigma(level).square() - (1 - table))
+    between = schedule.alpha((level[1:] + level[:-1]) / 2)
+    middle = (table[1:].sqrt() + table[:-1].sqrt()) / 2
+    worst = max(float(error.abs().max()) for error in (*errors, between - middle))
+    print(f"\n{name}: alpha^2 and sigma^2 at the entries, alpha between: {worst:.1e}")
+    assert worst < 1e-12
+
+
+# ------------------------------------------------------------------------------------- refusals
+
+
+def leaking() -> list[Any]:
+    """LDCQ's (100 steps of betas meant for 1,000), Stable Diffusion's, and weak noise."""
+    ldcq = diffusers_table(num_train_timesteps=100, beta_start=1e-4, beta_end=0.02)
+    stable = diffusers_table(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
+    assert ldcq[-1] == pytest.approx(0.364, abs=5e-4)
+    assert stable[-1] == pytest.approx(0.0047, abs=5e-5)
+    return [
+        (TabulatedSchedule, {"alphas_cumprod": ldcq}, "0.364"),
+        (TabulatedSchedule, {"alphas_cumprod": stable}, "0.00466"),
+        (LinearSchedule, {"beta_min": 1.0, "beta_max": 1.0}, "0.368"),
+        (EDMSchedule, {"sigma_max": 10.0}, "0.0099"),
+    ]
+
+
+@pytest.mark.parametrize(("kind", "fields", "share"), leaking())
+def test_signal_left_at_level_1_is_refused_by_name(kind: Any, fields: Any, share: str) -> None:
+    message = r"signal's share of the variance at level 1 .* Got " + share.replace(".", r"\.")
+    with pytest.raises(PgdiffError, match=message) as error:
+        kind(**fields)
+    assert kind.__name__ in str(error.value) and "allow_leak=True" in str(error.value)
+    assert len(str(error.value)) < 500  # a table is not printed
+    allowed = kind(**fields, allow_leak=True)
+    assert float(allowed.alpha(torch.ones(()))) > 0
+    assert from_config("schedule", to_config(allowed)) == allowed
+
+
+@pytest.mark.parametrize(
+    ("table", "fault"),
+    [
+        ((), "at least one number"),
+        ((0.5, 0.5, 0.0), "Got 0.5 at entry 1, after 0.5"),
+        ((0.5, 0.6, 0.0), "Got 0.6 at entry 1, after 0.5"),
+        ((1.0, 0.5, 0.0), "Got 1.0 at entry 0, after 1.0"),
+        ((1.5, 0.5, 0.0), "Got 1.5 at entry 0"),
+        ((0.5, -0.1), "Got -0.1 at entry 1"),
+        ((0.5, math.nan), "Got nan at entry 1"),
+        ((math.inf, 0.0), "Got inf at entry 0"),
+    ],
+)
+def test_bad_tables_are_refused_with_the_place(table: tuple[float, ...], fault: str) -> None:
+    with pytest.raises(PgdiffError, match=fault):
+        TabulatedSchedule(alphas_cumprod=table)
 
 
 def test_bad_settings_are_named() -> None:
@@ -106,5 +289,22 @@ def test_bad_settings_are_named() -> None:
             LinearSchedule(beta_min=beta_min)
     with pytest.raises(PgdiffError, match=r"`beta_max` must be a number in \[5\.0"):
         LinearSchedule(beta_min=5.0, beta_max=4.0)
+    with pytest.raises(PgdiffError, match="`tau`"):
+        SigmoidSchedule(tau=0.0)
+    with pytest.raises(PgdiffError, match="`start / tau` must be a number in"):
+        SigmoidSchedule(tau=0.001)
+    with pytest.raises(PgdiffError, match="`end`"):
+        SigmoidSchedule(start=3.0)
+    with pytest.raises(PgdiffError, match="`sigma_max`"):
+        EDMSchedule(sigma_max=-1.0)
+    with pytest.raises(PgdiffError, match="`rho`"):
+        EDMSchedule(rho=0.5)
     with pytest.raises(PgdiffError, match="Did you mean 'cosine'"):
         from_config("schedule", {"name": "cosin"})
+
+
+@each
+def test_config_round_trip(schedule: NoiseSchedule) -> None:
+    config = json.loads(json.dumps(to_config(schedule)))
+    assert config["name"] in registered("schedule")
+    assert from_config("schedule", config) == schedule

@@ -13,6 +13,7 @@ from pgdiff.data import LimitsNormalizer
 from pgdiff.denoisers import TransformerConfig
 from pgdiff.diffusion import CosineSchedule, LinearSchedule, SamplerStep, X0Prediction
 from pgdiff.diffusion.predictions import EpsilonPrediction, VPrediction
+from pgdiff.diffusion.training_levels import SequenceLevels
 from pgdiff.trajectory import Layout
 from pgdiff.validation import PgdiffError
 
@@ -260,7 +261,7 @@ def test_a_level_matrix_takes_the_place_of_steps() -> None:
     model = tiny_model()
     rows = torch.tensor([[1.0] * 6, [0.5, 0.5, 0.5, 1, 1, 1], [0, 0, 0, 0.5, 0.5, 0.5], [0] * 6])
     seen: list[SamplerStep] = []
-    with pytest.warns(UserWarning, match="one for the whole sequence"):
+    with pytest.warns(UserWarning, match="one level for the whole sequence"):
         draw(model, levels=rows, callback=seen.append)
     assert torch.equal(torch.cat([step.level for step in seen]), rows[:-1])
 
@@ -275,7 +276,7 @@ def test_a_standard_normaliser_is_not_clipped() -> None:
 
 def test_levels_are_named() -> None:
     model = tiny_model()
-    assert model.levels == ("sequence",)
+    assert model.levels == SequenceLevels()
     with pytest.raises(PgdiffError, match="`levels` must be one of"):
         TrajectoryDiffusion(
             layout=model.layout,
@@ -312,7 +313,7 @@ def test_raw_units_come_back() -> None:
         ({"fields": ("observations", "action")}, "`fields` must be .* Did you mean 'actions'"),
         ({"fields": ("actions",)}, "`fields` must hold 'observations'"),
         ({"normalizer": "limit"}, "`normalizer` must be .* Did you mean 'limits'"),
-        ({"horizon": 1}, "`horizon` must be an integer of at least 2"),
+        ({"horizon": 0}, "`horizon` must be an integer of at least 1"),
         ({"stride": 0}, "`stride` must be"),
         ({"seed": -1}, "`seed` must be"),
     ],

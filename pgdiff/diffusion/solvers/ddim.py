@@ -2,12 +2,19 @@
 
 from dataclasses import dataclass
 
-import torch
-
-from pgdiff.diffusion.schedules import NoiseSchedule
-from pgdiff.diffusion.solvers.base import Level, Signal
+from pgdiff.diffusion.solvers.base import Levels, Signal, Step
 from pgdiff.registry import register
 from pgdiff.validation import check_range
+
+
+def ddim(at: Step) -> Signal:
+    """Eq. 12 at eta 0: keep the estimated noise.
+
+    In `sigma / alpha` this is the Euler step of the probability-flow equation (Song et al. 2021,
+    section 4.3), with rectified flow's schedule the Euler step in time, and DPM-Solver++ of order
+    1; all of them are of first order.
+    """
+    return at.alpha_to * at.x0_hat + at.sigma_to * at.epsilon
 
 
 @register("solver", "ddim")
@@ -15,8 +22,7 @@ from pgdiff.validation import check_range
 class DDIM:
     """Eq. 12 of the paper in terms of the clean estimate, with eq. 16's noise.
 
-    At `eta` 0 this is the Euler step in `sigma / alpha`, of first order; at `eta` 1 it has DDPM's
-    law.
+    At `eta` 1 it has DDPM's law, and that of the ancestral Euler step.
 
     Attributes:
         eta: share of DDPM's fresh noise, in [0, 1].
@@ -27,30 +33,15 @@ class DDIM:
     def __post_init__(self) -> None:
         check_range("eta", self.eta, low=0.0, high=1.0)
 
-    @property
-    def stochastic(self) -> bool:
-        """Whether fresh noise is drawn."""
-        return self.eta > 0
+    def begin(self, levels: Levels) -> None:
+        """Nothing is remembered."""
 
-    def step(
-        self,
-        x: Signal,
-        x0_hat: Signal,
-        level: Level,
-        level_to: Level,
-        *,
-        schedule: NoiseSchedule,
-        noise: Signal | None,
-    ) -> Signal:
+    def step(self, at: Step, state: None) -> tuple[Signal, None]:
         """Keep the estimated noise, less what is drawn afresh."""
-        alpha, sigma = schedule.alpha(level), schedule.sigma(level)
-        alpha_to, sigma_to = schedule.alpha(level_to), schedule.sigma(level_to)
-        epsilon = (x - alpha * x0_hat) / torch.where(sigma > 0, sigma, 1.0)
-        if noise is None:
-            return alpha_to * x0_hat + sigma_to * epsilon
-        # Eq. 16, for any schedule: `fresh` is eta^2 times the share that DDPM's posterior variance
-        # has of sigma_to^2. Divisors are taken as one where a token does not change.
-        ratio = sigma_to / torch.where(sigma > 0, sigma, 1.0)
-        kept = alpha / torch.where(alpha_to > 0, alpha_to, 1.0) * ratio
-        fresh = self.eta**2 * (1 - kept.square()).clamp(min=0.0)
-        return alpha_to * x0_hat + sigma_to * ((1 - fresh).sqrt() * epsilon + fresh.sqrt() * noise)
+        if self.eta == 0:
+            return ddim(at), None
+        # Eq. 16, for any schedule: eta^2 times the share that DDPM's posterior variance has of
+        # sigma_to^2.
+        fresh = self.eta**2 * at.fresh
+        noise = (1 - fresh).sqrt() * at.epsilon + fresh.sqrt() * at.noise()
+        return at.alpha_to * at.x0_hat + at.sigma_to * noise, None

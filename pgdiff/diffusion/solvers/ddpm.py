@@ -1,44 +1,40 @@
 """DDPM's ancestral step (Ho et al. 2020) between any two levels."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
-from pgdiff.diffusion.schedules import NoiseSchedule
-from pgdiff.diffusion.solvers.base import Level, Signal
+from pgdiff.diffusion.solvers.base import Levels, Signal, Step
 from pgdiff.registry import register
+from pgdiff.validation import check_in
 
 
 @register("solver", "ddpm")
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DDPM:
     """Draw from the posterior `q(x_s | x_t, x0_hat)` of s below t (Kingma et al. 2021, eq. 25-29).
 
-    With neighbouring levels of a discrete schedule this is Ho et al.'s eq. 6-7, the smaller of
-    their two variances.
+    With neighbouring levels of a discrete schedule this is Ho et al.'s eq. 6-7.
+
+    Attributes:
+        variance: of the noise, one of the two of Ho et al.'s section 3.2. "small" is the
+            posterior's, right where the data are one point; "large" is that of the noise which the
+            forward law adds between the levels, right where they are standard normal. Into level 0
+            neither adds noise.
     """
 
-    @property
-    def stochastic(self) -> bool:
-        """Always."""
-        return True
+    variance: Literal["small", "large"] = "small"
 
-    def step(
-        self,
-        x: Signal,
-        x0_hat: Signal,
-        level: Level,
-        level_to: Level,
-        *,
-        schedule: NoiseSchedule,
-        noise: Signal | None,
-    ) -> Signal:
-        """Posterior mean plus fresh noise of the posterior's standard deviation."""
-        assert noise is not None
-        alpha_t, sigma_t = schedule.alpha(level), schedule.sigma(level)
-        alpha_s, sigma_s = schedule.alpha(level_to), schedule.sigma(level_to)
-        # Divisors are taken as one where a token does not change.
-        ratio = sigma_s / torch.where(sigma_t > 0, sigma_t, 1.0)
-        kept = alpha_t / torch.where(alpha_s > 0, alpha_s, 1.0) * ratio
-        fresh = (1 - kept.square()).clamp(min=0.0)
-        return kept * ratio * x + alpha_s * fresh * x0_hat + sigma_s * fresh.sqrt() * noise
+    def __post_init__(self) -> None:
+        check_in("variance", self.variance, ("small", "large"))
+
+    def begin(self, levels: Levels) -> None:
+        """Nothing is remembered."""
+
+    def step(self, at: Step, state: None) -> tuple[Signal, None]:
+        """Posterior mean plus fresh noise."""
+        mean = at.kept * at.ratio * at.x + at.alpha_to * at.fresh * at.x0_hat
+        large = torch.where(at.sigma_to > 0, at.sigma, 0.0)
+        scale = at.sigma_to if self.variance == "small" else large
+        return mean + scale * at.fresh.sqrt() * at.noise(), None
