@@ -31,6 +31,7 @@ from pgdiff.diffusion.level_schedules import FullSequence, LevelMatrix, LevelSch
 from pgdiff.diffusion.loss_weights import LossWeight, UniformWeight
 from pgdiff.diffusion.patterns import pattern_mask
 from pgdiff.diffusion.predictions import Prediction, clean_estimate
+from pgdiff.diffusion.schedules import check_leak
 from pgdiff.diffusion.spacing import Spacing, UniformSpacing
 from pgdiff.diffusion.training_levels import SequenceLevels, TrainingLevels
 from pgdiff.pretrained import Pretrained, seeded_torch
@@ -40,6 +41,9 @@ from pgdiff.validation import PgdiffError, check_in, check_positive_int, check_r
 
 Signal = Float[Tensor, "batch tokens features"]
 Level = Float[Tensor, "#batch tokens"]
+
+LOUD = 4.0
+"""Noise, in units of the normalised data, beside which what is scaled with it is hardly seen."""
 
 
 @register("learner", "trajectory_diffusion")
@@ -86,6 +90,7 @@ class TrajectoryDiffusion(Pretrained):
     ) -> None:
         super().__init__()
         prediction.check(schedule)
+        check_leak(schedule, allow_leak=bool(getattr(schedule, "allow_leak", False)))
         if normalizer.features != layout.features:
             raise PgdiffError(
                 f"`normalizer` must have the {layout.features} features of the layout. "
@@ -118,6 +123,16 @@ class TrajectoryDiffusion(Pretrained):
         self.network = denoiser.build(features=layout.features, **size)
         masks = [self.pattern(name) for name in self.known]
         self.register_buffer("_masks", torch.stack(masks), persistent=False)
+        noisiest = torch.ones((), dtype=torch.float64)
+        partly = any(bool((mask.any(dim=-1) & ~mask.all(dim=-1)).any()) for mask in masks)
+        scaled = type(prediction).scale_input is not Prediction.scale_input
+        if partly and scaled and float(schedule.sigma(noisiest)) > LOUD:
+            raise PgdiffError(
+                "`prediction` must not scale its input where tokens are known in part and the "
+                "noise is loud: what is known would be scaled away with it. Got "
+                f"{prediction!r} and {schedule!r}; use a schedule that preserves variance, or "
+                "know whole tokens."
+            )
 
     @classmethod
     def from_episodes(
@@ -279,12 +294,7 @@ class TrajectoryDiffusion(Pretrained):
         Warns where the model was not trained on that pattern.
         """
         name = "start" if goal is None else "start_goal"
-        if name not in self.known:
-            warnings.warn(
-                f"This model was trained with the known patterns {list(self.known)}, not with "
-                f"'{name}'; its samples may ignore what is given.",
-                stacklevel=2,
-            )
+        self._warn_of_pattern(name)
         count = len(observation)
         where = self.layout.slices["observations"]
         _check_given("observation", observation, [count, where.stop - where.start])
@@ -297,6 +307,14 @@ class TrajectoryDiffusion(Pretrained):
         mask = self.pattern(name).to(observation.device)
         values = self.normalizer.normalize(raw)
         return Known(mask[None], values)
+
+    def _warn_of_pattern(self, name: str) -> None:
+        if name not in self.known:
+            warnings.warn(
+                f"This model was trained with the known patterns {list(self.known)}, not with "
+                f"'{name}'; it may ignore what is given.",
+                stacklevel=3,
+            )
 
     def sample(
         self,
@@ -416,6 +434,9 @@ class TrajectoryDiffusion(Pretrained):
         """
         x = self.normalizer.normalize(self.tokens(batch)).to(self.device)
         mask = self.pattern(known).to(self.device)
+        self._warn_of_pattern(known)
+        if not batch.mask.all():
+            raise PgdiffError("`batch` must hold whole segments. Got padding.")
         told = self.conditioning.vector(condition, batch=len(x), like=x)
         found = log_likelihood(
             lambda x, level: self._estimate(x, level, told),

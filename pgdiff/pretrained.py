@@ -95,6 +95,10 @@ def load_learner(
         raise PgdiffError(
             f"'{path}' must describe one of the networks {kinds} in its config.json. Got {name!r}."
         )
+    schedule = described.get("schedule")
+    if config["format"] < 2 and isinstance(schedule, dict) and schedule.get("name") == "linear":
+        # Format 1 had no rule against schedules that leak; what was trained so must still load.
+        schedule.setdefault("allow_leak", True)
     with seeded_torch(seed=0):  # overwritten at once
         learner: Pretrained = from_config("learner", described)
     learner.to(resolve_device(device))

@@ -47,7 +47,7 @@ class FullSequence:
 @register("level_schedule", "pyramid")
 @dataclass(frozen=True, kw_only=True)
 class Pyramid:
-    """The further in the future, the noisier (Chen et al. 2024, "Diffusion Forcing", section 4.1).
+    """The further in the future, the noisier (Chen et al. 2024, "Diffusion Forcing").
 
     Attributes:
         slope: rows by which each token starts after the one before it; rounded down for each token.

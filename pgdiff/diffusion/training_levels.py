@@ -1,5 +1,6 @@
 """Training levels: from which noise levels a model learns."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -8,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pgdiff.diffusion.schedules import NoiseSchedule
-from pgdiff.registry import register
+from pgdiff.registry import from_config, register
 from pgdiff.validation import PgdiffError, check_range
 
 Level = Float[Tensor, "batch tokens"]
@@ -86,6 +87,11 @@ class MixtureLevels:
     weights: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
+        # YAML and the command line have lists, and parts by their names.
+        parts = [from_config("levels", p) if isinstance(p, Mapping) else p for p in self.parts]
+        object.__setattr__(self, "parts", tuple(parts))
+        if self.weights is not None:
+            object.__setattr__(self, "weights", tuple(self.weights))
         if not self.parts or not all(isinstance(part, TrainingLevels) for part in self.parts):
             raise PgdiffError(
                 "`parts` must be one law of levels or more, each with `draw` and `per_token`. "

@@ -25,6 +25,7 @@ RUN = "run.json"
 MODEL, INVERSE_DYNAMICS = "model", "inverse_dynamics"
 PLANNER_PARTS = {"solver": "solver", "spacing": "spacing", "levels": "level_schedule"}
 """Settings of a planner that are parts by name, and of what kind."""
+FORMAT_1_PLANNER = {"solver": {"name": "ddim"}, "spacing": {"name": "uniform"}}
 PLANNER_SETTINGS = (
     "candidates",
     "steps",
@@ -140,6 +141,8 @@ def read_run(path: PathLike) -> RunInfo:
                 f"up to {FORMAT}. Install a newer pgdiff."
             )
         stages = tuple(StageRecord(**stage) for stage in content["stages"])
+        if number < 2:  # what a planner did where nothing was said
+            content["planner"] = {**FORMAT_1_PLANNER, **content["planner"]}
         info = RunInfo(
             path=folder,
             stages=stages,
@@ -230,7 +233,14 @@ def planner_parts(settings: Mapping[str, Any]) -> dict[str, Any]:
         if value is not None:
             built[key] = from_config(kind, {"name": value} if isinstance(value, str) else value)
     value = settings.get("classifier_free")
+    if isinstance(value, int | float):
+        value = {"weight": float(value)}
     if value is not None:
+        if not isinstance(value, Mapping):
+            raise PgdiffError(
+                "`classifier_free` must be a weight, or {weight: ..., rescale: ...}. "
+                f"Got {value!r}."
+            )
         built["classifier_free"] = from_config("classifier_free", {"name": "weighted", **value})
     return built
 

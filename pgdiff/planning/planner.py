@@ -97,6 +97,11 @@ class Planner:
             )
         self.candidates = check_positive_int("candidates", candidates)
         self.steps = check_positive_int("steps", steps)
+        if condition is not None and not isinstance(condition, Mapping):
+            raise PgdiffError(
+                "`condition` must map the names of the model's conditions to values. "
+                f"Got {condition!r}."
+            )
         self.condition = self._checked_condition(condition) if condition else {}
         if classifier_free is not None and not (self.condition or GOAL in model.conditioning.names):
             raise PgdiffError("`condition` must be given with `classifier_free`. Got None.")
@@ -107,6 +112,13 @@ class Planner:
             check_positive_int("replan_every", replan_every)
         self.replan_every = replan_every
         self.solver = DPMSolver() if solver is None else solver
+        for name, kind in (("solver", Solver), ("spacing", Spacing), ("levels", LevelSchedule)):
+            part = getattr(self, name)
+            if not isinstance(part, kind) and (name, part) != ("levels", None):
+                raise PgdiffError(f"`{name}` must be a {kind.__name__}. Got {part!r}.")
+        if hasattr(self.solver, "check"):
+            self.solver.check(schedule=model.schedule, distilled=model.distilled)
+        self.spacing.levels(self.steps, schedule=model.schedule)
         if clip is not None and clip != "auto":
             check_range("clip", clip, low=0.0, open_low=True)
         self.clip = clip
@@ -256,6 +268,11 @@ class Planner:
         if goal is not None and GOAL in self.model.conditioning.names:
             values[GOAL] = goal
         condition = Condition(values=values) if values else None
+        if condition is None and self.classifier_free is not None:
+            raise PgdiffError(
+                "`goal` must be given to a planner with `classifier_free`: to plan(goal=...), "
+                'or to Planner(condition={"goal": ...}). Got None.'
+            )
         # A model that was trained to be steered to a goal need not know one that is held.
         held = None if GOAL in values and "start_goal" not in self.model.known else goal
         x = self.model.sample(

@@ -115,10 +115,17 @@ class Stage:
 
 
 def _built(key: str, value: Any) -> Any:
+    if value is None and key in LISTS:
+        return ()
     if key in PARTS and value is not None:
         return from_config(key, value)
-    if key in LISTS:
-        return tuple(from_config(LISTS[key], item) for item in value)
+    if key in LISTS and value is not None:
+        if not isinstance(value, list | tuple):
+            raise PgdiffError(f"`{key}` must be a list of {{name: ..., ...}}. Got {value!r}.")
+        return tuple(
+            from_config(LISTS[key], {"name": item} if isinstance(item, str) else item)
+            for item in value
+        )
     return value
 
 

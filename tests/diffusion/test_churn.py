@@ -8,6 +8,7 @@ from oracles import DOUBLE, SCHEDULES, generator
 from torch import Tensor
 
 from pgdiff.diffusion import DDIM, Churn, DPMSolver, EDMSchedule, Heun, Step, full_sequence, sample
+from pgdiff.validation import PgdiffError
 
 
 def watched(
@@ -113,3 +114,10 @@ def test_without_churn_it_is_the_inner_solver(inner: Any) -> None:
         )
 
     assert torch.equal(run(Churn(churn=0.0, solver=inner)), run(inner))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_inner_solver_may_be_described_and_must_be_one() -> None:
+    assert Churn(solver={"name": "ddim", "eta": 0.5}).solver == DDIM(eta=0.5)  # type: ignore[arg-type]
+    with pytest.raises(PgdiffError, match="`solver` must be a solver"):
+        Churn(solver="ddim")  # type: ignore[arg-type]

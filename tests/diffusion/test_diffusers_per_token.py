@@ -122,7 +122,7 @@ def test_the_comparison_sees_a_history_that_stalls_reset() -> None:
     class Forgetful(DPMSolver):
         def step(self, at: Any, state: Any) -> Any:
             stepped, state = super().step(at, state)
-            state.rise[~at.moving] = torch.inf
+            state.log_ratio[~at.moving] = -torch.inf
             return stepped, state
 
     table, column = dpm_column(10)

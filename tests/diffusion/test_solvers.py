@@ -241,10 +241,10 @@ def test_a_token_that_stays_leaves_its_history_alone() -> None:
     x, x0_hat, other, noise = torch.randn(4, 5, 3, 2, generator=generator(0))
     first = step_of(schedule, x, x0_hat, [0.9, 0.8, 0.7], [0.8, 0.8, 0.5], noise)
     _, before = solver.step(first, None)
-    assert before.rise.isinf().flatten().tolist() == [False, True, False]
+    assert before.log_ratio.isinf().flatten().tolist() == [False, True, False]
     second = step_of(schedule, x, other, [0.8, 0.8, 0.5], [0.8, 0.6, 0.1], noise)
     stepped, after = solver.step(second, before)
-    assert torch.equal(after.rise[:, 0], before.rise[:, 0])
+    assert torch.equal(after.log_ratio[:, 0], before.log_ratio[:, 0])
     assert torch.equal(after.x0_hat[:, 0], before.x0_hat[:, 0])
     assert torch.equal(after.x0_hat[:, 1:], other[:, 1:])
     euler = DDIM().step(second, None)[0]

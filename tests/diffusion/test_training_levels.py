@@ -250,7 +250,7 @@ def test_a_nested_mixture_is_written_with_its_kinds() -> None:
 
 def test_bad_settings_are_named(unchecked: None) -> None:
     one, two = (SequenceLevels(),), (SequenceLevels(), IndependentLevels())
-    for parts in ((), ({"name": "sequence"},)):
+    for parts in ((), ("sequence",)):
         with pytest.raises(PgdiffError, match="`parts` must be one law of levels or more"):
             MixtureLevels(parts=parts)
     with pytest.raises(PgdiffError, match="`weights` must be as many as `parts`, 2"):
@@ -262,3 +262,12 @@ def test_bad_settings_are_named(unchecked: None) -> None:
         LogNormalLevels(mean=math.inf)
     with pytest.raises(PgdiffError, match="`std`"):
         LogNormalLevels(std=0.0)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_mixture_as_yaml_has_it() -> None:
+    parts = [{"name": "sequence"}, {"name": "independent"}]
+    described = from_config("levels", {"name": "mixture", "parts": parts, "weights": [1.0, 2.0]})
+    made = MixtureLevels(parts=(SequenceLevels(), IndependentLevels()), weights=(1.0, 2.0))
+    assert described == made
+    assert from_config("levels", to_config(described)) == made

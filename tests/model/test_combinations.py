@@ -167,3 +167,19 @@ def test_a_distilled_model_says_so(tmp_path: Path) -> None:
     again = TrajectoryDiffusion.from_pretrained(tmp_path / "model", device="cpu")
     assert again.distilled
     assert torch.isfinite(draw(again, solver=Consistency())).all()
+
+
+def test_what_is_known_is_not_scaled_away() -> None:
+    known = ("start", "start_goal")
+    make_model("cosine", "edm", known=known)
+    with pytest.raises(PgdiffError, match="known in part"):
+        make_model("edm", "edm", known=known)
+
+
+def test_a_schedule_of_ones_own_that_leaks_is_refused() -> None:
+    class Thin(type(make_schedule("flow"))):  # type: ignore[misc]
+        def log_snr(self, level: torch.Tensor) -> torch.Tensor:
+            return super().log_snr(0.5 * level)
+
+    with pytest.raises(PgdiffError, match="at level 1 must be at most"):
+        TrajectoryDiffusion.from_episodes(EPISODES, horizon=4, schedule=Thin())

@@ -126,7 +126,8 @@ def test_each_environment_has_its_own_goal() -> None:
 
 def test_classifier_free_waits_for_a_goal() -> None:
     strong = make(model=GOALS, classifier_free=ClassifierFree(weight=3.0))
-    assert np.array_equal(candidates(strong), candidates(make(model=GOALS)))
+    with pytest.raises(PgdiffError, match="`goal` must be given"):
+        candidates(strong)
     goal = (0.5, -0.25)
     assert not np.array_equal(
         candidates(strong, goal=goal), candidates(make(model=GOALS), goal=goal)

@@ -9,7 +9,7 @@ from toys import stir, tiny_model, walk
 
 from pgdiff import Planner, SegmentValue, TransitionValue
 from pgdiff.denoisers import TransformerConfig
-from pgdiff.diffusion import DDPM, SamplerStep
+from pgdiff.diffusion import DDPM, Consistency, SamplerStep
 from pgdiff.guides import Guide, Value
 from pgdiff.validation import PgdiffError
 
@@ -247,3 +247,12 @@ def test_bad_goals_and_seeds_are_named() -> None:
     broken[5, 2] = np.nan
     with pytest.raises(PgdiffError, match="for environment 5"):
         planner.plan_batch(broken, seeds=range(8))
+
+
+@pytest.mark.parametrize("each", ["solver", "spacing", "levels"])
+@pytest.mark.usefixtures("unchecked")
+def test_parts_are_checked_when_the_planner_is_made(each: str) -> None:
+    with pytest.raises(PgdiffError, match=f"`{each}` must be a"):
+        make(**{each: "fast"})
+    with pytest.raises(PgdiffError, match="'consistency' needs a model"):
+        make(solver=Consistency())

@@ -197,3 +197,12 @@ def test_json_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         write_json(tmp_path / "a.json", {"x": float("nan")})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": 1}
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_run_of_format_1_plans_as_it_did(train, tmp_path: Path) -> None:
+    train(VALUE)
+    file = tmp_path / "run" / "run.json"
+    file.write_text(file.read_text().replace('"format": 2', '"format": 1'))
+    planner = read_run(tmp_path / "run").planner
+    assert planner["solver"] == {"name": "ddim"}
+    assert planner["spacing"] == {"name": "uniform"}

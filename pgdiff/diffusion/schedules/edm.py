@@ -1,7 +1,7 @@
 """The variance-exploding schedule of EDM."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -28,7 +28,7 @@ class EDMSchedule:
 
     sigma_max: float = 80.0
     rho: float = 7.0
-    allow_leak: bool = False
+    allow_leak: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         check_range("sigma_max", self.sigma_max, low=0.0, open_low=True)

@@ -1,6 +1,6 @@
 """The linear schedule."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -27,7 +27,7 @@ class LinearSchedule:
 
     beta_min: float = 0.1
     beta_max: float = 20.0
-    allow_leak: bool = False
+    allow_leak: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         check_range("beta_min", self.beta_min, low=0.0, open_low=True)

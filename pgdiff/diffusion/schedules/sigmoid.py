@@ -14,7 +14,7 @@ from pgdiff.validation import check_range
 @register("schedule", "sigmoid")
 @dataclass(frozen=True, kw_only=True)
 class SigmoidSchedule:
-    """Signal's share falling as a sigmoid (Jabri et al. 2023, algorithm 1).
+    """Signal's share falling as a sigmoid (Jabri et al. 2023; Chen 2023, algorithm 1).
 
     `alpha^2` goes from 1 to 0 as `sigmoid(-z / tau)` does, shifted and stretched, while `z` goes
     from `start` to `end`. Diffusion Forcing's code has the same curve; diffusers' "sigmoid" is

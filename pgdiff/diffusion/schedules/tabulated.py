@@ -1,6 +1,6 @@
 """A schedule given as a table, such as those of discrete-time codes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -26,7 +26,7 @@ class TabulatedSchedule:
     """
 
     alphas_cumprod: tuple[float, ...]
-    allow_leak: bool = False
+    allow_leak: bool = field(default=False, compare=False)
 
     def __post_init__(self) -> None:
         table = tuple(float(entry) for entry in self.alphas_cumprod)

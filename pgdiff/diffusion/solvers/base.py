@@ -101,10 +101,15 @@ class Step:
         return (1 - self.kept.square()).clamp(min=0.0)
 
     @cached_property
+    def log_ratio(self) -> Factor:
+        """`log(alpha / sigma)` of `x`: -infinite in noise alone, infinite where it is clean."""
+        return self.schedule.log_snr(self.level)[..., None] / 2
+
+    @cached_property
     def rise(self) -> Factor:
         """How far `log(alpha / sigma)` rises: 0 where a token stays, infinite from or to an end."""
-        risen = self.schedule.log_snr(self.level_to) - self.schedule.log_snr(self.level)
-        return torch.where(self.moving, risen[..., None] / 2, 0.0)
+        risen = self.schedule.log_snr(self.level_to)[..., None] / 2 - self.log_ratio
+        return torch.where(self.moving, risen, 0.0)
 
     @cached_property
     def second_order(self) -> Bool[Tensor, "#batch tokens 1"]:

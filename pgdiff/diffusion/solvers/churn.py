@@ -1,6 +1,7 @@
 """Stochastic churn (Karras et al. 2022, "Elucidating the design space", algorithm 2)."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,8 +10,8 @@ import torch
 from pgdiff.diffusion.schedules import NoiseSchedule
 from pgdiff.diffusion.solvers.base import FIRST_ORDER_BELOW, Factor, Levels, Signal, Solver, Step
 from pgdiff.diffusion.solvers.heun import Heun
-from pgdiff.registry import register
-from pgdiff.validation import check_range
+from pgdiff.registry import from_config, register
+from pgdiff.validation import PgdiffError, check_range
 
 
 @register("solver", "churn")
@@ -23,7 +24,8 @@ class Churn:
     from the raised point and from its level. Tokens that stay, whose `sigma / alpha` is not within
     `[low, high]`, or whose alpha is near 0, are left as they are.
 
-    The defaults are those of policy-guided diffusion's code (Jackson et al. 2024), for 256 rows.
+    The defaults are those of policy-guided diffusion's code (Jackson et al. 2024), for 256 rows; in
+    fewer than 194 every row rises by the most, sqrt(2).
     It takes the predictor's step from the point before the churn, which is not the algorithm's.
 
     Attributes:
@@ -42,6 +44,10 @@ class Churn:
     solver: Solver = field(default_factory=Heun)
 
     def __post_init__(self) -> None:
+        if isinstance(self.solver, Mapping):  # as YAML and the command line have it
+            object.__setattr__(self, "solver", from_config("solver", self.solver))
+        if not isinstance(self.solver, Solver):
+            raise PgdiffError(f"`solver` must be a solver, such as Heun(). Got {self.solver!r}.")
         check_range("churn", self.churn, low=0.0)
         check_range("low", self.low, low=0.0)
         check_range("high", self.high, low=self.low)

@@ -20,12 +20,12 @@ class History:
 
     Attributes:
         x0_hat: the clean estimate at its start.
-        rise: how far `log(alpha / sigma)` rose in it; infinite where nothing is to be learnt from
-            it, because there was none yet or it started from noise alone.
+        log_ratio: `log(alpha / sigma)` where that was made; -infinite where nothing is to be learnt
+            from it, because there was none yet or it was made of noise alone.
     """
 
     x0_hat: Signal
-    rise: Factor
+    log_ratio: Factor
 
 
 @register("solver", "dpm_solver")
@@ -56,12 +56,14 @@ class DPMSolver:
         first = ddim(at)
         if self.order == 1:
             return first, None
-        last = state or History(at.x0_hat, torch.full_like(at.rise, torch.inf))
+        last = state or History(at.x0_hat, torch.full_like(at.log_ratio, -torch.inf))
+        # Between the two estimates, wherever the last step ended: churn raises a token again.
+        last_rise = at.log_ratio - last.log_ratio
         # With r = last rise / rise and D = x0_hat + (x0_hat - last) / (2 r), the step of the
         # algorithm, (sigma_to / sigma) x - alpha_to (exp(-rise) - 1) D, is DDIM's with D in the
         # place of x0_hat. A last rise that is infinite leaves DDIM's.
-        learnt = at.second_order & (last.rise > LEAST_RISE * at.rise)
-        half = torch.where(learnt, at.rise / (2 * last.rise), 0.0)
+        learnt = at.second_order & (last_rise > LEAST_RISE * at.rise)
+        half = torch.where(learnt, at.rise / (2 * last_rise), 0.0)
         stepped = first + (at.alpha_to - at.alpha * at.ratio) * half * (at.x0_hat - last.x0_hat)
         x0_hat = torch.where(at.moving, at.x0_hat, last.x0_hat)
-        return stepped, History(x0_hat, torch.where(at.moving, at.rise, last.rise))
+        return stepped, History(x0_hat, torch.where(at.moving, at.log_ratio, last.log_ratio))
