@@ -9,6 +9,7 @@ from torch import Tensor
 from toys import tiny_model, walk
 
 from pgdiff import Planner
+from pgdiff.diffusion import UniformSpacing
 from pgdiff.guides import Guide, bind
 from pgdiff.guides.base import score
 from pgdiff.trajectory import Segment
@@ -82,7 +83,7 @@ def test_an_energy_hears_its_levels() -> None:
             seen.append(level)
             return super().energy(segment, level)
 
-    planner(Listening((0.0, 0.0))).plan(np.zeros(4))
+    planner(Listening((0.0, 0.0)), spacing=UniformSpacing()).plan(np.zeros(4))
     assert [level[0, 1].item() for level in seen] == [1.0, 0.75, 0.5, 0.25, 0.0]
     assert all((level[:, 0] == 0).all() for level in seen), "the observation is clean"
 
