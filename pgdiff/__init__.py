@@ -17,13 +17,22 @@ if TYPE_CHECKING:
         plotting,
         testing,
     )
-    from pgdiff.critics import SegmentValue, TransitionValue
-    from pgdiff.data import Episodes, check, load_episodes
+    from pgdiff.critics import GoalValue, SegmentValue, TransitionValue
+    from pgdiff.data import (
+        Episodes,
+        ObservationLayout,
+        check,
+        from_replay_buffer,
+        load_episodes,
+        to_replay_buffer,
+        write_hdf5,
+        write_minari,
+    )
     from pgdiff.dynamics import InverseDynamics
     from pgdiff.model import TrajectoryDiffusion
     from pgdiff.planning import Planner
     from pgdiff.pretrained import load_learner
-    from pgdiff.training import Trainer
+    from pgdiff.training import EvaluationCallback, Trainer, TrainingInterrupted
     from pgdiff.trajectory import Condition, Layout, Plan, Segment
     from pgdiff.validation import PgdiffError
     from pgdiff.workflows.collect import collect
@@ -31,14 +40,18 @@ if TYPE_CHECKING:
 __all__ = [
     "Condition",
     "Episodes",
+    "EvaluationCallback",
+    "GoalValue",
     "InverseDynamics",
     "Layout",
+    "ObservationLayout",
     "PgdiffError",
     "Plan",
     "Planner",
     "Segment",
     "SegmentValue",
     "Trainer",
+    "TrainingInterrupted",
     "TrajectoryDiffusion",
     "TransitionValue",
     "check",
@@ -48,30 +61,42 @@ __all__ = [
     "diffusion",
     "dynamics",
     "evaluation",
+    "from_replay_buffer",
     "guides",
     "load_episodes",
     "load_learner",
     "plotting",
     "testing",
+    "to_replay_buffer",
+    "write_hdf5",
+    "write_minari",
 ]
 
 _HOMES = {
     "Condition": "trajectory",
     "Episodes": "data",
+    "EvaluationCallback": "training",
+    "GoalValue": "critics",
     "InverseDynamics": "dynamics",
     "Layout": "trajectory",
+    "ObservationLayout": "data",
     "PgdiffError": "validation",
     "Plan": "trajectory",
     "Planner": "planning",
     "Segment": "trajectory",
     "SegmentValue": "critics",
     "Trainer": "training",
+    "TrainingInterrupted": "training",
     "TrajectoryDiffusion": "model",
     "TransitionValue": "critics",
     "check": "data",
     "collect": "workflows.collect",
+    "from_replay_buffer": "data",
     "load_episodes": "data",
     "load_learner": "pretrained",
+    "to_replay_buffer": "data",
+    "write_hdf5": "data",
+    "write_minari": "data",
 }
 
 

@@ -4,13 +4,15 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from pgdiff.conditioning import Conditioning
 from pgdiff.data import ConditionedDataset, Conditioner, Episodes, SegmentDataset
 from pgdiff.data.normalizers import LimitsNormalizer, Normalizer, fit_normalizer
+from pgdiff.data.observation_layout import ObservationLayout
 from pgdiff.denoisers import DenoiserConfig, TransformerConfig
 from pgdiff.diffusion import (
     DDIM,
@@ -29,11 +31,11 @@ from pgdiff.diffusion import (
 from pgdiff.diffusion.classifier_free import ClassifierFree, ConditionVector, drop_condition
 from pgdiff.diffusion.level_schedules import FullSequence, LevelMatrix, LevelSchedule
 from pgdiff.diffusion.loss_weights import LossWeight, UniformWeight
-from pgdiff.diffusion.patterns import pattern_mask
 from pgdiff.diffusion.predictions import Prediction, clean_estimate
 from pgdiff.diffusion.schedules import check_leak
 from pgdiff.diffusion.spacing import Spacing, UniformSpacing
 from pgdiff.diffusion.training_levels import SequenceLevels, TrainingLevels
+from pgdiff.given import KnownPatterns
 from pgdiff.pretrained import Pretrained, seeded_torch
 from pgdiff.registry import register
 from pgdiff.trajectory import Condition, Layout, Segment
@@ -60,8 +62,11 @@ class TrajectoryDiffusion(Pretrained):
         schedule: signal and noise at a level.
         prediction: what the network's raw output means.
         known: patterns of given features that training draws from, by name: "none", "start" (the
-            first token), "start_goal" (and the position features of the last).
+            first token), "start_goal" (and the position features of the last), "start_arrival" (and
+            those of any one token, drawn anew for every segment: a goal with a free arrival time).
         position: indices of the features that a goal gives.
+        rest: indices of the features that are held at 0 with a goal, such as velocities: plans come
+            to rest there, as Janner et al. (2022) have it on maze2d.
         levels: law of the noise levels that training draws; one for all tokens of a sequence if
             None. (Format 1 has a tuple of the one name that it knew.)
         loss_weight: how much an error counts at a level; alike if None.
@@ -70,6 +75,7 @@ class TrajectoryDiffusion(Pretrained):
         conditions: what samples can be asked to be like: a return, a goal, a class.
         condition_dropout: share of the training's segments whose condition is hidden, from which
             the model learns to do without (Ho & Salimans 2022); 0 to 1.
+        observation_layout: how Dict observations were flattened; None where they were flat.
     """
 
     def __init__(
@@ -82,11 +88,13 @@ class TrajectoryDiffusion(Pretrained):
         prediction: Prediction,
         known: Sequence[str] = ("start",),
         position: Sequence[int] = (0, 1),
+        rest: Sequence[int] = (),
         levels: TrainingLevels | Sequence[str] | None = None,
         loss_weight: LossWeight | None = None,
         distilled: bool = False,
         conditions: Sequence[Conditioner] = (),
         condition_dropout: float = 0.1,
+        observation_layout: ObservationLayout | None = None,
     ) -> None:
         super().__init__()
         prediction.check(schedule)
@@ -96,8 +104,6 @@ class TrajectoryDiffusion(Pretrained):
                 f"`normalizer` must have the {layout.features} features of the layout. "
                 f"Got {normalizer.features}."
             )
-        if not known:
-            raise PgdiffError("`known` must name at least one pattern. Got none.")
         if isinstance(levels, Sequence):
             for name in levels:
                 check_in("levels", name, ("sequence",))
@@ -105,12 +111,14 @@ class TrajectoryDiffusion(Pretrained):
         if hasattr(denoiser, "check_tokens"):
             denoiser.check_tokens(layout.horizon)
         self.layout = layout
+        self.observation_layout = observation_layout
         self.normalizer = normalizer
         self.denoiser = denoiser
         self.schedule = schedule
         self.prediction = prediction
         self.known = tuple(known)
         self.position = tuple(position)
+        self.rest = tuple(rest)
         self.levels = SequenceLevels() if levels is None else levels
         self.loss_weight = UniformWeight() if loss_weight is None else loss_weight
         self.distilled = distilled
@@ -121,12 +129,11 @@ class TrajectoryDiffusion(Pretrained):
         )
         size = {"condition": self.conditioning.size} if self.conditions else {}
         self.network = denoiser.build(features=layout.features, **size)
-        masks = [self.pattern(name) for name in self.known]
-        self.register_buffer("_masks", torch.stack(masks), persistent=False)
+        self._patterns = KnownPatterns(known, layout=layout, position=position, rest=rest)
+        self.register_buffer("_masks", self._patterns.all_masks, persistent=False)
         noisiest = torch.ones((), dtype=torch.float64)
-        partly = any(bool((mask.any(dim=-1) & ~mask.all(dim=-1)).any()) for mask in masks)
         scaled = type(prediction).scale_input is not Prediction.scale_input
-        if partly and scaled and float(schedule.sigma(noisiest)) > LOUD:
+        if self._patterns.partial and scaled and float(schedule.sigma(noisiest)) > LOUD:
             raise PgdiffError(
                 "`prediction` must not scale its input where tokens are known in part and the "
                 "noise is loud: what is known would be scaled away with it. Got "
@@ -148,6 +155,7 @@ class TrajectoryDiffusion(Pretrained):
         normalizer: str = "limits",
         known: Sequence[str] = ("start",),
         position: Sequence[int] = (0, 1),
+        rest: Sequence[int] = (),
         levels: TrainingLevels | None = None,
         loss_weight: LossWeight | None = None,
         conditions: Sequence[Conditioner] = (),
@@ -160,37 +168,48 @@ class TrajectoryDiffusion(Pretrained):
             episodes: recorded experience.
             horizon: tokens of a segment.
             stride: environment steps between neighbouring tokens.
-            fields: what a token holds.
+            fields: what a token holds: "observations", and with them "actions" (the one at its row)
+                or "action_chunks" (all those up to the next token).
             denoiser: the network; a transformer of width 128 and depth 3 if None.
             schedule: cosine if None.
             prediction: x0 if None.
             normalizer: "limits" or "standard".
             known: patterns of given features to train on.
             position: indices of the features that a goal gives.
+            rest: indices of the features that are held at 0 with a goal.
             levels: law of the training's noise levels; one for each sequence if None.
             loss_weight: how much an error counts at a level; alike if None.
             conditions: what samples can be asked to be like; what they lack is fitted.
             condition_dropout: share of the training's segments whose condition is hidden.
             seed: of the first weights.
         """
+        arrays, repeats = [], []
         for name in fields:
-            check_in("fields", name, ("observations", "actions"))
-        sizes = tuple((name, getattr(episodes, name).shape[-1]) for name in fields)
+            check_in("fields", name, ("observations", "actions", "action_chunks"))
+            chunks = name == "action_chunks"
+            arrays.append(getattr(episodes, "actions" if chunks else name))
+            repeats.append(check_positive_int("stride", stride) if chunks else 1)
+        sizes = tuple(
+            (name, array.shape[-1] * repeat)
+            for name, array, repeat in zip(fields, arrays, repeats, strict=True)
+        )
         layout = Layout(fields=sizes, horizon=horizon, stride=stride)
         Conditioning(conditions)  # the clearest error, where one of them is something else
         with seeded_torch(seed=seed):
             return cls(
                 layout=layout,
-                normalizer=fit_normalizer(normalizer, [getattr(episodes, name) for name in fields]),
+                normalizer=fit_normalizer(normalizer, arrays, repeats=repeats),
                 denoiser=TransformerConfig() if denoiser is None else denoiser,
                 schedule=CosineSchedule() if schedule is None else schedule,
                 prediction=X0Prediction() if prediction is None else prediction,
                 known=known,
                 position=position,
+                rest=rest,
                 levels=levels,
                 loss_weight=loss_weight,
                 conditions=[condition.fit(episodes) for condition in conditions],
                 condition_dropout=condition_dropout,
+                observation_layout=episodes.observation_layout,
             )
 
     # ---------------------------------------------------------------------------------- learning
@@ -211,10 +230,8 @@ class TrajectoryDiffusion(Pretrained):
         count, tokens, _ = x0.shape
         level = self.levels.draw(count, tokens, schedule=self.schedule, generator=generator)
         epsilon = torch.randn(x0.shape, generator=generator, device=generator.device)
-        choice = torch.randint(
-            len(self.known), (count,), generator=generator, device=generator.device
-        )
         masks: Tensor = self.get_buffer("_masks")
+        choice = self._patterns.draw(count, generator)
         condition = None
         if self.conditions:
             condition = drop_condition(
@@ -234,6 +251,24 @@ class TrajectoryDiffusion(Pretrained):
             loss_weight=self.loss_weight,
         )
         return {"diffusion": loss}
+
+    def tokens_of(
+        self,
+        observations: Float[np.ndarray, "batch tokens observation"],
+        actions: Float[np.ndarray, "batch steps action"] | None = None,
+    ) -> Signal:
+        """Put observations, and the actions of every step, into tokens, in raw units.
+
+        Args:
+            observations: of the tokens.
+            actions: of every environment step, for a model that generates actions.
+        """
+        parts = {"observations": torch.as_tensor(observations)}
+        if actions is not None:
+            count, tokens = observations.shape[:2]
+            flat = torch.as_tensor(actions).reshape(count, tokens, -1)
+            parts |= {"actions": flat, "action_chunks": flat}
+        return torch.cat([parts[name] for name, _ in self.layout.fields], dim=-1).to(self.device)
 
     def tokens(self, batch: Any) -> Signal:
         """Put the layout's fields of a batch into tokens, in raw units."""
@@ -268,45 +303,29 @@ class TrajectoryDiffusion(Pretrained):
         return lambda x, level: self.network(x, level, condition)
 
     def pattern(self, name: str) -> Bool[Tensor, "tokens features"]:
-        """Mask of what the pattern of that name gives."""
-        where = self.layout.slices["observations"]
-        size = where.stop - where.start
-        if name == "start_goal" and not all(0 <= index < size for index in self.position):
-            raise PgdiffError(
-                f"`position` must be indices of the {size} features of an observation. "
-                f"Got {list(self.position)}."
-            )
-        return pattern_mask(
-            name,
-            tokens=self.layout.horizon,
-            features=self.layout.features,
-            observation=range(where.start, where.stop),
-            goal=[where.start + index for index in self.position],
-        )
+        """Mask of what the pattern of that name gives, at its latest arrival."""
+        return self._patterns.masks(name)[-1]
 
     def given(
         self,
         observation: Float[Tensor, "batch observation"],
         goal: Float[Tensor, "batch goal"] | None = None,
+        arrival: Int[Tensor, " batch"] | None = None,
     ) -> Known:
         """What is known when planning from an observation, in raw units, to a goal if there is one.
 
+        Args:
+            observation: of the first token.
+            goal: position features of the token of arrival, where the `rest` is 0.
+            arrival: that token of each segment, from 1 on; the last if None.
+
         Warns where the model was not trained on that pattern.
         """
-        name = "start" if goal is None else "start_goal"
-        self._warn_of_pattern(name)
-        count = len(observation)
-        where = self.layout.slices["observations"]
-        _check_given("observation", observation, [count, where.stop - where.start])
-        if goal is not None:
-            _check_given("goal", goal, [count, len(self.position)])
-        raw = observation.new_zeros(count, self.layout.horizon, self.layout.features)
-        raw[:, 0, where] = observation
-        if goal is not None:
-            raw[:, -1, [where.start + index for index in self.position]] = goal
-        mask = self.pattern(name).to(observation.device)
-        values = self.normalizer.normalize(raw)
-        return Known(mask[None], values)
+        name, raw = self._patterns.fill(observation, goal, arrival)
+        # A model that knows of any arrival knows of the latest one.
+        if not (name == "start_goal" and "start_arrival" in self.known):
+            self._warn_of_pattern(name)
+        return Known(raw.mask, self.normalizer.normalize(raw.values))
 
     def _warn_of_pattern(self, name: str) -> None:
         if name not in self.known:
@@ -330,6 +349,7 @@ class TrajectoryDiffusion(Pretrained):
         solver: Solver | None = None,
         guidance: Sequence[Guidance] = (),
         clip: float | Literal["auto"] | None = "auto",
+        start: Signal | None = None,
         callback: Callable[[SamplerStep], None] | None = None,
     ) -> Signal:
         """Draw segments, in normalised units.
@@ -350,13 +370,15 @@ class TrajectoryDiffusion(Pretrained):
             guidance: bound guides (`pgdiff.guides.bind`).
             clip: limit of x0_hat after guidance; None for no limit. "auto" is 1 with the limits
                 normaliser, which puts the data into [-1, 1], and no limit with another.
+            start: noisy segments at the levels of a level matrix's first row, to begin from; noise
+                if None.
             callback: called after every row.
 
         Raises:
             PgdiffError: a condition that does not fit the model's, or a setting out of its range.
         """
         check_positive_int("batch", batch)
-        matrix = self._matrix(steps, spacing, levels)
+        matrix = self.level_matrix(steps, spacing=spacing, levels=levels)
         if not self.levels.per_token and (matrix != matrix[..., :1]).any():
             warnings.warn(
                 f"This model was trained with {self.levels!r}, one level for the whole sequence; "
@@ -386,13 +408,19 @@ class TrajectoryDiffusion(Pretrained):
             guidance=guidance,
             clip=clip,
             distilled=self.distilled,
+            start=start,
             callback=callback,
             device=self.device,
         )
 
-    def _matrix(
-        self, steps: int, spacing: Spacing | None, levels: LevelMatrix | LevelSchedule | None
+    def level_matrix(
+        self,
+        steps: int,
+        *,
+        spacing: Spacing | None = None,
+        levels: LevelMatrix | LevelSchedule | None = None,
     ) -> LevelMatrix:
+        """The levels that sampling visits; see `sample` for the arguments."""
         if isinstance(levels, Tensor):
             if spacing is not None:
                 raise PgdiffError(
@@ -454,10 +482,3 @@ class TrajectoryDiffusion(Pretrained):
     def segment(self, x: Signal) -> Segment:
         """Normalised tokens as a segment in raw units, differentiable."""
         return self.layout.segment(self.normalizer.unnormalize(x))
-
-
-def _check_given(name: str, value: Tensor, shape: list[int]) -> None:
-    if list(value.shape) != shape:
-        raise PgdiffError(f"`{name}` must have shape {shape}. Got {list(value.shape)}.")
-    if not torch.isfinite(value).all():
-        raise PgdiffError(f"`{name}` must be finite. Got NaN or Inf.")

@@ -77,7 +77,7 @@ def create(kind: str, name: str, **kwargs: Any) -> Any:
         raise PgdiffError(f"{kind} '{name}' needs `{missing[0]}`, which is missing.")
     try:
         return cls(**kwargs)
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:  # the latter where a part is of another kind
         raise PgdiffError(f"{kind} '{name}' cannot be built from {kwargs}: {error}.") from error
 
 

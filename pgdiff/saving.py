@@ -5,12 +5,12 @@ SHA-256 sums that is written last; it appears under its name by one rename, so a
 leaves the old folder or the new one, never a mixture.
 """
 
+import contextlib
 import hashlib
 import importlib.metadata
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,9 @@ def read_folder(
 def write_whole(path: str | os.PathLike[str], content: bytes | str) -> Path:
     """Write one file so that a reader finds the old content or the new, never a part.
 
-    The content goes to a sibling, is flushed to the disk, and the sibling is renamed.
+    The content goes to a hidden sibling, is flushed to the disk, and the sibling is renamed. One
+    process at a time may write one path. What a killed one leaves is the sibling, which the next
+    takes.
 
     Args:
         path: of the file; its folder is made where it is absent.
@@ -151,21 +153,41 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str) -> Path:
 
     Returns:
         The path.
+
+    Raises:
+        PgdiffError: it cannot be written (path and bytes); the old content then stays.
     """
     target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    data = content.encode() if isinstance(content, str) else content
+    partial = target.with_name(f".{target.name}.partial")
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content.encode() if isinstance(content, str) else content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _write_synced(partial, data)
+        partial.replace(target)
+        _sync_directory(target.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
+        raise PgdiffError(f"Cannot write '{target}' ({len(data)} bytes): {error}.") from error
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
         raise
     return target
+
+
+def recover_folder(path: str | os.PathLike[str]) -> bool:
+    """Clear away what a process killed within `write_folder` has left; return if a folder is there.
+
+    Where it was killed between the two renames of a replacement, the old folder gets its name
+    back.
+    """
+    target = Path(path).resolve()
+    aside = _previous(target)
+    if not target.exists() and aside.is_dir():
+        aside.rename(target)
+    _remove(aside)
+    _remove(target.with_name(f".{target.name}.partial"))
+    return target.is_dir()
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -292,9 +314,14 @@ def _verified(folder: Path) -> dict[str, bytes]:
                 f"'{file}' is missing, though {MANIFEST} lists it. Copy the whole folder again, or "
                 "go back to an earlier one."
             )
+        if file.resolve().parent != folder:
+            raise PgdiffError(
+                f"'{file}' is a link that leads out of its folder. Put the file itself there."
+            )
+        if not isinstance(entry, dict) or entry.get("bytes") != file.stat().st_size:
+            raise _damaged(file)  # before it is read: it may be of any size
         data = file.read_bytes()
-        expected = {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
-        if entry != expected:
+        if entry != {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}:
             raise _damaged(file)
         contents[name] = data
         if name == CONFIG:
@@ -337,7 +364,7 @@ def _check_finite(tensors: Mapping[str, Tensor], file: Path) -> None:
 def _json_bytes(value: Any, name: str) -> bytes:
     try:
         text = json.dumps(value, indent=2, sort_keys=True, allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         raise PgdiffError(f"What goes into {name} must be plain, finite JSON: {error}.") from error
     return (text + "\n").encode()
 

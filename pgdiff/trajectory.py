@@ -13,7 +13,7 @@ from torch import Tensor
 from pgdiff.registry import register
 from pgdiff.validation import PgdiffError, check_in, check_positive_int
 
-FIELDS = ("observations", "actions", "rewards")
+FIELDS = ("observations", "actions", "action_chunks", "rewards")
 """What a token may hold; the names of `Segment`."""
 
 
@@ -43,12 +43,17 @@ class Layout:
                 "`fields` must hold 'observations', and each field once. Got "
                 f"{', '.join(names) or 'none'}."
             )
+        check_positive_int("horizon", self.horizon)
+        check_positive_int("stride", self.stride)
+        if dict(self.fields).get("action_chunks", 0) % self.stride:
+            raise PgdiffError(
+                "`fields` must give 'action_chunks' the size of `stride` actions. Got "
+                f"{dict(self.fields)['action_chunks']} with a stride of {self.stride}."
+            )
         if dict(self.fields).get("rewards", 1) != 1:
             raise PgdiffError("`fields` must give 'rewards' the size 1. Got another.")
         # A layout that is read back from JSON, which has lists only, must equal the one written.
         object.__setattr__(self, "fields", tuple((name, int(size)) for name, size in self.fields))
-        check_positive_int("horizon", self.horizon)
-        check_positive_int("stride", self.stride)
 
     @property
     def features(self) -> int:
@@ -77,14 +82,19 @@ class Segment:
     Attributes:
         observations: `[batch, tokens, observation]`, the state at every `stride`-th step.
         actions: `[batch, tokens, action]`, or None where the model does not generate them.
+        action_chunks: `[batch, tokens, stride * action]`, the actions of the `stride` steps from
+            each token on, one after the other; or None.
         rewards: `[batch, tokens, 1]`, or None.
         stride: environment steps between neighbouring tokens.
+        goal: `[batch or 1, goal]`, what the plans are to reach, or None where none was asked for.
     """
 
     observations: Float[Tensor, "batch tokens observation"]
     actions: Float[Tensor, "batch tokens action"] | None = None
+    action_chunks: Float[Tensor, "batch tokens chunk"] | None = None
     rewards: Float[Tensor, "batch tokens 1"] | None = None
     stride: int = 1
+    goal: Float[Tensor, "#batch goal"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -139,18 +149,23 @@ class Plan:
     Attributes:
         observations: `[tokens, observation]`, the way-points of the chosen candidate; the first is
             the observation that was planned from, up to float32 rounding in the normaliser.
-        actions: `[tokens, action]` of the chosen candidate, or None.
+        actions: the chosen candidate's own: `[tokens * stride, action]`, one for every environment
+            step from now on, where its tokens hold action chunks; `[tokens, action]` where they
+            hold the action at their row; None where the model generates none.
         candidates: `[candidates, tokens, observation]`.
         scores: `[candidates]`, the guides' energy of each candidate; NaN without a guide.
         best: index of the chosen candidate.
         stride: environment steps between neighbouring way-points.
         goal: the goal `(x, y)` that was asked for, or None.
+        moves: `[candidates]`, how far the denoiser would move a token of each candidate
+            (`pgdiff.planning.Plausibility`), or None where that was not asked.
     """
 
     observations: Float[np.ndarray, "tokens observation"]
-    actions: Float[np.ndarray, "tokens action"] | None
+    actions: Float[np.ndarray, "steps action"] | None
     candidates: Float[np.ndarray, "candidates tokens observation"]
     scores: Float[np.ndarray, " candidates"]
     best: int
     stride: int
     goal: Float[np.ndarray, " goal"] | None = None
+    moves: Float[np.ndarray, " candidates"] | None = None

@@ -338,3 +338,25 @@ def test_killed_while_writing_leaves_a_whole_folder(tmp_path: Path) -> None:
     assert killer.stdout.strip() == "survived", killer.stderr
     hidden = {p.name for p in tmp_path.iterdir()} - {"model"}
     assert hidden <= {".model.partial", ".model.previous"}
+
+
+def test_a_folder_replaced_by_halves_is_recovered(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    assert not saving.recover_folder(folder)
+    save_folder(folder, {"a": 1}, {})
+    folder.rename(tmp_path / ".model.previous")
+    (tmp_path / ".model.partial").mkdir()
+    assert saving.recover_folder(folder) and load_folder(folder)[0]["a"] == 1
+    save_folder(tmp_path / ".model.previous", {"a": 0}, {})
+    assert saving.recover_folder(folder) and load_folder(folder)[0]["a"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_file_appears_whole_and_a_killed_write_leaves_one_sibling(tmp_path: Path) -> None:
+    file = saving.write_whole(tmp_path / "new" / "run.json", "größe")
+    assert file.read_text(encoding="utf-8") == "größe"
+    (file.parent / ".run.json.partial").write_text("half a")  # of a process that was killed
+    saving.write_whole(file, b"2")
+    assert file.read_bytes() == b"2" and list(file.parent.iterdir()) == [file]
+    with pytest.raises(PgdiffError, match=r"Cannot write '.*run\.json/a' \(3 bytes\)"):
+        saving.write_whole(file / "a", "abc")

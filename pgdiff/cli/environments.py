@@ -63,5 +63,10 @@ def check_fit(planner: Planner, env: gymnasium.Env[Any, Any], run: Path) -> None
 
 
 def _action_shape(planner: Planner) -> tuple[int, ...] | None:
+    if planner.controller == "actions":
+        layout = planner.model.layout
+        sizes = dict(layout.fields)
+        chunk = sizes.get("action_chunks", 0) // layout.stride
+        return (chunk or sizes["actions"],)
     actions = getattr(planner.controller, "actions", None)
     return None if actions is None else (int(actions),)

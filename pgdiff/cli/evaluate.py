@@ -1,85 +1,129 @@
-"""`pgdiff evaluate`: a run's planner acts; table, JSON and the first episodes as GIFs."""
+"""`pgdiff evaluate`: a run's planner acts; table, JSON, pictures and the first episodes as GIFs."""
 
 import dataclasses
 import importlib.util
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pgdiff.cli import compared
+from pgdiff.cli.described import described
 from pgdiff.cli.environments import check_fit, env_id_of, make_env
 from pgdiff.cli.planners import guide_name, make_planner
-from pgdiff.cli.values import flag, path, swept
-from pgdiff.evaluation import Evaluation, evaluate
-from pgdiff.planning import Planner
+from pgdiff.cli.values import flag, path, paths, swept
+from pgdiff.evaluation import Evaluation, aggregate, evaluate
 from pgdiff.planning.from_run import RunInfo, read_run
-from pgdiff.plotting import episode_gif
-from pgdiff.validation import PgdiffError, check_positive_int, check_seed
+from pgdiff.validation import PgdiffError, check_positive_int, check_range, check_seed
+from pgdiff.workflows import pictures
 from pgdiff.workflows.ablation import ablation
+from pgdiff.workflows.files import write_json
 from pgdiff.workflows.watch import Watched
 
 
 def run(settings: dict[str, Any]) -> int:
-    """Evaluate one planner, or the four of the ablation."""
-    run_folder = path(settings, "run")
-    run = read_run(run_folder)
-    out = path(settings, "out", run_folder / f"evaluation{swept(settings, named=('run',))}")
-    env_id = env_id_of(run, settings["env"])
-    options: dict[str, Any] = {
-        "episodes": check_positive_int("episodes", settings["episodes"]),
-        "seed": check_seed("seed", settings["seed"]),
-        "parallel": check_positive_int("parallel", settings["parallel"]),
-    }
-    record = check_positive_int("record", settings["record"], minimum=0)
+    """Evaluate one planner, that of several training seeds, or the four of the ablation."""
+    if settings["compare"] is not None:
+        out = None if settings["out"] is None else path(settings, "out")
+        return compared.show(paths(settings, "compare"), out)
+    folders = paths(settings, "run")
+    runs = [read_run(folder) for folder in folders]
+    out = path(settings, "out", _default_out(settings, folders))
+    options = _options(settings)
+    ids = [env_id_of(run, settings["env"]) for run in runs]
     if flag(settings, "ablation"):
-        return _ablation(settings, run, env_id, out, options)
-    env = make_env(env_id)
-    try:
-        planner = make_planner(settings, run, env)
-        check_fit(planner, env, run_folder)
-        watched = Watched(planner, record)
-        result = evaluate(watched, lambda: make_env(env_id), **options, record=record)
-        described = _described(settings, run, planner)
-        result = dataclasses.replace(result, settings={**result.settings, **described})
-        print(result.table(described["agent"]))
-        result.to_json(out / "evaluation.json")
-        if importlib.util.find_spec("matplotlib") is None:
-            print("no GIF: matplotlib is not installed (pip install 'pgdiff[viz]')")
-        else:
-            _gifs(result, watched, env, out, options["seed"])
-    finally:
-        env.close()
+        if len(runs) > 1:
+            raise PgdiffError(f"`run` must be one folder for the ablation. Got {len(runs)}.")
+        return _ablation(settings, runs[0], ids[0], out, options)
+    if len(runs) == 1:
+        _evaluate(settings, runs[0], ids[0], out, options)
+    else:
+        _several(settings, runs, ids, out, options)
     print(f"evaluation: {out}")
     return 0
 
 
-def _described(settings: dict[str, Any], run: RunInfo, planner: Planner) -> dict[str, Any]:
-    """What the table and the JSON say of the planner."""
-    guide = guide_name(settings, run)
-    controller = settings["planner"]["controller"]
-    every = "open loop" if planner.replan_every is None else f"replan {planner.replan_every}"
-    steering = "no guide"
-    if guide is not None:
-        (own,) = planner.guides
-        steering = f"{guide} x {own.scale:g}"
-    name = f"{run.recipe}, {controller}, {steering}, {planner.candidates} cand., {every}"
-    return {
-        "agent": name,
-        "run": str(run.path),
-        "guide": guide,
-        "scale": planner.guides[0].scale if planner.guides else None,
-        "candidates": planner.candidates,
-        "steps": planner.steps,
-        "replan_every": planner.replan_every,
-        "controller": controller,
-        "device": str(planner.model.device),
+def _options(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of the evaluation itself, checked before anything is loaded."""
+    references = settings["references"]
+    if references is not None and not isinstance(references, Mapping):
+        raise PgdiffError(
+            f"`references` must map names to scores: {{ceiling: 229.4}}. Got {references!r}."
+        )
+    for name, value in (references or {}).items():
+        check_range(f"references.{name}", value)
+    options = {
+        "episodes": check_positive_int("episodes", settings["episodes"]),
+        "seed": check_seed("seed", settings["seed"]),
+        "parallel": check_positive_int("parallel", settings["parallel"]),
     }
+    check_positive_int("record", settings["record"], minimum=0)
+    gallery = check_positive_int("gallery", settings["gallery"], minimum=0)
+    pictured = flag(settings, "pictures")
+    if gallery and not pictured:
+        raise PgdiffError(f"`pictures` must be true for a gallery of {gallery}. Got false.")
+    return options
 
 
-def _gifs(result: Evaluation, watched: Watched, env: Any, out: Path, seed: int) -> None:
-    for number, trajectory in enumerate(result.trajectories):
-        env.reset(seed=seed + number)  # draws the goal of that episode, where it is random
-        name = "episode.gif" if number == 0 else f"episode_{number}.gif"
-        plans = watched.plans(number, steps=len(trajectory) - 1)
-        episode_gif(trajectory, out / name, env=env, plans=plans)
+def _default_out(settings: dict[str, Any], folders: list[Path]) -> Path:
+    name = f"evaluation{swept(settings, named=('run',))}"
+    if len(folders) == 1:
+        return folders[0] / name
+    if len(set(folders)) < len(folders):
+        raise PgdiffError("`run` must name each folder once.")
+    return Path(os.path.commonpath([folder.absolute().parent for folder in folders])) / name
+
+
+def _several(
+    settings: dict[str, Any],
+    runs: list[RunInfo],
+    ids: list[str],
+    out: Path,
+    options: dict[str, Any],
+) -> None:
+    """Evaluate each run on the same episodes, then all of them together."""
+    found = []
+    for number, (run, env_id) in enumerate(zip(runs, ids, strict=True)):
+        print(f"--- {run.path}", flush=True)
+        found.append(_evaluate(settings, run, env_id, out / f"run_{number}", options))
+    together = aggregate(found)
+    print(f"--- all {len(runs)}\n{together}")
+    content = {**together.to_dict(), "evaluations": [f"run_{i}" for i in range(len(found))]}
+    write_json(out / "aggregate.json", content)
+
+
+def _evaluate(
+    settings: dict[str, Any], run: RunInfo, env_id: str, out: Path, options: dict[str, Any]
+) -> Evaluation:
+    """Evaluate one run; write its file and its pictures."""
+    gallery, record = int(settings["gallery"]), int(settings["record"])
+    kept = options["episodes"] if gallery else record
+    env = make_env(env_id)
+    try:
+        planner = make_planner(settings, run, env)
+        check_fit(planner, env, run.path)
+        watched = Watched(planner, kept)
+        result = evaluate(watched, lambda: make_env(env_id), **options, record=kept)
+        result = _stated(result, described(settings, run, planner))
+        print(result.table(result.settings["agent"]))
+        result.to_json(out / "evaluation.json")
+        if not flag(settings, "pictures"):
+            return result
+        if importlib.util.find_spec("matplotlib") is None:
+            print("no pictures: matplotlib is not installed (pip install 'pgdiff[viz]')")
+            return result
+        pictures.episode_gifs(result, watched, env, out, count=record)
+        pictures.score_histogram(result, out, references=settings["references"])
+        if gallery:
+            pictures.failures_gallery(result, watched, env, out, count=gallery)
+        pictures.value_map(run, planner, env, out, seed=options["seed"])
+    finally:
+        env.close()
+    return result
+
+
+def _stated(result: Evaluation, settings: dict[str, Any]) -> Evaluation:
+    return dataclasses.replace(result, settings={**result.settings, **settings})
 
 
 def _ablation(
@@ -97,19 +141,24 @@ def _ablation(
             )
         if full.guides[0].scale == 0:
             raise PgdiffError("`guide.scale` must be above 0 for the ablation. Got 0.")
-        result = ablation(
-            no_guide=make_planner(settings, run, env, guide="none", candidates=1),
-            gradient=make_planner(settings, run, env, candidates=1),
-            selection=make_planner(settings, run, env, scale=0.0),
-            both=full,
-            make_env=lambda: make_env(env_id),
-            **options,
-        )
-        described = _described(settings, run, full)
+        planners = {
+            "no_guide": make_planner(settings, run, env, guide="none", candidates=1),
+            "gradient": make_planner(settings, run, env, candidates=1),
+            "selection": make_planner(settings, run, env, scale=0.0),
+            "both": full,
+        }
+        agents: dict[str, Any] = {**planners, **options}
+        result = ablation(make_env=lambda: make_env(env_id), **agents)
+        rows = {
+            name: _stated(found, described(settings, run, planners[name]))
+            for name, found in result.evaluations.items()
+        }
+        result = dataclasses.replace(result, evaluations=rows)
+        stated = described(settings, run, full)
     finally:
         env.close()
-    print(described["agent"])
+    print(stated["agent"])
     print(result.table())
-    result.write(out, settings=described)
+    result.write(out, settings=stated)
     print(f"evaluation: {out}")
     return 0

@@ -7,7 +7,7 @@ from pgdiff.cli.places import CONFIG_DIR, choices, groups
 
 def path_help(command: str, line: str) -> str:
     """Help of a command that takes a path."""
-    return f"usage: pgdiff {command} PATH\n\n{line.capitalize()}."
+    return f"usage: pgdiff {command} PATH_OR_MINARI_ID\n\n{line.capitalize()}."
 
 
 def settings_help(command: str, line: str) -> str:

@@ -1,17 +1,15 @@
 """`pgdiff info`: what a data file, a saved network or a run folder holds."""
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 import pgdiff.critics
 import pgdiff.dynamics
 import pgdiff.model  # these three register the networks  # noqa: F401
+from pgdiff.cli.data_report import describe
 from pgdiff.cli.train import stage_lines
-from pgdiff.data import load_episodes
+from pgdiff.data.places import find_place
 from pgdiff.planning.from_run import RUN, read_run
 from pgdiff.pretrained import load_learner
 from pgdiff.saving import CONFIG, load_folder
@@ -21,48 +19,21 @@ from pgdiff.validation import PgdiffError
 def run(path: str) -> int:
     """Print it."""
     place = Path(path)
-    if place.is_file():
-        lines = _data(place)
-    elif (place / RUN).is_file():
+    if (place / RUN).is_file():
         lines = _run(place)
     elif (place / CONFIG).is_file():
         lines = _network(place)
+    elif place.is_file() or find_place(path).exists:
+        lines = describe(path)
     elif place.is_dir():
         raise PgdiffError(
-            f"`pgdiff info` knows data files, saved networks and run folders. '{path}' holds "
-            f"neither {RUN} nor {CONFIG}."
+            f"`pgdiff info` knows data files, Minari data sets, saved networks and run folders. "
+            f"'{path}' holds neither {RUN} nor {CONFIG} nor data."
         )
     else:
         raise PgdiffError(f"There is no file or folder '{path}'.")
     print("\n".join(lines))
     return 0
-
-
-def _data(path: Path) -> list[str]:
-    # Nothing is left beside a file that is only looked at.
-    with tempfile.TemporaryDirectory(prefix="pgdiff-") as cache:
-        episodes = load_episodes(path, cache_dir=cache)
-        lengths = episodes.lengths
-        lines = [
-            f"data file: {path}",
-            f"steps: {episodes.steps}",
-            f"episodes: {len(episodes)}, of {lengths.min()} to {lengths.max()} steps, "
-            f"mean {lengths.mean():.1f}",
-            f"mean reward: {episodes.rewards.mean(dtype=np.float64):.4g}",
-        ]
-        fields = {"observations": episodes.observations, "actions": episodes.actions}
-        fields["rewards"] = episodes.rewards
-        fields |= {f"infos/{name}": values for name, values in episodes.infos.items()}
-        for name, values in fields.items():
-            rows = np.asarray(values).reshape(len(values), -1)
-            ranges = [
-                f"{low:.4g} to {high:.4g}"
-                for low, high in zip(rows.min(axis=0), rows.max(axis=0), strict=True)
-            ]
-            lines.append(f"{name} {list(values.shape)}: {', '.join(ranges)}")
-        for name in ("terminals", "timeouts"):
-            lines.append(f"{name} [{episodes.steps}]: {getattr(episodes, name).sum()} set")
-    return lines
 
 
 def _network(path: Path) -> list[str]:

@@ -3,6 +3,8 @@
 import argparse
 import importlib
 import os
+import shlex
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -13,7 +15,8 @@ from pgdiff.validation import PgdiffError, nearest
 # Command: module of `pgdiff.cli` that has its `run`, whether it takes a plain path, and one line.
 COMMANDS = {
     "collect": ("collect", False, "record a task's own expert into a data file"),
-    "check": ("check", True, "list the faults of a data file: field, row and mend"),
+    "check": ("check", True, "list the faults of a data file or a Minari data set"),
+    "convert": ("convert", False, "write a data file or a Minari data set as the other"),
     "train": ("train", False, "train every stage of a recipe into a run folder"),
     "plan": ("plan", False, "make one plan of a run, with pictures of it"),
     "evaluate": ("evaluate", False, "act in the environment: score, interval, success, speed"),
@@ -31,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 where all went well, 1 where the input or a setting is at fault, 2 where there is no such
-        command, 130 where it was interrupted.
+        command, 130 where it was interrupted, 143 where a training was ended by SIGTERM (as in a
+        shell, 128 + the signal's number).
     """
     words = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
@@ -48,9 +52,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         with warnings.catch_warnings():
             warnings.showwarning = _show_warning
             return _run(command, words[1:])
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print(str(error) or "interrupted", file=sys.stderr)
+        if str(error) and command == "train":  # it says itself where it stands
+            kept = [word for word in words[1:] if word.split("=")[0] not in ("resume", "overwrite")]
+            print(
+                f"go on: {shlex.join(['pgdiff', 'train', *kept, 'resume=true'])}", file=sys.stderr
+            )
+        return 128 + int(getattr(error, "number", signal.SIGINT))
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1

@@ -13,7 +13,7 @@ from hydra.errors import HydraException
 from pgdiff.cli.places import choices, groups
 from pgdiff.validation import PgdiffError, check_in
 
-PATHS = ("base", "data", "out", "run")
+PATHS = ("base", "compare", "data", "out", "run")
 # Below these keys a recipe may be given what it does not name itself.
 OPEN_KEYS = ("recipe.stages.", "recipe.planner.", "recipe.guides.")
 

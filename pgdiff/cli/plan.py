@@ -12,6 +12,7 @@ from pgdiff.cli.environments import check_fit, env_id_of, make_env
 from pgdiff.cli.planners import guide_name, make_planner
 from pgdiff.cli.values import path, swept
 from pgdiff.diffusion import SamplerStep
+from pgdiff.evaluation.checks import goals_of
 from pgdiff.planning import Planner
 from pgdiff.planning.from_run import read_run
 from pgdiff.plotting import comparison_picture, denoising_gif, plan_picture
@@ -32,9 +33,10 @@ def run(settings: dict[str, Any]) -> int:
     try:
         planner = make_planner(settings, run, env)
         check_fit(planner, env, folder)
-        observation, _ = env.reset(seed=seed)
+        observation, info = env.reset(seed=seed)
+        goal = goals_of([info], [seed], env)[0].tolist() if planner.wants_goal else None
         steps: list[SamplerStep] = []
-        plan = planner.plan(observation, seed=seed, callback=steps.append)
+        plan = planner.plan(observation, goal=goal, seed=seed, callback=steps.append)
         guide = guide_name(settings, run)
         print(_table(plan))
         write_json(out / "plan.json", _content(plan, settings, folder, guide))
@@ -46,7 +48,9 @@ def run(settings: dict[str, Any]) -> int:
             if guide is not None:
                 # The same noise without the gradient; its value is still told, and the first
                 # candidate shown, which is what an unguided planner takes.
-                unguided = make_planner(settings, run, env, scale=0.0).plan(observation, seed=seed)
+                unguided = make_planner(settings, run, env, scale=0.0).plan(
+                    observation, goal=goal, seed=seed
+                )
                 unguided = dataclasses.replace(
                     unguided, best=0, observations=unguided.candidates[0]
                 )

@@ -5,10 +5,12 @@ from typing import Any
 import gymnasium
 
 from pgdiff.planning import Planner
-from pgdiff.planning.from_run import OPEN, RunInfo, planner_parts
+from pgdiff.planning.from_run import RunInfo
+from pgdiff.planning.from_run import controller_name as controller_of
+from pgdiff.planning.settings import CONTROLLERS, planner_values
 from pgdiff.validation import PgdiffError, check_in
 
-CONTROLLERS = ("inverse_dynamics", "tracker")
+TRACKER = "tracker"
 
 
 def guide_name(settings: dict[str, Any], run: RunInfo) -> str | None:
@@ -16,6 +18,18 @@ def guide_name(settings: dict[str, Any], run: RunInfo) -> str | None:
     name = settings["guide"]["name"]
     chosen = run.guide if name == "run" else str(name)
     return None if chosen == "none" else chosen
+
+
+def controller_name(settings: dict[str, Any], run: RunInfo) -> str:
+    """Return the name of the controller that is asked for.
+
+    Raises:
+        PgdiffError: there is none of that name.
+    """
+    name = settings["planner"]["controller"]
+    if name is None:
+        return controller_of(run)
+    return check_in("planner.controller", str(name), (*CONTROLLERS, TRACKER))
 
 
 def make_planner(
@@ -29,40 +43,30 @@ def make_planner(
         env: whose tracker is used, if that is the controller.
         changes: for example `scale=0.0`.
     """
-    guide, planner = settings["guide"], settings["planner"]
+    guide = settings["guide"]
+    chosen = {key: value for key, value in settings["planner"].items() if value is not None}
+    controller = chosen.pop("controller", None)
+    if controller is not None:
+        controller = controller_name(settings, run)
     arguments: dict[str, Any] = {
         "guide": None if guide["name"] == "run" else str(guide["name"]),
         "scale": guide["scale"],
         "transform": guide["transform"],
         "trace": guide["trace"],
         "at": guide["at"],
-        "candidates": planner["candidates"],
-        "steps": planner["steps"],
-        "replan_every": _replan_every(planner["replan_every"]),
-        "controller": _controller(planner["controller"], env),
-        "condition": planner["condition"],
-        **planner_parts(planner),
+        **planner_values(chosen),
+        "controller": _tracker(env) if controller == TRACKER else controller,
         "seed": settings["seed"],
         "device": settings["device"],
     }
     return Planner.from_run(run.path, **(arguments | changes))
 
 
-def _replan_every(value: Any) -> Any:
-    """`null` is what the run says, `open` an open loop."""
-    if value is None:
-        return "run"
-    return None if value == OPEN else value
-
-
-def _controller(name: Any, env: gymnasium.Env[Any, Any]) -> Any:
-    """None is the run's inverse dynamics."""
-    if check_in("planner.controller", str(name), CONTROLLERS) == "inverse_dynamics":
-        return None
+def _tracker(env: gymnasium.Env[Any, Any]) -> Any:
     tracker = getattr(env.unwrapped, "tracker", None)
     if tracker is None:
         raise PgdiffError(
-            "`planner.controller` must be 'inverse_dynamics', because the environment has no "
-            f"tracker. Got '{name}'."
+            f"`planner.controller` must be one of {', '.join(CONTROLLERS)}, because the "
+            f"environment has no tracker. Got '{TRACKER}'."
         )
     return tracker()

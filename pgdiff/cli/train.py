@@ -8,8 +8,9 @@ from typing import Any
 from pgdiff.cli.overrides import parse
 from pgdiff.cli.values import flag, path, swept
 from pgdiff.data import load_episodes
-from pgdiff.planning.from_run import RunInfo, read_run
-from pgdiff.validation import PgdiffError
+from pgdiff.data.places import find_place
+from pgdiff.planning.from_run import MODEL, RunInfo, read_run
+from pgdiff.validation import PgdiffError, check_positive_int
 from pgdiff.workflows.runs import last_metrics
 from pgdiff.workflows.stages import Stage
 from pgdiff.workflows.train import train_stages
@@ -27,7 +28,10 @@ def prepare(words: Sequence[str], *, sweep: bool) -> list[str]:
         return list(words)
     run = read_run(str(base))
     task = {"task": run.task.get("name")}
-    task |= {f"task.{key}": run.task[key] for key in OF_THE_TASK if key in run.task}
+    # A recipe may have a horizon and a stride of its own: what is added must fit the model.
+    model = run.stage(MODEL)
+    known = {**run.task, **({} if model is None else model.arguments)}
+    task |= {f"task.{key}": known[key] for key in OF_THE_TASK if key in known}
     return [*words, *(f"{key}={value}" for key, value in task.items() if key not in given)]
 
 
@@ -53,12 +57,17 @@ def run(settings: dict[str, Any]) -> int:
     task, recipe = settings["task"], settings["recipe"]
     out, add = _folder(settings)
     data = _data(settings, out if add else None)
-    if not data.exists():
+    if not find_place(data).exists:
         raise PgdiffError(
             f"`data` must be a file. '{data}' does not exist; record it with: "
             f"{_collect(task, data)}"
         )
-    episodes = load_episodes(data, join_continuous=flag(settings, "join_continuous"))
+    length = settings["episode_length"]
+    episodes = load_episodes(
+        data,
+        join_continuous=flag(settings, "join_continuous"),
+        episode_length=None if length is None else check_positive_int("episode_length", length),
+    )
     print(f"{recipe['name']}: {', '.join(recipe['stages'])} on {episodes.steps} steps of {data}")
     info = train_stages(
         episodes,

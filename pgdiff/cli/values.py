@@ -25,6 +25,18 @@ def path(settings: dict[str, Any], name: str, default: str | Path | None = None)
     return Path(str(chosen)).expanduser()
 
 
+def paths(settings: dict[str, Any], name: str) -> list[Path]:
+    """Return the paths of a setting that is one path or a list, [A,B,C]; a folder goes before."""
+    value = settings[name]
+    if isinstance(value, str) and value[:1] + value[-1:] == "[]" and not Path(value).exists():
+        value = [part.strip().strip("'\"") for part in value[1:-1].split(",")]
+    if not isinstance(value, list):
+        return [path(settings, name)]
+    if not value or "" in value:
+        raise PgdiffError(f"`{name}` must be a path or a list of them. Got {value}.")
+    return [path({name: item}, name) for item in value]
+
+
 def swept(settings: dict[str, Any], *, named: tuple[str, ...] = ()) -> str:
     """Return what tells a job of a sweep from the others, for its default output; else "".
 

@@ -1,6 +1,7 @@
-"""Value networks: what a segment is worth, learned from recorded rewards."""
+"""Value networks: what a segment is worth, learned from recordings."""
 
+from pgdiff.critics.goal_value import GoalValue
 from pgdiff.critics.segment_value import SegmentValue
 from pgdiff.critics.transition_value import TransitionValue
 
-__all__ = ["SegmentValue", "TransitionValue"]
+__all__ = ["GoalValue", "SegmentValue", "TransitionValue"]

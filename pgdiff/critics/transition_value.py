@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from pgdiff.critics.checks import check_segment
+from pgdiff.critics.bellman import (
+    expectile_loss,
+    follow,
+    read_value,
+    value_error,
+)
+from pgdiff.critics.checks import check_features, check_rewards, check_segment
+from pgdiff.critics.lambda_return import lambda_return
 from pgdiff.data import Episodes, SegmentDataset
 from pgdiff.data.normalizers import Normalizer, fit_normalizer
 from pgdiff.denoisers.mlp import mlp
@@ -41,6 +49,10 @@ class TransitionValue(Pretrained):
         width: of both networks.
         depth: hidden layers of both networks.
         slow: share of `V` that its slow copy takes on at every training step.
+        log_space: learn the logarithm of `V`, for rewards that are never negative: errors then
+            count in relation to the value, and what is far from a reward is known as well as what
+            is near.
+        value_features: features of an observation that `V` sees, by index; all if None.
     """
 
     def __init__(
@@ -53,6 +65,8 @@ class TransitionValue(Pretrained):
         width: int = 256,
         depth: int = 2,
         slow: float = 0.01,
+        log_space: bool = False,
+        value_features: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.normalizer = normalizer
@@ -65,9 +79,12 @@ class TransitionValue(Pretrained):
         )
         self.width, self.depth = width, depth
         self.slow = check_range("slow", slow, low=0, high=1, open_low=True)
+        self.log_space = bool(log_space)
         size = normalizer.features
+        self.value_features = check_features(value_features, size=size)
         self.reward_network = mlp(2 * size, 1, width=width, depth=depth)
-        self.value_network = mlp(size, 1, width=width, depth=depth)
+        seen = size if self.value_features is None else len(self.value_features)
+        self.value_network = mlp(seen, 1, width=width, depth=depth)
         self.slow_network = copy.deepcopy(self.value_network).requires_grad_(False)
 
     @classmethod
@@ -81,6 +98,8 @@ class TransitionValue(Pretrained):
         width: int = 256,
         depth: int = 2,
         slow: float = 0.01,
+        log_space: bool = False,
+        value_features: Sequence[int] | None = None,
         normalizer: str = "limits",
         seed: int = 0,
     ) -> "TransitionValue":
@@ -97,6 +116,8 @@ class TransitionValue(Pretrained):
                 width=width,
                 depth=depth,
                 slow=slow,
+                log_space=log_space,
+                value_features=value_features,
             )
 
     # ---------------------------------------------------------------------------------- learning
@@ -105,7 +126,12 @@ class TransitionValue(Pretrained):
         """Pairs of neighbouring tokens, with the discounted reward between them.
 
         Warns where the recording has terminals: their state is taken for one that goes on.
+
+        Raises:
+            PgdiffError: a negative reward, with `log_space`.
         """
+        if self.log_space:
+            check_rewards(episodes)
         if episodes.terminals.any():
             warnings.warn(
                 "The recording has terminals, which TransitionValue does not know: it takes the "
@@ -128,29 +154,25 @@ class TransitionValue(Pretrained):
         reward = (1 - self.discount) * batch.rewards[:, 0]
         predicted = self.reward_network(torch.cat([observation, following], dim=-1))[:, 0]
         with torch.no_grad():
-            ahead = self.slow_network(following)[:, 0]
+            ahead = read_value(self._raw(self.slow_network, following), log_space=self.log_space)
             target = reward + self.discount**self.stride * ahead
-        error = target - self.value_network(observation)[:, 0]
-        weight = torch.where(error > 0, self.expectile, 1 - self.expectile)
+        raw = self._raw(self.value_network, observation)
+        error = value_error(raw, target, log_space=self.log_space)
         return {
             "reward": F.mse_loss(predicted, reward / self._reward_unit),
-            "value": (weight * error.square()).mean(),
+            "value": expectile_loss(error, self.expectile),
         }
 
     @torch.no_grad()
     def after_step(self) -> None:
         """Move the slow copy."""
-        for slow, fast in zip(
-            self.slow_network.parameters(), self.value_network.parameters(), strict=True
-        ):
-            slow.lerp_(fast, self.slow)
+        follow(self.slow_network, self.value_network, self.slow)
 
     # ------------------------------------------------------------------------------------- using
 
     def value(self, observation: Float[Tensor, "*batch observation"]) -> Float[Tensor, "*batch"]:
         """`(1 - gamma) V` of raw observations."""
-        out: Tensor = self.value_network(self.normalizer.normalize(observation))[..., 0]
-        return out
+        return self._value(self.normalizer.normalize(observation))
 
     def energy(self, segment: Segment, *, trace: float = 1.0) -> Float[Tensor, " batch"]:
         """Worth of each segment, in units of a mean reward.
@@ -172,14 +194,18 @@ class TransitionValue(Pretrained):
         tokens = self.normalizer.normalize(segment.observations)
         pairs = torch.cat([tokens[:, :-1], tokens[:, 1:]], dim=-1)
         rewards = self._reward_unit * self.reward_network(pairs)[..., 0]
-        values = self.value_network(tokens[:, 1:])[..., 0]
-        count = rewards.shape[1]
-        step = self.discount**self.stride
-        decay = step * trace
-        power = torch.arange(count, device=tokens.device, dtype=tokens.dtype)
-        cut = decay**power * (rewards + step * (1 - trace) * values)
-        total: Tensor = cut.sum(dim=1) + decay**count * values[:, -1]
-        return total
+        values = self._value(tokens[:, 1:])
+        return lambda_return(rewards, values, discount=self.discount**self.stride, trace=trace)
+
+    def _raw(self, network: torch.nn.Module, normalized: Tensor) -> Tensor:
+        seen = normalized
+        if self.value_features is not None:
+            seen = normalized[..., list(self.value_features)]
+        out: Tensor = network(seen)
+        return out[..., 0]
+
+    def _value(self, normalized: Tensor) -> Tensor:
+        return read_value(self._raw(self.value_network, normalized), log_space=self.log_space)
 
     @property
     def _reward_unit(self) -> float:

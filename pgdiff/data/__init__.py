@@ -1,4 +1,4 @@
-"""Recorded experience: D4RL HDF5 files to episodes, segments, returns and normalisers."""
+"""Recorded experience: files, Minari and replay buffers to episodes, segments and normalisers."""
 
 from pgdiff.data.conditions import (
     ClassCondition,
@@ -10,13 +10,16 @@ from pgdiff.data.conditions import (
 from pgdiff.data.episodes import Episodes
 from pgdiff.data.hdf5 import write_hdf5
 from pgdiff.data.load import check, load_episodes
+from pgdiff.data.minari_write import write_minari
 from pgdiff.data.normalizers import (
     LimitsNormalizer,
     Normalizer,
     StandardNormalizer,
     fit_normalizer,
 )
+from pgdiff.data.observation_layout import ObservationLayout
 from pgdiff.data.problems import Problem
+from pgdiff.data.replay_buffer import from_replay_buffer, to_replay_buffer
 from pgdiff.data.returns import discounted_returns
 from pgdiff.data.segments import SegmentBatch, SegmentDataset, SegmentIndex, segments
 
@@ -28,6 +31,7 @@ __all__ = [
     "GoalCondition",
     "LimitsNormalizer",
     "Normalizer",
+    "ObservationLayout",
     "Problem",
     "ReturnCondition",
     "SegmentBatch",
@@ -37,7 +41,10 @@ __all__ = [
     "check",
     "discounted_returns",
     "fit_normalizer",
+    "from_replay_buffer",
     "load_episodes",
     "segments",
+    "to_replay_buffer",
     "write_hdf5",
+    "write_minari",
 ]

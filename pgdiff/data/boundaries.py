@@ -1,5 +1,7 @@
 """Where episodes end: the marks of a recording, and marks that are none."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
@@ -22,6 +24,38 @@ def episode_bounds(
     return starts, ends
 
 
+def time_limits(
+    terminals: Bool[np.ndarray, " steps"], episode_length: int
+) -> Bool[np.ndarray, " steps"]:
+    """Return the timeouts of a recording in which an episode was cut after so many rows.
+
+    For files that leave `timeouts` out (older ones of D4RL's): rows are counted from each
+    episode's first; a row that is a terminal needs no other mark.
+    """
+    starts, ends = episode_bounds(terminals, np.zeros_like(terminals))
+    timeouts = np.zeros_like(terminals)
+    for i in np.flatnonzero(ends - starts >= episode_length):
+        timeouts[starts[i] + episode_length - 1 : ends[i] : episode_length] = True
+    timeouts &= ~terminals
+    return timeouts
+
+
+def one_step_moves(
+    observations: Float[np.ndarray, "steps obs"], rows: Int[np.ndarray, " rows"]
+) -> Iterator[Float[np.ndarray, " rows"]]:
+    """Yield, feature by feature, how far it moves from each of these rows to the next one."""
+    for feature in range(observations.shape[1]):
+        column = observations[:, feature]
+        yield np.abs(column[rows + 1] - column[rows])
+
+
+def sample_rows(rows: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " sampled"]:
+    """Return at most a million of the rows, evenly spread."""
+    if len(rows) > _PAIRS:
+        rows = rows[np.linspace(0, len(rows) - 1, _PAIRS).astype(np.int64)]
+    return rows
+
+
 def continuous_marks(
     observations: Float[np.ndarray, "steps obs"],
     marked: Bool[np.ndarray, " steps"],
@@ -39,9 +73,13 @@ def continuous_marks(
     inside = np.flatnonzero(~marked[:-1])
     if len(inside) == 0:
         return rows[:0]
-    if len(inside) > _PAIRS:
-        inside = inside[np.linspace(0, len(inside) - 1, _PAIRS).astype(np.int64)]
-    usual = np.quantile(np.abs(observations[inside + 1] - observations[inside]), 0.999, axis=0)
-    moved = np.abs(observations[rows + 1] - observations[rows])
-    joined: np.ndarray = rows[(moved <= 3.0 * usual).all(axis=1)]
+    inside = sample_rows(inside)
+    goes_on = np.ones(len(rows), np.bool_)
+    # Feature by feature, so that memory stays small for wide observations too.
+    moves = zip(
+        one_step_moves(observations, inside), one_step_moves(observations, rows), strict=True
+    )
+    for usual, moved in moves:
+        goes_on &= moved <= 3.0 * np.quantile(usual, 0.999)
+    joined: np.ndarray = rows[goes_on]
     return joined

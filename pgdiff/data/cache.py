@@ -1,27 +1,43 @@
-"""A folder of .npy files beside an HDF5 file: its checked fields, ready to be memory-mapped."""
+"""A folder of .npy files beside a recording: its checked fields, ready to be memory-mapped."""
 
 import contextlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
-from pgdiff.data.checks import Sink, Source
+from pgdiff.data.checks import Sink
 from pgdiff.data.fields import Field
+from pgdiff.data.observation_layout import ObservationLayout, from_json, to_json
+from pgdiff.data.recording import Recording
 
-_VERSION = 2
+_VERSION = 3
 _INDEX = "fields.json"
 
 
-def cache_key(path: Path) -> str:
-    """Return the name of a file's cache folder; it changes whenever the file is replaced."""
-    status = path.stat()
-    return f"v{_VERSION}-{status.st_size:x}-{status.st_mtime_ns:x}-{status.st_ino:x}"
+class Cached(NamedTuple):
+    """What a cache folder holds.
+
+    Attributes:
+        arrays: the fields, mapped.
+        layout: of the Dict observations that were flattened, if they were.
+        ends_known: see `Recording`.
+    """
+
+    arrays: dict[str, np.ndarray]
+    layout: ObservationLayout | None
+    ends_known: bool
+
+
+def cache_key(*paths: Path) -> str:
+    """Return the name of a recording's cache folder; it changes whenever a file is replaced."""
+    found = [path.stat() for path in paths]
+    parts = [f"{s.st_size:x}-{s.st_mtime_ns:x}-{s.st_ino:x}" for s in found]
+    return "-".join([f"v{_VERSION}", *parts])
 
 
 def cache_root(path: Path, cache_dir: Path | None) -> Path:
@@ -29,15 +45,18 @@ def cache_root(path: Path, cache_dir: Path | None) -> Path:
     return path.with_name(f"{path.name}.cache") if cache_dir is None else cache_dir / path.name
 
 
-def open_cache(folder: Path) -> dict[str, np.ndarray] | None:
+def open_cache(folder: Path) -> Cached | None:
     """Map a finished cache folder, or return None where it is absent or damaged."""
     try:
-        names = json.loads((folder / _INDEX).read_text())
-        return {
+        index = json.loads((folder / _INDEX).read_text())
+        arrays = {
             name: np.load(folder / _file(name), mmap_mode="r", allow_pickle=False).view(np.ndarray)
-            for name in names
+            for name in index["fields"]
         }
-    except (OSError, ValueError, EOFError):
+        layout = index["layout"]
+        layout = None if layout is None else from_json(layout)
+        return Cached(arrays, layout, bool(index["ends_known"]))
+    except (OSError, ValueError, EOFError, TypeError, KeyError):
         return None
 
 
@@ -52,8 +71,8 @@ class CacheWriter:
     removed as soon as it is mapped: the mapping keeps the values until it is dropped.
     """
 
-    def __init__(self, root: Path, sources: Mapping[str, Source]) -> None:
-        self._sources = sources
+    def __init__(self, root: Path, recording: Recording) -> None:
+        self._recording = recording
         self._files: dict[str, BinaryIO] = {}
         self._root: Path | None = root
         try:
@@ -72,29 +91,34 @@ class CacheWriter:
         # Written, not mapped: on a full disk a write fails where a mapping kills the process.
         if field.name not in self._files:
             file = self._files[field.name] = (self.folder / _file(field.name)).open("wb")
-            shape = (self._sources[field.name].shape[0], *block.shape[1:])
+            shape = (self._recording.fields[field.name].shape[0], *block.shape[1:])
             header = {"descr": block.dtype.str, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(file, header)
         self._files[field.name].write(np.ascontiguousarray(block).data)
 
-    def finish(self, key: str) -> dict[str, np.ndarray]:
+    def finish(self, key: str) -> Cached:
         """Put the folder into its place and map it."""
-        names = list(self._files)
-        (self.folder / _INDEX).write_text(json.dumps(names))
+        names, layout = list(self._files), self._recording.layout
+        index = {
+            "fields": names,
+            "layout": None if layout is None else to_json(layout),
+            "ends_known": self._recording.ends_known,
+        }
+        (self.folder / _INDEX).write_text(json.dumps(index))
         # A folder that survives a power failure must not hold zeros that look like data.
         for file in self._files.values():
             file.flush()
             os.fsync(file.fileno())
         self._close()
         if self._root is None:
-            arrays = open_cache(self.folder)
+            cached = open_cache(self.folder)
             self.discard()
         else:
             self._place(self._root / key)
-            arrays = open_cache(self._root / key)
-        if arrays is None:
+            cached = open_cache(self._root / key)
+        if cached is None:
             raise OSError(f"the cache of {names} could not be read back")
-        return arrays
+        return cached
 
     def _place(self, final: Path) -> None:
         # Damaged or of an older file: nobody can use it, and whoever has it mapped keeps it.

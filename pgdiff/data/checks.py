@@ -1,5 +1,6 @@
 """What recorded fields must satisfy, checked block by block so that memory stays bounded."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
@@ -12,6 +13,8 @@ LARGEST = 1e9
 """Magnitudes above this are taken for a fault: float32 resolves only 64 there."""
 
 BLOCK_ROWS = 65_536
+BLOCK_BYTES = 1 << 26
+"""A block has as many rows as both allow, and at least one."""
 
 
 class Source(Protocol):
@@ -59,9 +62,10 @@ def find_problems(
     scans = {name: _Scan(BY_NAME[name]) for name in sound}
     for name, source in sound.items():
         scan = scans[name]
-        for first in range(0, source.shape[0], BLOCK_ROWS):
+        step = block_rows(source)
+        for first in range(0, source.shape[0], step):
             try:
-                block = np.asarray(source[first : first + BLOCK_ROWS])
+                block = np.asarray(source[first : first + step])
             except (OSError, RuntimeError, ValueError, KeyError) as error:
                 yield Problem(name, first, f"cannot be read ({error}).", "Fetch the file anew.")
                 scan.unreadable = True
@@ -75,6 +79,12 @@ def find_problems(
     readable = all(name in sound and not scans[name].faulty for name in flags)
     if need_end and "terminals" in flags and readable and not marked:
         yield NO_END
+
+
+def block_rows(source: Source) -> int:
+    """Rows of a block."""
+    row: int = max(math.prod(source.shape[1:]) * np.dtype(source.dtype).itemsize, 1)
+    return max(min(BLOCK_ROWS, BLOCK_BYTES // row), 1)
 
 
 def _structure(sources: Mapping[str, Source], sound: dict[str, Source]) -> Iterator[Problem]:
@@ -95,8 +105,9 @@ def _structure(sources: Mapping[str, Source], sound: dict[str, Source]) -> Itera
             shaped.append(field)
         else:
             yield problem
-    # Observations give the number of rows where they are sound, else the first sound field.
-    rows = sources[shaped[0].name].shape[0] if shaped else 0
+    # Most fields give the number of rows; of two equally frequent ones the first field's.
+    lengths = [sources[field.name].shape[0] for field in shaped]
+    rows = max(lengths, key=lambda n: (lengths.count(n), -lengths.index(n)), default=0)
     for field in shaped:
         shape = sources[field.name].shape
         if shape[0] == 0:
@@ -105,7 +116,7 @@ def _structure(sources: Mapping[str, Source], sound: dict[str, Source]) -> Itera
             yield Problem(
                 field.name,
                 min(shape[0], rows),
-                f"has {shape[0]} rows where `{shaped[0].name}` has {rows}.",
+                f"has {shape[0]} rows where `{shaped[lengths.index(rows)].name}` has {rows}.",
                 "Give every field one row per step.",
             )
         elif (

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from pgdiff.data.episodes import Episodes
 from pgdiff.data.normalizers import StandardNormalizer
-from pgdiff.data.returns import discounted_returns
+from pgdiff.data.returns import discounted_returns, runs
 from pgdiff.data.segments import SegmentDataset
 from pgdiff.registry import register
 from pgdiff.validation import PgdiffError, check_positive_int, check_range, nearest
@@ -309,6 +309,7 @@ class ConditionedBatch(NamedTuple):
         actions: `[batch, tokens, act]` float32.
         rewards: `[batch, tokens]` float32.
         mask: `[batch, tokens]` bool, False at padded tokens.
+        action_chunks: `[batch, tokens, stride * act]` float32.
         condition: `[batch, width]` float32, raw values side by side.
     """
 
@@ -316,6 +317,7 @@ class ConditionedBatch(NamedTuple):
     actions: Float[np.ndarray, "batch tokens act"]
     rewards: Float[np.ndarray, "batch tokens"]
     mask: Bool[np.ndarray, "batch tokens"]
+    action_chunks: Float[np.ndarray, "batch tokens chunk"]
     condition: Float[np.ndarray, "batch width"]
 
 
@@ -351,10 +353,10 @@ class ConditionedDataset:
 
 def inside(episodes: Episodes) -> Bool[np.ndarray, " steps"]:
     """Return which rows belong to one of the episodes (see `Episodes.split`)."""
-    edges = np.zeros(episodes.steps + 1, np.int64)
-    edges[episodes.starts] += 1
-    edges[episodes.ends] -= 1
-    return np.cumsum(edges[:-1]) > 0
+    belongs = np.zeros(episodes.steps, np.bool_)
+    for _, _, begin, end in runs(episodes):
+        belongs[begin:end] = True
+    return belongs
 
 
 def _statistics(values: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -8,11 +8,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 
-from pgdiff.data.boundaries import continuous_marks, episode_bounds
+from pgdiff.data.boundaries import continuous_marks, episode_bounds, time_limits
 from pgdiff.data.checks import find_problems
 from pgdiff.data.fields import BY_NAME, Field
+from pgdiff.data.observation_layout import ObservationLayout
 from pgdiff.data.problems import Problem
-from pgdiff.validation import PgdiffError, check_range
+from pgdiff.validation import PgdiffError, check_positive_int, check_range
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,8 +32,11 @@ class Episodes:
         starts: `[episodes]` int64, first row of each episode.
         ends: `[episodes]` int64, the row after its last.
         next_observations: `[steps, obs]` float32 where the recording has them.
-        infos: further fields, each `[steps, features]` float32: "goal", "qpos", "qvel", "class" if
-            present.
+        infos: further fields, each `[steps, features]` float32: "goal", "next_goal", "qpos",
+            "qvel", "class" if present.
+        observation_layout: of the Dict observations that the flat ones were made of, if they were;
+            the goals of the rows are then `infos["goal"]`, and those of the next observations
+            `infos["next_goal"]`.
     """
 
     observations: Float[np.ndarray, "steps obs"]
@@ -44,6 +48,7 @@ class Episodes:
     ends: Int[np.ndarray, " episodes"]
     next_observations: Float[np.ndarray, "steps obs"] | None = None
     infos: Mapping[str, Float[np.ndarray, "steps features"]] = field(default_factory=dict)
+    observation_layout: ObservationLayout | None = None
 
     def __len__(self) -> int:
         return len(self.starts)
@@ -70,6 +75,8 @@ class Episodes:
         timeouts: ArrayLike | None = None,
         next_observations: ArrayLike | None = None,
         infos: Mapping[str, ArrayLike] | None = None,
+        observation_layout: ObservationLayout | None = None,
+        episode_length: int | None = None,
         join_continuous: bool = False,
     ) -> Self:
         """Make episodes from arrays in memory; they are checked, converted and copied.
@@ -81,7 +88,9 @@ class Episodes:
             terminals: `[steps]`, 0 or 1.
             timeouts: `[steps]`, 0 or 1.
             next_observations: `[steps, obs]`.
-            infos: "goal", "qpos", "qvel" or "class", each `[steps, features]`.
+            infos: "goal", "next_goal", "qpos", "qvel" or "class", each `[steps, features]`.
+            observation_layout: of the Dict observations that these are made of, by its `flatten`.
+            episode_length: see `load_episodes`.
             join_continuous: see `load_episodes`.
 
         Raises:
@@ -108,15 +117,28 @@ class Episodes:
             except ValueError as error:
                 fault = Problem(name, None, "has rows of unequal shape.", "Store one array.")
                 raise PgdiffError(str(fault)) from error
-        return cls._from_clean(convert(arrays, join_continuous=join_continuous), join_continuous)
+        need_end = not join_continuous and episode_length is None
+        return cls._from_clean(
+            convert(arrays, need_end=need_end),
+            layout=observation_layout,
+            episode_length=episode_length,
+            join_continuous=join_continuous,
+        )
 
     @classmethod
-    def _from_clean(cls, arrays: Mapping[str, np.ndarray], join_continuous: bool) -> Self:
+    def _from_clean(
+        cls,
+        arrays: Mapping[str, np.ndarray],
+        *,
+        layout: ObservationLayout | None = None,
+        episode_length: int | None = None,
+        join_continuous: bool = False,
+    ) -> Self:
         """Make episodes from arrays that have passed the checks."""
         terminals = arrays["terminals"]
-        timeouts = arrays.get("timeouts")
-        if timeouts is None:
-            timeouts = np.zeros_like(terminals)
+        timeouts = _timeouts(arrays, episode_length)
+        if layout is not None:
+            _check_layout(layout, arrays)
         if join_continuous:
             joined = continuous_marks(arrays["observations"], terminals | timeouts)
             # A joined row neither ended the task nor was cut, so both marks go.
@@ -138,10 +160,41 @@ class Episodes:
                 for name, values in arrays.items()
                 if name.startswith(prefix)
             },
+            observation_layout=layout,
         )
         for array in (terminals, timeouts, starts, ends, *arrays.values()):
             array.setflags(write=False)
         return episodes
+
+    def fields(self) -> dict[str, np.ndarray]:
+        """Return the fields by D4RL's names, with the rows of these episodes alone, in their order.
+
+        What `from_arrays` and the files take. An episode that another follows ends with a mark: a
+        timeout where it has none of its own (see `split`). No array is copied without need.
+
+        Raises:
+            PgdiffError: if there is no episode.
+        """
+        if not len(self):
+            raise PgdiffError("A recording must hold at least one episode. Got none.")
+        fields: dict[str, np.ndarray] = {
+            name: getattr(self, name)
+            for name in ("observations", "actions", "rewards", "terminals", "timeouts")
+        }
+        if self.next_observations is not None:
+            fields["next_observations"] = self.next_observations
+        fields |= {f"infos/{name}": values for name, values in self.infos.items()}
+        whole = self.starts[0] == 0 and self.ends[-1] == self.steps
+        if not (whole and (self.starts[1:] == self.ends[:-1]).all()):
+            bounds = zip(self.starts, self.ends, strict=True)
+            rows = np.concatenate([np.arange(start, end) for start, end in bounds])
+            fields = {name: values[rows] for name, values in fields.items()}
+        last = np.cumsum(self.lengths)[:-1] - 1
+        unmarked = last[~(fields["terminals"][last] | fields["timeouts"][last])]
+        if len(unmarked):
+            fields["timeouts"] = fields["timeouts"].copy()
+            fields["timeouts"][unmarked] = True
+        return fields
 
     def select(self, episodes: ArrayLike) -> Self:
         """Return only these episodes, by number; the arrays are shared."""
@@ -186,7 +239,38 @@ class Episodes:
         return self._with_bounds(self.starts.copy(), ends), self._with_bounds(*held_out)
 
 
-def convert(arrays: Mapping[str, Any], *, join_continuous: bool) -> dict[str, np.ndarray]:
+def _timeouts(arrays: Mapping[str, np.ndarray], episode_length: int | None) -> np.ndarray:
+    timeouts = arrays.get("timeouts")
+    if episode_length is None:
+        return np.zeros_like(arrays["terminals"]) if timeouts is None else timeouts
+    check_positive_int("episode_length", episode_length)
+    if timeouts is not None:
+        raise PgdiffError(
+            f"`episode_length` is for recordings without `timeouts`; this one has them, "
+            f"{int(timeouts.sum())} of them set. Got {episode_length}; leave it out."
+        )
+    return time_limits(arrays["terminals"], episode_length)
+
+
+def _check_layout(layout: ObservationLayout, arrays: Mapping[str, np.ndarray]) -> None:
+    size = arrays["observations"].shape[1]
+    if layout.features != size:
+        raise PgdiffError(
+            f"`observation_layout` must have the {size} features of `observations`. "
+            f"Got {layout.features}."
+        )
+    if layout.goal is None:
+        return
+    goal = arrays.get("infos/goal")
+    if goal is None or goal.shape[1] != layout.goal[1]:
+        found = "none" if goal is None else f"shape {list(goal.shape)}"
+        raise PgdiffError(
+            f"`infos/goal` must have the {layout.goal[1]} numbers of `observation_layout`'s goal "
+            f"'{layout.goal[0]}'. Got {found}."
+        )
+
+
+def convert(arrays: Mapping[str, Any], *, need_end: bool) -> dict[str, np.ndarray]:
     """Check arrays and copy them as float32 and bool; raise at the first fault."""
     clean: dict[str, np.ndarray] = {}
 
@@ -196,6 +280,6 @@ def convert(arrays: Mapping[str, Any], *, join_continuous: bool) -> dict[str, np
             clean[spec.name] = np.empty(shape, block.dtype)
         clean[spec.name][first : first + len(block)] = block
 
-    for problem in find_problems(arrays, keep, need_end=not join_continuous):
+    for problem in find_problems(arrays, keep, need_end=need_end):
         raise PgdiffError(str(problem))
     return clean

@@ -28,6 +28,7 @@ FIELDS = (
     Field("timeouts", 1, flag=True),
     Field("next_observations", 2),
     Field("infos/goal", 2),
+    Field("infos/next_goal", 2),
     Field("infos/qpos", 2),
     Field("infos/qvel", 2),
     Field("infos/class", 2),

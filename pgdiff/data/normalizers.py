@@ -134,16 +134,23 @@ def _stats(center: np.ndarray, scale: np.ndarray, largest: np.ndarray) -> tuple[
     return torch.from_numpy(center.astype(np.float32)), torch.from_numpy(scale.astype(np.float32))
 
 
-def fit_normalizer(kind: str, fields: Sequence[np.ndarray]) -> Normalizer:
+def fit_normalizer(
+    kind: str, fields: Sequence[np.ndarray], *, repeats: Sequence[int] | None = None
+) -> Normalizer:
     """Fit a normaliser of this kind to the features of several fields side by side.
 
     Args:
         kind: "limits" or "standard".
         fields: arrays `[steps, size]`, in the order of a token's features.
+        repeats: how often each field's features stand in a token, one after the other; once if
+            None.
     """
     choices: dict[str, type[Normalizer]] = registered("normalizer")
     chosen = choices[check_in("normalizer", kind, choices)]
     parts = [chosen.fit(np.asarray(field)) for field in fields]
+    counts = [1] * len(parts) if repeats is None else repeats
+    pairs = list(zip(parts, counts, strict=True))
     return chosen(
-        torch.cat([part.center for part in parts]), torch.cat([part.scale for part in parts])
+        torch.cat([part.center.repeat(count) for part, count in pairs]),
+        torch.cat([part.scale.repeat(count) for part, count in pairs]),
     )

@@ -1,10 +1,15 @@
 """Discounted sums of rewards, for value learning."""
 
+from collections.abc import Iterator
+from itertools import pairwise
+
 import numpy as np
 from jaxtyping import Float
 
 from pgdiff.data.episodes import Episodes
 from pgdiff.validation import check_positive_int, check_range
+
+_BLOCK_ROWS = 262_144
 
 
 def discounted_returns(episodes: Episodes, discount: float) -> Float[np.ndarray, " steps"]:
@@ -21,7 +26,7 @@ def discounted_returns(episodes: Episodes, discount: float) -> Float[np.ndarray,
         PgdiffError: if `discount` is out of range.
     """
     check_range("discount", discount, low=0.0, high=1.0, open_low=True)
-    return _sums(episodes, discount, int(episodes.lengths.max()))
+    return _sums(episodes, discount, None)
 
 
 def chunk_rewards(episodes: Episodes, stride: int, discount: float) -> Float[np.ndarray, " steps"]:
@@ -31,25 +36,66 @@ def chunk_rewards(episodes: Episodes, stride: int, discount: float) -> Float[np.
     """
     check_positive_int("stride", stride)
     check_range("discount", discount, low=0.0, high=1.0, open_low=True)
-    return _sums(episodes, discount, stride)
+    return _sums(episodes, discount, min(stride, int(episodes.lengths.max())))
 
 
-def _sums(episodes: Episodes, discount: float, window: int) -> Float[np.ndarray, " steps"]:
-    result = np.full(episodes.steps, np.nan, np.float32)
-    # Neighbouring episodes are taken together: one vectorised pass over many short ones.
+def runs(episodes: Episodes) -> Iterator[tuple[int, int, int, int]]:
+    """Yield (first episode, episode after the last, first row, row after the last) of each run.
+
+    A run is of episodes that lie one after the other without a gap.
+    """
     starts, ends = episodes.starts, episodes.ends
-    first = 0
-    for last in range(len(starts)):
-        if last + 1 < len(starts) and starts[last + 1] == ends[last]:
+    breaks = np.flatnonzero(starts[1:] != ends[:-1]) + 1
+    for first, last in pairwise([0, *breaks.tolist(), len(starts)] if len(starts) else []):
+        yield first, last, int(starts[first]), int(ends[last - 1])
+
+
+def _sums(episodes: Episodes, discount: float, window: int | None) -> Float[np.ndarray, " steps"]:
+    """Sum the rewards of `window` rows, of all to the episode's end if None."""
+    result = np.full(episodes.steps, np.nan, np.float32)
+    for first, last, begin, end in runs(episodes):
+        # Neighbouring episodes are taken together, in blocks: memory stays bounded however many
+        # rows there are, and many short episodes cost no loop of their own.
+        ends = episodes.ends[first:last]
+        if window is None:
+            _returns(result, episodes.rewards, ends, begin, end, discount)
             continue
-        begin, end = int(starts[first]), int(ends[last])
-        lengths = ends[first : last + 1] - starts[first : last + 1]
-        remaining = np.repeat(ends[first : last + 1] - begin, lengths) - np.arange(end - begin)
-        result[begin:end] = _window_sums(
-            episodes.rewards[begin:end], remaining, discount, min(window, int(lengths.max()))
-        )
-        first = last + 1
+        step = max(_BLOCK_ROWS, window)
+        for low in range(begin, end, step):
+            high = min(low + step, end)
+            rows = slice(low, min(high + window - 1, end))
+            sums = _window_sums(episodes.rewards[rows], _remaining(ends, rows), discount, window)
+            result[low:high] = sums[: high - low]
     return result
+
+
+def _returns(
+    result: np.ndarray,
+    rewards: np.ndarray,
+    ends: np.ndarray,
+    begin: int,
+    end: int,
+    discount: float,
+) -> None:
+    """Fill a run of returns from its last block to its first."""
+    following = 0.0  # the return of the row after the block
+    for high in range(end, begin, -_BLOCK_ROWS):
+        rows = slice(max(high - _BLOCK_ROWS, begin), high)
+        remaining = _remaining(ends, rows)
+        to_block_end = high - np.arange(rows.start, high)
+        sums = _window_sums(
+            rewards[rows], np.minimum(remaining, to_block_end), discount, high - rows.start
+        )
+        sums += np.where(remaining > to_block_end, discount**to_block_end * following, 0.0)
+        result[rows] = sums
+        following = float(sums[0])
+
+
+def _remaining(ends: np.ndarray, rows: slice) -> np.ndarray:
+    """Rows to the end of its episode, from each row on and with it."""
+    numbers = np.arange(rows.start, rows.stop)
+    remaining: np.ndarray = ends[np.searchsorted(ends, numbers, side="right")] - numbers
+    return remaining
 
 
 def _window_sums(

@@ -10,7 +10,7 @@ from pgdiff.data.episodes import Episodes
 from pgdiff.data.returns import chunk_rewards
 from pgdiff.validation import PgdiffError, check_in, check_positive_int, check_range
 
-FIELDS = ("observations", "actions", "rewards")
+FIELDS = ("observations", "actions", "rewards", "action_chunks")
 PADDINGS = ("none", "repeat")
 
 
@@ -22,12 +22,16 @@ class SegmentBatch(NamedTuple):
         actions: `[batch, tokens, act]` float32, the action taken at each token's row.
         rewards: `[batch, tokens]` float32, see `SegmentDataset`; `[batch, 0]` if not asked for.
         mask: `[batch, tokens]` bool, False at padded tokens.
+        action_chunks: `[batch, tokens, stride * act]` float32, the actions of the steps from each
+            token's row up to the next token's, one after the other; past the episode's end its last
+            action is repeated.
     """
 
     observations: Float[np.ndarray, "batch tokens obs"]
     actions: Float[np.ndarray, "batch tokens act"]
     rewards: Float[np.ndarray, "batch tokens"]
     mask: Bool[np.ndarray, "batch tokens"]
+    action_chunks: Float[np.ndarray, "batch tokens chunk"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,14 +63,22 @@ class SegmentIndex:
     ) -> tuple[Int[np.ndarray, "batch tokens"], Bool[np.ndarray, "batch tokens"]]:
         """Return the row of every token, and whether the token is real (not padded)."""
         indices = np.asarray(indices, dtype=np.int64)
-        if len(indices) and not (indices.min() >= 0 and indices.max() < len(self)):
-            bad = indices[(indices < 0) | (indices >= len(self))][0]
-            raise PgdiffError(f"`indices` must lie in [0, {len(self)}). Got {bad}.")
-        episode = np.searchsorted(self.offsets, indices, side="right") - 1
+        episode = self._episode(indices)
         first = self.starts[episode] + indices - self.offsets[episode]
         rows = first[:, None] + np.arange(self.horizon, dtype=np.int64) * self.stride
         last = self.ends[episode, None] - 1
         return np.minimum(rows, last), rows <= last
+
+    def last_rows(self, indices: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " batch"]:
+        """Return the last row of the episode of each window."""
+        last: np.ndarray = self.ends[self._episode(np.asarray(indices, dtype=np.int64))] - 1
+        return last
+
+    def _episode(self, indices: np.ndarray) -> np.ndarray:
+        if len(indices) and not (indices.min() >= 0 and indices.max() < len(self)):
+            bad = indices[(indices < 0) | (indices >= len(self))][0]
+            raise PgdiffError(f"`indices` must lie in [0, {len(self)}). Got {bad}.")
+        return np.searchsorted(self.offsets, indices, side="right") - 1
 
 
 def segments(
@@ -132,7 +144,7 @@ class SegmentDataset:
         episodes: the recording.
         horizon: tokens of a segment.
         stride: steps between tokens.
-        fields: which of "observations", "actions", "rewards" to gather.
+        fields: which of "observations", "actions", "rewards", "action_chunks" to gather.
         discount: of the rewards within a token's stride, in (0, 1].
         padding: see `segments`.
         min_tokens: see `segments`.
@@ -177,7 +189,11 @@ class SegmentDataset:
         if self._rewards is not None:
             rewards = np.where(mask, self._rewards[rows], np.float32(0))
         return SegmentBatch(
-            self._gather("observations", rows), self._gather("actions", rows), rewards, mask
+            self._gather("observations", rows),
+            self._gather("actions", rows),
+            rewards,
+            mask,
+            self._chunks(indices, rows),
         )
 
     def _gather(self, name: str, rows: np.ndarray) -> np.ndarray:
@@ -185,3 +201,11 @@ class SegmentDataset:
             return np.zeros((*rows.shape, 0), np.float32)
         values: np.ndarray = getattr(self.episodes, name)
         return values.take(rows, axis=0)
+
+    def _chunks(self, indices: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        if "action_chunks" not in self.fields:
+            return np.zeros((*rows.shape, 0), np.float32)
+        last = self.index.last_rows(indices)[:, None, None]
+        steps = np.minimum(rows[..., None] + np.arange(self.index.stride), last)
+        values: np.ndarray = self.episodes.actions.take(steps, axis=0)
+        return values.reshape(*rows.shape, -1)

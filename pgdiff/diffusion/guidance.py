@@ -43,12 +43,14 @@ class Guidance:
         at: where the gradient is taken.
         scale: at least 0; at 0 the energy is not differentiated.
         name: how errors call it.
+        factors: of the scale, one for each trajectory; 1 if None.
     """
 
     energy: Energy
     at: Literal["x0", "x"] = "x0"
     scale: float = 1.0
     name: str = "guide"
+    factors: Float[Tensor, " batch"] | None = None
 
     def __post_init__(self) -> None:
         check_in("at", self.at, ("x0", "x"))
@@ -117,5 +119,8 @@ def guide_x0(
     for guide in guidance:
         if guide.scale > 0:
             gradient = guide.gradient(x0_hat if guide.at == "x0" else x, level)
-            moved = moved + guide.scale * guide.weight(level, level_to, schedule) * gradient
+            move = guide.scale * guide.weight(level, level_to, schedule) * gradient
+            if guide.factors is not None:
+                move = guide.factors[:, None, None] * move
+            moved = moved + move
     return moved

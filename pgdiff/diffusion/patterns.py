@@ -8,28 +8,28 @@ from torch import Tensor
 
 from pgdiff.validation import check_in
 
-# For each pattern: whether the first token's observation is known, and whether the last one's goal.
-PATTERNS = {"none": (False, False), "start": (True, False), "start_goal": (True, True)}
+PATTERNS = ("none", "start", "start_goal", "start_arrival")
+"""Nothing; the first token's observation; that and the goal features of the last token; or of any
+one token, when a goal may be reached earlier than at the end."""
 
 
-def pattern_mask(
+def pattern_masks(
     name: str, *, tokens: int, features: int, observation: Sequence[int], goal: Sequence[int]
-) -> Bool[Tensor, "tokens features"]:
-    """Mask of the features that a pattern gives.
+) -> Bool[Tensor, "masks tokens features"]:
+    """Masks of the features that a pattern gives; one mask, or one for each token of arrival.
 
     Args:
-        name: "none"; "start", the observation of the first token; or "start_goal", and the goal
-            features of the last.
+        name: see `PATTERNS`.
         tokens: tokens of a segment.
         features: features of a token.
         observation: indices of the features that an observation gives.
         goal: indices of the features that a goal gives.
     """
     check_in("known", name, PATTERNS)
-    start, end = PATTERNS[name]
-    mask = torch.zeros(tokens, features, dtype=torch.bool)
-    if start:
-        mask[0, list(observation)] = True
-    if end:
-        mask[-1, list(goal)] = True
-    return mask
+    arrivals = {"start_goal": [tokens - 1], "start_arrival": list(range(1, tokens))}.get(name, [])
+    masks = torch.zeros(max(len(arrivals), 1), tokens, features, dtype=torch.bool)
+    if name != "none":
+        masks[:, 0, list(observation)] = True
+    for mask, arrival in zip(masks, arrivals, strict=False):
+        mask[arrival, list(goal)] = True
+    return masks

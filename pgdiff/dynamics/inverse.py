@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from pgdiff.data import Episodes
+from pgdiff.data import Episodes, segments
 from pgdiff.data.normalizers import Normalizer, fit_normalizer
 from pgdiff.denoisers.mlp import mlp
 from pgdiff.pretrained import Pretrained, seeded_torch
@@ -36,22 +36,17 @@ class PairDataset:
     def __init__(self, episodes: Episodes, *, gap: int) -> None:
         self.episodes = episodes
         self.gap = check_positive_int("gap", gap)
-        # Last row of each row's episode; pairs that would cross it end there, so that the last row
-        # alone, which has no successor, is left out.
-        lengths = episodes.ends - episodes.starts
-        self._rows = np.concatenate(
-            [np.arange(s, e - 1) for s, e in zip(episodes.starts, episodes.ends, strict=True)]
-        )
-        self._last = np.repeat(episodes.ends - 1, np.maximum(lengths - 1, 0))
+        # Windows of two rows: the last row of an episode, which has no successor, starts none.
+        self._index = segments(episodes, 2, 1)
 
     def __len__(self) -> int:
-        return len(self._rows) * self.gap
+        return len(self._index) * self.gap
 
     def batch(self, indices: Int[np.ndarray, " batch"]) -> PairBatch:
         """Gather pairs; index i is row i // gap with a distance of 1 + i % gap."""
         which, distance = np.divmod(indices, self.gap)
-        rows = self._rows[which]
-        later = np.minimum(rows + distance + 1, self._last[which])
+        rows = self._index.rows(which)[0][:, 0]
+        later = np.minimum(rows + distance + 1, self._index.last_rows(which))
         gathered = (
             self.episodes.observations[rows],
             self.episodes.observations[later],

@@ -1,14 +1,24 @@
 """How well an agent acts: rollouts, normalised scores, and intervals that say how sure we are."""
 
+from pgdiff.evaluation.aggregates import Aggregate, Estimate, aggregate
 from pgdiff.evaluation.bootstrap import interval, paired_difference
+from pgdiff.evaluation.comparisons import Comparison, compare
+from pgdiff.evaluation.files import load_evaluation, load_evaluations
 from pgdiff.evaluation.results import Evaluation, comparison_table
 from pgdiff.evaluation.rollouts import Agent, evaluate
 
 __all__ = [
     "Agent",
+    "Aggregate",
+    "Comparison",
+    "Estimate",
     "Evaluation",
+    "aggregate",
+    "compare",
     "comparison_table",
     "evaluate",
     "interval",
+    "load_evaluation",
+    "load_evaluations",
     "paired_difference",
 ]

@@ -2,20 +2,21 @@
 
 import json
 import os
-import platform
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
 
 from pgdiff.evaluation.bootstrap import interval
+from pgdiff.evaluation.machine import machine as machine  # its home before it had its own file
 from pgdiff.saving import write_whole
 from pgdiff.validation import PgdiffError
 
+FORMAT = 1
+"""Of the JSON file. Files from before it was stated are read too."""
 _LEVEL = 0.95
 
 
@@ -29,6 +30,10 @@ class Evaluation:
             None where the environment has none.
         successes: whether any step of the episode reported `info["is_success"]`, shape [episodes],
             or None where no step reported it at all.
+        steps_to_goal: number of the first step that reported success, from 1, shape [episodes];
+            NaN where no step did; None as `successes`.
+        goals: what `info["goal"]` of every reset told, shape [episodes, goal], or None where the
+            resets told none.
         lengths: environment steps of every episode, shape [episodes].
         seconds: wall-clock time of the whole evaluation.
         agent_seconds: the part of it that was spent in the agent's `predict`.
@@ -41,6 +46,8 @@ class Evaluation:
     returns: Float[np.ndarray, " episodes"]
     normalized_scores: Float[np.ndarray, " episodes"] | None
     successes: Bool[np.ndarray, " episodes"] | None
+    steps_to_goal: Float[np.ndarray, " episodes"] | None
+    goals: Float[np.ndarray, "episodes goal"] | None
     lengths: Int[np.ndarray, " episodes"]
     seconds: float
     agent_seconds: float
@@ -56,6 +63,23 @@ class Evaluation:
             return None
         return self.plans / max(self.agent_seconds, 1e-9)
 
+    @property
+    def milliseconds_per_plan(self) -> float | None:
+        """Seconds in `predict` by plans made, times 1000.
+
+        It is a mean over batches: the plans of many episodes are made together, and the driving
+        along them is in it. One plan alone takes longer.
+        """
+        if not self.plans:
+            return None
+        return 1000.0 * self.agent_seconds / self.plans
+
+    @property
+    def environment_seeds(self) -> Int[np.ndarray, " episodes"] | None:
+        """Seed of every episode's reset, shape [episodes]; None where it is not known."""
+        first = self.settings.get("seed")
+        return None if first is None else int(first) + np.arange(len(self.returns))
+
     def summary(self) -> dict[str, Any]:
         """Return means, 95 % bootstrap intervals over episodes, seeds and speed, ready for JSON."""
         first = int(self.settings.get("seed", 0))
@@ -65,13 +89,24 @@ class Evaluation:
             "return": _mean_and_interval(self.returns),
             "normalized_score": _mean_and_interval(self.normalized_scores),
             "success_rate": _mean_and_interval(self.successes),
+            "steps_to_goal": self._steps_to_goal(),
             "mean_length": float(self.lengths.mean()),
             "seconds": self.seconds,
+            "agent_seconds": self.agent_seconds,
             "plans": self.plans,
             "plans_per_second": self.plans_per_second,
+            "milliseconds_per_plan": self.milliseconds_per_plan,
             "settings": dict(self.settings),
             "machine": dict(self.machine),
         }
+
+    def _steps_to_goal(self) -> dict[str, Any] | None:
+        """Mean and interval over the episodes that got there, and how many did."""
+        if self.steps_to_goal is None:
+            return None
+        arrived = self.steps_to_goal[np.isfinite(self.steps_to_goal)]
+        found = _mean_and_interval(arrived) if len(arrived) else {"mean": None, "interval": None}
+        return {**(found or {}), "episodes": len(arrived)}
 
     def table(self, name: str | None = None) -> str:
         """Return the summary as a small text table, one row under a line of headings."""
@@ -88,13 +123,18 @@ class Evaluation:
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
         """Write the summary and the numbers of every episode; whole or not at all."""
-        content = self.summary() | {
-            "per_episode": {
-                "returns": self.returns.tolist(),
-                "normalized_scores": _listed(self.normalized_scores),
-                "successes": _listed(self.successes),
-                "lengths": self.lengths.tolist(),
-            }
+        steps = self.steps_to_goal
+        content = {"format": FORMAT} | self.summary()
+        content["per_episode"] = {
+            "seeds": _listed(self.environment_seeds),
+            "returns": self.returns.tolist(),
+            "normalized_scores": _listed(self.normalized_scores),
+            "successes": _listed(self.successes),
+            "steps_to_goal": None
+            if steps is None
+            else [None if np.isnan(step) else int(step) for step in steps],
+            "goals": _listed(self.goals),
+            "lengths": self.lengths.tolist(),
         }
         target = Path(path)
         write_whole(target, json.dumps(content, indent=2, allow_nan=False) + "\n")
@@ -131,20 +171,6 @@ def comparison_table(evaluations: Mapping[str, Evaluation]) -> str:
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(r, widths, strict=True)) for r in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
     return "\n".join(line.rstrip() for line in lines)
-
-
-def machine() -> dict[str, Any]:
-    """Return what a figure of speed depends on: cores, threads, accelerator, versions."""
-    return {
-        "cores": len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "accelerator": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "system": platform.system(),
-    }
 
 
 def _mean_and_interval(values: np.ndarray | None) -> dict[str, Any] | None:

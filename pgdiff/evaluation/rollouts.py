@@ -1,5 +1,6 @@
 """Episodes of an agent in a Gymnasium environment, many side by side in one process."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -7,11 +8,14 @@ from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Float
 from tqdm import tqdm
 
-from pgdiff.evaluation.results import Evaluation, machine
-from pgdiff.validation import PgdiffError, check_positive_int, check_seed
+from pgdiff.evaluation import checks
+from pgdiff.evaluation.machine import machine
+from pgdiff.evaluation.observations import flat_observation, stacked
+from pgdiff.evaluation.results import Evaluation
+from pgdiff.validation import check_positive_int, check_seed
 
 MakeEnv = Callable[[], gym.Env[Any, Any]]
 
@@ -23,9 +27,14 @@ class Agent(Protocol):
 
     - `initial_state(seeds)`: a state for a batch whose row i draws its noise from `seeds[i]` alone.
       The state must keep these seeds when `episode_start` is first True, which it is at once.
+    - `wants_goal`: True for an agent that is to be told its goals. They come from the reset's
+      `info["goal"]`, and `initial_state(seeds, goals)` gets them, `[environments, goal]`; an agent
+      with an `observation_layout` that names a goal finds it in its observations instead.
     - `plans_made`: a running count of plans, for plans per second.
     - `observation_shape`, `action_shape`, or Gymnasium's `observation_space`, `action_space`: what
-      it was made for, compared with the environment before the first step.
+      it was made for, compared with the environment before the first step. A Dict of observations
+      needs an `observation_layout`, or an `observation_space` that is a Dict; its arrays then get a
+      batch axis each.
     """
 
     def predict(
@@ -47,17 +56,19 @@ class _Tally:
     total: float = 0.0
     length: int = 0
     success: bool | None = None
+    first_success: float = math.nan
     done: bool = False
-    trajectory: list[np.ndarray] | None = field(default=None, repr=False)
+    goal: Any = None
+    trajectory: list[Any] | None = field(default=None, repr=False)
 
-    def add(self, observation: Any, reward: Any, ended: bool, info: dict[str, Any]) -> None:
-        self.total += float(reward)
+    def add(self, reward: float, ended: bool, info: dict[str, Any]) -> None:
+        self.total += reward
         self.length += 1
         self.done = ended
         if "is_success" in info:
+            if info["is_success"] and not self.success:
+                self.first_success = self.length
             self.success = bool(self.success) or bool(info["is_success"])
-        if self.trajectory is not None:
-            self.trajectory.append(np.array(observation))
 
 
 def evaluate(
@@ -75,8 +86,9 @@ def evaluate(
 
     Episode i resets its environment with `seed + i`. Up to `parallel` environments are stepped
     together, and the agent sees their observations as one batch; one that has ended keeps its last
-    observation and is ignored until the others of its batch have ended too. An agent that offers
-    `initial_state` gets the same seeds, so that an episode does not depend on its neighbours.
+    observation, is never stepped again, and is ignored until the others of its batch have ended
+    too. An agent that offers `initial_state` gets the same seeds, so that an episode does not
+    depend on its neighbours, but for the rounding of networks, which varies with the batch.
 
     Args:
         agent: acts by `predict`; see `Agent` for what else it may offer.
@@ -89,11 +101,13 @@ def evaluate(
         record: how many of the first episodes keep their observations.
 
     Raises:
-        PgdiffError: if the environment's spaces do not fit the agent, or an action has a wrong
-            shape or is not finite.
+        PgdiffError: if the environment's spaces do not fit the agent; an action has a wrong shape
+            or is not finite; the environment gives an observation or reward that is not finite,
+            keeps to Gym's older interface, or tells no goal to an agent that wants one.
     """
     check_positive_int("episodes", episodes)
     check_seed("seed", seed)
+    check_seed("seed + episodes", seed + episodes)
     check_positive_int("parallel", parallel)
     check_positive_int("record", record, minimum=0)
     plans_before = _plans_made(agent)
@@ -103,8 +117,11 @@ def evaluate(
     begin = time.perf_counter()
     try:
         for _ in range(min(parallel, episodes)):
-            envs.append(make_env())
-            _check_fit(agent, envs[-1])
+            env = make_env()
+            checks.check_env(env)
+            envs.append(env)
+            checks.check_fit(agent, env)
+        reference = _reference(envs[0])
         limit = getattr(envs[0].spec, "max_episode_steps", None)
         bar = tqdm(
             total=None if limit is None else episodes * limit,
@@ -121,17 +138,21 @@ def evaluate(
                 tallies += batch
                 agent_seconds += spent
         scores = _normalized(envs[0], [tally.total for tally in tallies])
-        env_name = envs[0].spec.id if envs[0].spec is not None else type(envs[0].unwrapped).__name__
+        env_name = checks.name_of(envs[0])
+        told = _wants_goal(agent, envs[0])
     finally:
         for env in envs:
             env.close()
     successes = [tally.success for tally in tallies]
+    reported = None not in successes
     plans_after = _plans_made(agent)
     plans = None if plans_before is None or plans_after is None else plans_after - plans_before
     return Evaluation(
         returns=np.array([tally.total for tally in tallies]),
         normalized_scores=scores,
-        successes=None if None in successes else np.array(successes, dtype=bool),
+        successes=np.array(successes, dtype=bool) if reported else None,
+        steps_to_goal=np.array([tally.first_success for tally in tallies]) if reported else None,
+        goals=_stacked_goals(tallies),
         lengths=np.array([tally.length for tally in tallies]),
         seconds=time.perf_counter() - begin,
         agent_seconds=agent_seconds,
@@ -139,11 +160,13 @@ def evaluate(
         trajectories=[np.stack(t.trajectory) for t in tallies if t.trajectory is not None],
         settings={
             "env": env_name,
+            "reference_scores": reference,
             "agent": type(agent).__name__,
             "episodes": episodes,
             "seed": seed,
             "parallel": parallel,
             "deterministic": deterministic,
+            "goal": "told at each reset" if told else None,
         },
         machine=machine(),
     )
@@ -158,33 +181,72 @@ def _batch(
     bar: Any,
 ) -> tuple[list[_Tally], float]:
     """Run one episode in every environment; return their tallies and the seconds in `predict`."""
-    observations = np.stack(
-        [np.asarray(env.reset(seed=seed)[0]) for env, seed in zip(envs, seeds, strict=True)]
-    )
+    resets = [checks.reset(env, seed) for env, seed in zip(envs, seeds, strict=True)]
+    observations = [observation for observation, _ in resets]
+    infos = [info for _, info in resets]
+    flat = flat_observation(agent, envs[0])
     tallies = [
-        _Tally(trajectory=[observations[i].copy()] if i < record else None)
-        for i in range(len(envs))
+        _Tally(goal=info.get("goal"), trajectory=[flat(observation).copy()] if i < record else None)
+        for i, (observation, info) in enumerate(resets)
     ]
-    state = agent.initial_state(list(seeds)) if hasattr(agent, "initial_state") else None
+    state = _initial_state(agent, seeds, infos, envs[0])
     starts = np.ones(len(envs), dtype=bool)
     seconds = 0.0
+    number = 0
     while not all(tally.done for tally in tallies):
+        number += 1
+        batch = stacked(observations)
         begin = time.perf_counter()
-        # A copy: an agent may keep what it was given, and the rows are overwritten below.
         actions, state = agent.predict(
-            observations.copy(), state=state, episode_start=starts, deterministic=deterministic
+            batch, state=state, episode_start=starts, deterministic=deterministic
         )
         seconds += time.perf_counter() - begin
-        actions = _checked_actions(actions, envs[0], len(envs))
+        actions = checks.checked_actions(actions, envs[0], len(envs))
         starts = np.zeros(len(envs), dtype=bool)
         for i, tally in enumerate(tallies):
             if tally.done:
                 continue
-            observation, reward, terminated, truncated, info = envs[i].step(actions[i])
-            observations[i] = observation
-            tally.add(observation, reward, bool(terminated or truncated), info)
+            observations[i], reward, ended, info = checks.step(
+                envs[i], actions[i], seed=seeds[i], number=number
+            )
+            tally.add(reward, ended, info)
+            if tally.trajectory is not None:
+                tally.trajectory.append(flat(observations[i]).copy())
             bar.update()
     return tallies, seconds
+
+
+def _initial_state(
+    agent: Any, seeds: Sequence[int], infos: Sequence[dict[str, Any]], env: gym.Env[Any, Any]
+) -> Any:
+    if not hasattr(agent, "initial_state"):
+        return None
+    if _wants_goal(agent, env):
+        return agent.initial_state(list(seeds), checks.goals_of(infos, seeds, env))
+    return agent.initial_state(list(seeds))
+
+
+def _wants_goal(agent: Any, env: gym.Env[Any, Any]) -> bool:
+    """Whether the agent is to be told the goals of the resets.
+
+    One with a layout of a Dict's fields that names a goal finds it in the observations.
+    """
+    layout = getattr(agent, "observation_layout", None)
+    finds = isinstance(env.observation_space, gym.spaces.Dict) and (
+        getattr(layout, "goal", None) is not None
+    )
+    return bool(getattr(agent, "wants_goal", False)) and not finds
+
+
+def _stacked_goals(tallies: Sequence[_Tally]) -> Float[np.ndarray, "episodes goal"] | None:
+    """The goals of all episodes, where every reset told one and all are numbers alike."""
+    if any(tally.goal is None for tally in tallies):
+        return None
+    try:
+        goals = np.stack([np.asarray(tally.goal, dtype=np.float64).ravel() for tally in tallies])
+    except (TypeError, ValueError):
+        return None
+    return goals if np.isfinite(goals).all() else None
 
 
 def _plans_made(agent: Agent) -> int | None:
@@ -192,50 +254,21 @@ def _plans_made(agent: Agent) -> int | None:
     return None if made is None else int(made)
 
 
-def _check_fit(agent: Agent, env: gym.Env[Any, Any]) -> None:
-    """Compare the shapes that the agent was made for with the environment's."""
-    if isinstance(env, gym.vector.VectorEnv):
-        raise PgdiffError(
-            "`make_env` must return a single environment, because `evaluate` makes its own batch. "
-            f"Got {type(env).__name__}."
-        )
-    for kind in ("observation", "action"):
-        space = getattr(env, f"{kind}_space")
-        own = getattr(agent, f"{kind}_space", None)
-        wanted = getattr(agent, f"{kind}_shape", getattr(own, "shape", None))
-        if space.shape is None:
-            raise PgdiffError(
-                f"`make_env` must return an environment whose {kind}s are arrays. Got {space}."
-            )
-        if wanted is not None and tuple(wanted) != tuple(space.shape):
-            raise PgdiffError(
-                f"`agent` must fit the environment: it was made for {kind}s of shape "
-                f"{tuple(wanted)}. Got an environment with {kind}s of shape {tuple(space.shape)}."
-            )
-
-
-def _checked_actions(
-    actions: Any, env: gym.Env[Any, Any], count: int
-) -> Shaped[np.ndarray, "envs ..."]:
-    array = np.asarray(actions)
-    shape = (count, *(env.action_space.shape or ()))
-    if array.shape != shape:
-        raise PgdiffError(
-            f"`agent.predict` must return one action per observation, shape {shape}. "
-            f"Got shape {array.shape}."
-        )
-    finite: Bool[np.ndarray, "envs ..."] = np.isfinite(array)
-    if not finite.all():
-        row = int(np.argwhere(~finite)[0, 0])
-        raise PgdiffError(
-            f"`agent.predict` must return finite actions. Got NaN or Inf in row {row}."
-        )
-    return array
-
-
 def _normalized(env: gym.Env[Any, Any], returns: Sequence[float]) -> np.ndarray | None:
-    """Return the environment's own normalised scores, where it offers them."""
+    """Return the environment's own normalised scores; None where it has none to offer."""
     normalized_score = getattr(env.unwrapped, "normalized_score", None)
     if normalized_score is None:
         return None
-    return np.array([float(normalized_score(total)) for total in returns])
+    try:
+        return np.array([float(normalized_score(total)) for total in returns])
+    except ValueError:  # a maze of one's own, without reference scores
+        return None
+
+
+def _reference(env: gym.Env[Any, Any]) -> list[float] | None:
+    """The returns whose scores are 0 and 100, where the environment tells them."""
+    try:
+        low, high = env.unwrapped.reference_scores  # type: ignore[attr-defined]
+        return [float(low), float(high)]
+    except (AttributeError, TypeError, ValueError):
+        return None

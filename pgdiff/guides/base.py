@@ -1,7 +1,7 @@
 """What a guide is, and how it meets a model."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -51,16 +51,37 @@ class BoundEnergy:
 
     guide: Guide
     model: TrajectoryDiffusion
+    goal: Float[Tensor, "#batch goal"] | None = None
 
     def __call__(self, x: Float[Tensor, "batch tokens features"], level: Level) -> Tensor:
         """Energy of each trajectory."""
-        return self.guide.energy(self.model.segment(x), level)
+        segment = self.model.segment(x)
+        if self.goal is not None:
+            segment = replace(segment, goal=self.goal.to(segment.observations))
+        return self.guide.energy(segment, level)
 
 
-def bind(guide: Guide, model: TrajectoryDiffusion) -> Guidance:
+def needs_goal(guide: Guide) -> bool:
+    """Whether a guide's energy is of a goal: its attribute `needs_goal`, which it may leave out."""
+    return bool(getattr(guide, "needs_goal", False))
+
+
+def bind(
+    guide: Guide,
+    model: TrajectoryDiffusion,
+    *,
+    goal: Float[Tensor, "#batch goal"] | None = None,
+    factors: Float[Tensor, " batch"] | None = None,
+) -> Guidance:
     """Translate a guide into the normalised units in which a model's samples live.
 
     A guide that has a method `check_model(model)` may refuse a model that it does not fit.
+
+    Args:
+        guide: in raw units.
+        model: whose samples it is to steer.
+        goal: of each trajectory, in raw units; the guide finds it in its segments.
+        factors: of the guide's scale, one for each trajectory; 1 if None.
 
     Raises:
         PgdiffError: something that is no guide, or whose `at` or `scale` are out of range.
@@ -73,7 +94,11 @@ def bind(guide: Guide, model: TrajectoryDiffusion) -> Guidance:
     if hasattr(guide, "check_model"):
         guide.check_model(model)
     return Guidance(
-        energy=BoundEnergy(guide, model), at=guide.at, scale=guide.scale, name=guide.name
+        energy=BoundEnergy(guide, model, goal),
+        at=guide.at,
+        scale=guide.scale,
+        name=guide.name,
+        factors=factors,
     )
 
 

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pgdiff.critics import SegmentValue, TransitionValue
+from pgdiff.critics import GoalValue, SegmentValue, TransitionValue
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.trajectory import Segment
 from pgdiff.validation import PgdiffError, check_in, check_range
@@ -17,12 +17,14 @@ class Value:
     """Steers towards segments of high learned value.
 
     Args:
-        value: a `TransitionValue` (rewards and a terminal value, at clean estimates) or a
-            `SegmentValue` (of noisy segments, Diffuser's).
+        value: a `TransitionValue` (rewards and a terminal value, at clean estimates), a `GoalValue`
+            (the same for a goal that each plan is told) or a `SegmentValue` (of noisy segments,
+            Diffuser's).
         scale: how far the gradient moves a sample; 0 for choosing among candidates only.
         transform: "log" for the value's logarithm, whose push is as strong where values are small,
             far from a reward, as where they are large; "none" for the value itself.
-        trace: lambda of a `TransitionValue`'s lambda-return, in [0, 1]; see its `energy`.
+        trace: lambda of the lambda-return, in [0, 1]; see `TransitionValue.energy`. A
+            `SegmentValue` has none.
         floor: least value under the logarithm, in units of a mean reward.
         at: where the gradient is taken; None for what the value was trained on.
         name: how errors and pictures call it.
@@ -30,7 +32,7 @@ class Value:
 
     def __init__(
         self,
-        value: TransitionValue | SegmentValue,
+        value: TransitionValue | GoalValue | SegmentValue,
         *,
         scale: float = 100.0,
         transform: Literal["none", "log"] = "log",
@@ -39,9 +41,9 @@ class Value:
         at: Literal["x0", "x"] | None = None,
         name: str = "value",
     ) -> None:
-        if not isinstance(value, TransitionValue | SegmentValue):
+        if not isinstance(value, TransitionValue | GoalValue | SegmentValue):
             raise PgdiffError(
-                "`value` must be a TransitionValue or a SegmentValue. "
+                "`value` must be a TransitionValue, a GoalValue or a SegmentValue. "
                 f"Got a {type(value).__name__}."
             )
         trained_at: Literal["x0", "x"] = "x" if isinstance(value, SegmentValue) else "x0"
@@ -53,6 +55,11 @@ class Value:
         self.floor = float(floor)
         self.at: Literal["x0", "x"] = at if at is not None else trained_at
         self.name = name
+
+    @property
+    def needs_goal(self) -> bool:
+        """Whether its energy is of a goal, which each plan must then be told."""
+        return isinstance(self.value, GoalValue)
 
     def check_model(self, model: TrajectoryDiffusion) -> None:
         """Refuse a model whose noise the value has not learned."""
@@ -68,7 +75,7 @@ class Value:
         """Value of each segment, or its logarithm."""
         if self.value.device != segment.observations.device:  # where the planner's model went
             self.value.to(segment.observations.device)
-        if isinstance(self.value, TransitionValue):
+        if isinstance(self.value, TransitionValue | GoalValue):
             value = self.value.energy(segment, trace=self.trace)
         else:
             # A clean estimate is clean, whatever the level of the sample that it was made from.

@@ -3,5 +3,6 @@
 from pgdiff.planning.controllers import Controller
 from pgdiff.planning.memory import PlanMemory
 from pgdiff.planning.planner import Planner
+from pgdiff.planning.plausibility import Plausibility
 
-__all__ = ["Controller", "PlanMemory", "Planner"]
+__all__ = ["Controller", "PlanMemory", "Planner", "Plausibility"]

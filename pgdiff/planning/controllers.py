@@ -1,9 +1,12 @@
 """Controllers: from where one is and the next way-point to an action."""
 
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Int
+
+from pgdiff.model import TrajectoryDiffusion
+from pgdiff.validation import PgdiffError, check_positive_int
 
 
 @runtime_checkable
@@ -24,3 +27,39 @@ class Controller(Protocol):
             steps_left: environment steps until then, at least 1.
         """
         ...
+
+
+def check_controller(controller: Any, model: TrajectoryDiffusion) -> None:
+    """Raise an error unless it is a controller, "actions" for a model that has some, or None."""
+    if controller == "actions":
+        layout = model.layout
+        fields = dict(layout.fields)
+        if not ("action_chunks" in fields or ("actions" in fields and layout.stride == 1)):
+            raise PgdiffError(
+                "`controller` may be 'actions' for a model whose tokens hold 'action_chunks', "
+                f"or 'actions' at stride 1. Got a model of {', '.join(fields)} at stride "
+                f"{layout.stride}."
+            )
+    elif controller is not None and not isinstance(controller, Controller):
+        raise PgdiffError(
+            "`controller` must have a method act(observation, waypoint, steps_left). "
+            f"Got a {type(controller).__name__}."
+        )
+
+
+def check_lookahead(lookahead: int, controller: Any, *, stride: int) -> int:
+    """Return the lookahead, if the controller has learned to drive to what is so far away.
+
+    Args:
+        lookahead: way-points ahead.
+        controller: its attribute `stride`, where it has one, is how many steps ahead it learned.
+        stride: environment steps between way-points.
+    """
+    check_positive_int("lookahead", lookahead)
+    learned = getattr(controller, "stride", None)
+    if lookahead > 1 and isinstance(learned, int) and lookahead * stride > learned:
+        raise PgdiffError(
+            f"`lookahead` must be at most {learned // stride} way-points of stride {stride}: the "
+            f"controller was trained on way-points at most {learned} steps away. Got {lookahead}."
+        )
+    return lookahead

@@ -10,33 +10,22 @@ from typing import Any
 
 import torch
 
-from pgdiff.critics import SegmentValue, TransitionValue
+from pgdiff.critics import GoalValue, SegmentValue, TransitionValue
 from pgdiff.dynamics import InverseDynamics
 from pgdiff.guides import Guide, Value
 from pgdiff.guides.value import check_value_settings
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.planning.controllers import Controller
+from pgdiff.planning.settings import CONTROLLERS, OFF, planner_values
 from pgdiff.pretrained import Pretrained, load_learner
-from pgdiff.registry import from_config
 from pgdiff.saving import FORMAT, library_version
-from pgdiff.validation import PgdiffError, check_in, check_positive_int, nearest
+from pgdiff.validation import PgdiffError, check_in, nearest
 
 RUN = "run.json"
 MODEL, INVERSE_DYNAMICS = "model", "inverse_dynamics"
-PLANNER_PARTS = {"solver": "solver", "spacing": "spacing", "levels": "level_schedule"}
-"""Settings of a planner that are parts by name, and of what kind."""
 FORMAT_1_PLANNER = {"solver": {"name": "ddim"}, "spacing": {"name": "uniform"}}
-PLANNER_SETTINGS = (
-    "candidates",
-    "steps",
-    "replan_every",
-    "clip",
-    "condition",
-    "classifier_free",
-    *PLANNER_PARTS,
-)
-OPEN = "open"
-"""`replan_every` of an open loop, in configurations; `Planner` takes None for it."""
+OF_THE_RUN = "run"
+"""Of arguments for which None has a meaning of its own: what the run says."""
 
 PathLike = str | os.PathLike[str]
 
@@ -181,7 +170,7 @@ def planner_arguments(
     guides: Sequence[Guide] | None,
     guide: str | None,
     guide_settings: Mapping[str, Any],
-    controller: Controller | None,
+    controller: Controller | str | None,
     settings: Mapping[str, Any],
     device: str | torch.device,
 ) -> dict[str, Any]:
@@ -192,8 +181,9 @@ def planner_arguments(
         guides: guides of one's own, in place of the run's.
         guide: name of a value among the run's stages, or "none".
         guide_settings: changes to the settings of that guide; None for what the run says.
-        controller: drives from way-point to way-point; the run's inverse dynamics if None.
-        settings: changes to the planner's settings; None for what the run says.
+        controller: drives along the plans, or one of `CONTROLLERS`; None for what the run says.
+        settings: changes to the planner's settings; "run", or None where None has no meaning of its
+            own, for what the run says.
         device: of the networks.
     """
     run = read_run(path)
@@ -203,46 +193,18 @@ def planner_arguments(
             f"The stage '{MODEL}' of '{path}' must be a trajectory diffusion model. "
             f"Got a {type(model).__name__}."
         )
-    arguments: dict[str, Any] = {"model": model, **_planner_settings(run)}
-    arguments |= {key: value for key, value in settings.items() if value is not None}
+    arguments: dict[str, Any] = {"model": model, **planner_values(run.planner)}
+    arguments |= {key: value for key, value in settings.items() if not _of_the_run(key, value)}
     if guides is None:
         chosen = _guide(run, guide, guide_settings, device=device)
         guides = () if chosen is None else (chosen,)
     arguments["guides"] = tuple(guides)
-    arguments["controller"] = controller or _inverse_dynamics(run, device)
+    arguments["controller"] = _controller(run, controller, device)
     return arguments
 
 
-def _planner_settings(run: RunInfo) -> dict[str, Any]:
-    """Arguments of `Planner` from the run's JSON; what is absent has the class's default."""
-    settings = {key: value for key, value in run.planner.items() if key in PLANNER_SETTINGS}
-    if settings.get("replan_every") == OPEN:
-        settings["replan_every"] = None
-    return settings | planner_parts(settings)
-
-
-def planner_parts(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Build the parts among a planner's settings, each by its name or as {"name": ..., ...}.
-
-    Raises:
-        PgdiffError: an unknown part, or an argument that it has not or that is out of range.
-    """
-    built: dict[str, Any] = {}
-    for key, kind in PLANNER_PARTS.items():
-        value = settings.get(key)
-        if value is not None:
-            built[key] = from_config(kind, {"name": value} if isinstance(value, str) else value)
-    value = settings.get("classifier_free")
-    if isinstance(value, int | float):
-        value = {"weight": float(value)}
-    if value is not None:
-        if not isinstance(value, Mapping):
-            raise PgdiffError(
-                "`classifier_free` must be a weight, or {weight: ..., rescale: ...}. "
-                f"Got {value!r}."
-            )
-        built["classifier_free"] = from_config("classifier_free", {"name": "weighted", **value})
-    return built
+def _of_the_run(key: str, value: Any) -> bool:
+    return (value is None and key not in OFF) or (isinstance(value, str) and value == OF_THE_RUN)
 
 
 def _guide(
@@ -256,7 +218,7 @@ def _guide(
     settings = dict(run.guides[chosen]) | {k: v for k, v in changes.items() if v is not None}
     check_guide(chosen, settings)
     value = run.load(chosen, device=device)
-    if not isinstance(value, TransitionValue | SegmentValue):
+    if not isinstance(value, TransitionValue | GoalValue | SegmentValue):
         raise PgdiffError(
             f"`guide` must be a stage that has learned a value. '{chosen}' of '{run.path}' is a "
             f"{type(value).__name__}."
@@ -275,22 +237,31 @@ def check_guide(name: str, settings: Mapping[str, Any]) -> None:
     check_value_settings(**settings)
 
 
-def check_planner(settings: Mapping[str, Any]) -> None:
-    """Raise an error if these settings of a planner hold one that is unknown or out of range."""
-    for key in settings:
-        if key not in PLANNER_SETTINGS:
-            raise PgdiffError(
-                f"`planner` has no '{key}'. It must be {nearest(key, PLANNER_SETTINGS)}"
-            )
-    for key in ("candidates", "steps", "replan_every"):
-        if key in settings and (key, settings[key]) != ("replan_every", OPEN):
-            check_positive_int(key, settings[key])
-    planner_parts(settings)
+def controller_name(run: RunInfo) -> str:
+    """Return the one of `CONTROLLERS` that a run's planner uses by default."""
+    return str(run.planner.get("controller", INVERSE_DYNAMICS))
 
 
-def _inverse_dynamics(run: RunInfo, device: str | torch.device) -> InverseDynamics | None:
-    if run.stage(INVERSE_DYNAMICS) is None:
+def _controller(
+    run: RunInfo, chosen: Controller | str | None, device: str | torch.device
+) -> Controller | str | None:
+    """Return the controller that is asked for; None where the run has learned none."""
+    if chosen is not None and not isinstance(chosen, str):
+        return chosen
+    name = check_in("controller", chosen or controller_name(run), CONTROLLERS)
+    if name != INVERSE_DYNAMICS:
+        return name
+    if run.stage(INVERSE_DYNAMICS) is not None:
+        return _inverse_dynamics(run, device)
+    if chosen is None:
         return None
+    raise PgdiffError(
+        f"`controller` must be another one for the run '{run.path}', which has no stage "
+        f"'{INVERSE_DYNAMICS}'. Got '{chosen}'."
+    )
+
+
+def _inverse_dynamics(run: RunInfo, device: str | torch.device) -> InverseDynamics:
     learner = run.load(INVERSE_DYNAMICS, device=device)
     if not isinstance(learner, InverseDynamics):
         raise PgdiffError(

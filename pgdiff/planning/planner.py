@@ -1,23 +1,45 @@
 """The planner: a trajectory diffusion model that acts in Gymnasium environments."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pgdiff.data import ObservationLayout
 from pgdiff.diffusion import DPMSolver, LogSnrSpacing, SamplerStep, Solver
 from pgdiff.diffusion.classifier_free import ClassifierFree
 from pgdiff.diffusion.level_schedules import LevelSchedule
 from pgdiff.diffusion.spacing import Spacing
 from pgdiff.guides import Guide, bind
-from pgdiff.guides.base import score
+from pgdiff.guides.base import needs_goal, score
 from pgdiff.model import TrajectoryDiffusion
-from pgdiff.planning.controllers import Controller
+from pgdiff.planning.candidates import plans_of
+from pgdiff.planning.controllers import Controller, check_controller, check_lookahead
 from pgdiff.planning.from_run import PathLike, planner_arguments
+from pgdiff.planning.goals import (
+    GOAL,
+    check_arrivals,
+    checked_goals,
+    knows_goals,
+    shared_out,
+    steered_to_goal,
+)
+from pgdiff.planning.inputs import (
+    check_scale_factors,
+    checked_condition,
+    checked_observations,
+    plan_seeds,
+    split_goal,
+    warn_far,
+)
 from pgdiff.planning.memory import PlanMemory
+from pgdiff.planning.plausibility import Plausibility
+from pgdiff.planning.previous import Previous, shifted
+from pgdiff.planning.settings import PlannerSettings
+from pgdiff.planning.warm_start import start_from
 from pgdiff.saving import resolve_device
 from pgdiff.trajectory import Condition, Plan
 from pgdiff.validation import PgdiffError, check_positive_int, check_range, check_seed
@@ -26,9 +48,6 @@ LAST_LOG_SNR = 6.0
 """From where the last step goes to clean, by default. A guide moves the last estimate with nothing
 after it to mend what it broke, by as much as there was noise: equal steps of the level end with a
 step from too much noise unless they are many."""
-
-GOAL = "goal"
-"""The condition that `goal` of `plan` gives."""
 
 
 class Planner:
@@ -41,7 +60,8 @@ class Planner:
 
     Args:
         model: a trained model whose tokens hold observations.
-        controller: drives from way-point to way-point; needed by `predict` alone.
+        controller: drives from way-point to way-point; "actions" for the plan's own actions, of a
+            model whose tokens hold them; needed by `predict` alone.
         guides: what steers the samples and scores the candidates; their energies add up.
         candidates: plans drawn for each environment; the one of highest score is taken.
         steps: steps of the sampling, of every token.
@@ -52,10 +72,26 @@ class Planner:
         spacing: which levels a token visits; equal steps of log_snr up to 6 if None.
         levels: when each token visits them; all tokens together if None.
         replan_every: environment steps after which a new plan is made; None for open loop, where a
-            plan is followed to its end and its last way-point held until the episode ends.
+            plan is followed to its end and its last way-point held (or its last action repeated)
+            until the episode ends.
+        lookahead: how many way-points ahead of the present one the controller drives to; 1 is the
+            next. Steps between way-points that are short against what a controller needs to mend
+            an error ask for more.
         solver: DPM-Solver++ of order 2 if None.
         clip: limit of the clean estimate in normalised units; None for no limit, "auto" for 1 with
             the limits normaliser and none with another.
+        keep_plan: whether the plan that is being followed, as far as it is left, is one of the
+            candidates; of no effect where there is nothing to choose by, or among.
+        warm_start: noise level, in (0, 1), to which the plan that is being followed is brought
+            back, for candidates to start from in place of noise; None for noise.
+        warm_share: share of the candidates that do so.
+        hold_goal: whether a goal is held in the plans, of a model that was trained so ("start_goal"
+            or "start_arrival").
+        arrivals: tokens at which it is held, for a model trained with "start_arrival": shared out
+            among the candidates; the last token if None.
+        scale_factors: factors of the guides' scales, shared out among the candidates: some are
+            pushed little, some much; all 1 if None.
+        plausibility: which candidates may be chosen; any if None.
         seed: from which the environments' seeds are derived.
         device: "auto" is CUDA where there is one.
         noise_device: where noise is drawn; "cpu" gives the same noise on every device. That of the
@@ -66,7 +102,7 @@ class Planner:
         self,
         model: TrajectoryDiffusion,
         *,
-        controller: Controller | None = None,
+        controller: Controller | Literal["actions"] | None = None,
         guides: Sequence[Guide] = (),
         candidates: int = 8,
         steps: int = 5,
@@ -75,8 +111,16 @@ class Planner:
         spacing: Spacing | None = None,
         levels: LevelSchedule | None = None,
         replan_every: int | None = 10,
+        lookahead: int = 1,
         solver: Solver | None = None,
         clip: float | Literal["auto"] | None = "auto",
+        keep_plan: bool = False,
+        warm_start: float | None = None,
+        warm_share: float = 1.0,
+        hold_goal: bool = True,
+        arrivals: Sequence[int] | None = None,
+        scale_factors: Sequence[float] | None = None,
+        plausibility: Plausibility | None = None,
         seed: int = 0,
         device: str | torch.device = "auto",
         noise_device: str | None = None,
@@ -89,12 +133,9 @@ class Planner:
         self.model = model.to(resolve_device(device)).eval()
         self.controller = controller
         self.guides = tuple(guides)
-        self.guidance = tuple(bind(guide, model) for guide in self.guides)
-        if controller is not None and not isinstance(controller, Controller):
-            raise PgdiffError(
-                "`controller` must have a method act(observation, waypoint, steps_left). "
-                f"Got a {type(controller).__name__}."
-            )
+        for guide in self.guides:
+            bind(guide, model)
+        check_controller(controller, model)
         self.candidates = check_positive_int("candidates", candidates)
         self.steps = check_positive_int("steps", steps)
         if condition is not None and not isinstance(condition, Mapping):
@@ -102,7 +143,7 @@ class Planner:
                 "`condition` must map the names of the model's conditions to values. "
                 f"Got {condition!r}."
             )
-        self.condition = self._checked_condition(condition) if condition else {}
+        self.condition = checked_condition(condition, model) if condition else {}
         if classifier_free is not None and not (self.condition or GOAL in model.conditioning.names):
             raise PgdiffError("`condition` must be given with `classifier_free`. Got None.")
         self.classifier_free = classifier_free
@@ -111,6 +152,7 @@ class Planner:
         if replan_every is not None:
             check_positive_int("replan_every", replan_every)
         self.replan_every = replan_every
+        self.lookahead = check_lookahead(lookahead, controller, stride=model.layout.stride)
         self.solver = DPMSolver() if solver is None else solver
         for name, kind in (("solver", Solver), ("spacing", Spacing), ("levels", LevelSchedule)):
             part = getattr(self, name)
@@ -122,9 +164,21 @@ class Planner:
         if clip is not None and clip != "auto":
             check_range("clip", clip, low=0.0, open_low=True)
         self.clip = clip
+        self.keep_plan = bool(keep_plan) and len(self.guides) > 0 and self.candidates > 1
+        if warm_start is not None:
+            check_range("warm_start", warm_start, low=0.0, high=1.0, open_low=True, open_high=True)
+        self.warm_start = warm_start
+        self.warm_share = check_range("warm_share", warm_share, low=0.0, high=1.0)
+        self.hold_goal = bool(hold_goal)
+        self.arrivals = check_arrivals(arrivals, model)
+        self.scale_factors = check_scale_factors(scale_factors)
+        if plausibility is not None and not isinstance(plausibility, Plausibility):
+            raise PgdiffError(f"`plausibility` must be a Plausibility. Got {plausibility!r}.")
+        self.plausibility = plausibility
         self.seed = check_seed("seed", seed)
         self.noise_device = str(resolve_device(noise_device or self.model.device))
         self.plans_made = 0
+        self._warned_far = False
         where = model.layout.slices["observations"]
         self.observation_shape = (where.stop - where.start,)
 
@@ -139,22 +193,16 @@ class Planner:
         transform: str | None = None,
         trace: float | None = None,
         at: str | None = None,
-        candidates: int | None = None,
-        steps: int | None = None,
-        condition: Mapping[str, float | Sequence[float]] | None = None,
-        classifier_free: ClassifierFree | None = None,
-        spacing: Spacing | None = None,
-        levels: LevelSchedule | None = None,
-        replan_every: int | Literal["run"] | None = "run",
-        controller: Controller | None = None,
-        solver: Solver | None = None,
+        controller: Controller | Literal["inverse_dynamics", "actions"] | None = None,
         seed: int = 0,
         device: str | torch.device = "auto",
         noise_device: str | None = None,
+        **settings: Unpack[PlannerSettings],
     ) -> "Planner":
         """Make the planner of a run folder, as `pgdiff evaluate` does.
 
-        None stands for what the run says, or for the run's inverse dynamics.
+        What is not given is as the run says, and so is a setting that is "run", or None where None
+        has no meaning of its own.
 
         Args:
             path: the folder that `pgdiff train` made.
@@ -164,18 +212,12 @@ class Planner:
             transform: of that guide, "none" or "log".
             trace: of that guide, lambda of the lambda-return.
             at: where that guide's gradient is taken, "x0" or "x".
-            candidates: plans drawn for each environment.
-            steps: steps of the sampling.
-            condition: what every plan is to be like.
-            classifier_free: how strongly the condition steers.
-            spacing: which levels a token visits.
-            levels: when each token visits them.
-            replan_every: environment steps; None for open loop, "run" for what the run says.
-            controller: drives from way-point to way-point.
-            solver: of the sampling.
+            controller: drives along the plans: one of your own, "inverse_dynamics" for what the run
+                has learned, or "actions" for the plan's own.
             seed: from which the environments' seeds are derived.
             device: "auto" is CUDA where there is one.
             noise_device: where noise is drawn.
+            settings: the other arguments of the class, by name.
 
         Raises:
             PgdiffError: no run folder, a stage that is needed and unfinished or damaged, or a
@@ -187,19 +229,9 @@ class Planner:
             guide=guide,
             guide_settings={"scale": scale, "transform": transform, "trace": trace, "at": at},
             controller=controller,
-            settings={
-                "candidates": candidates,
-                "steps": steps,
-                "condition": condition,
-                "classifier_free": classifier_free,
-                "spacing": spacing,
-                "levels": levels,
-                "solver": solver,
-            },
+            settings=settings,
             device=device,
         )
-        if replan_every != "run":
-            arguments["replan_every"] = replan_every
         return cls(**arguments, seed=seed, device=device, noise_device=noise_device)
 
     # ---------------------------------------------------------------------------------- planning
@@ -242,6 +274,7 @@ class Planner:
         *,
         seeds: Sequence[int],
         goals: Float[np.ndarray, "environments goal"] | None = None,
+        previous: Previous | None = None,
         callback: Callable[[SamplerStep], None] | None = None,
     ) -> list[Plan]:
         """Plan for many environments in one batched call; see `plan`.
@@ -249,13 +282,14 @@ class Planner:
         Args:
             observations: `[environments, observation]`, raw units.
             seeds: of each environment's noise.
-            goals: `[environments, 2]`, or None.
+            goals: `[environments, goal]`, or None.
+            previous: what is left of the plans that are followed, for `keep_plan` and `warm_start`.
             callback: as in `plan`; the batch holds the candidates of each environment in turn.
 
         Raises:
             PgdiffError: as `plan`, or seeds of another number.
         """
-        observations = self._checked(observations)
+        observations = self._observed(observations)
         count = len(observations)
         if len(seeds) != count:
             raise PgdiffError(f"`seeds` must be {count}, one an environment. Got {len(seeds)}.")
@@ -273,56 +307,98 @@ class Planner:
                 "`goal` must be given to a planner with `classifier_free`: to plan(goal=...), "
                 'or to Planner(condition={"goal": ...}). Got None.'
             )
-        # A model that was trained to be steered to a goal need not know one that is held.
-        held = None if GOAL in values and "start_goal" not in self.model.known else goal
+        if goal is None and any(map(needs_goal, self.guides)):
+            names = ", ".join(guide.name for guide in self.guides if needs_goal(guide))
+            raise PgdiffError(f"`goal` must be given: the guide {names} is of a goal. Got None.")
+        factors = None
+        if self.scale_factors is not None:
+            factors = shared_out(self.scale_factors, self.candidates).repeat(count).to(start)
+        guidance = tuple(
+            bind(guide, self.model, goal=goal, factors=factors) for guide in self.guides
+        )
+        held = self._held(goal)
+        generators = self._generators(seeds)
+        arrival = None
+        if held is not None and self.arrivals is not None:
+            arrival = shared_out(self.arrivals, self.candidates).repeat(count).to(held.device)
+        known = self.model.given(start, held, arrival)
+        noise, matrix = None, None
+        if previous is not None and previous.there.any():
+            noise, matrix, known = start_from(
+                previous,
+                self.model,
+                known,
+                self.model.level_matrix(self.steps, spacing=self.spacing, levels=self.levels),
+                candidates=self.candidates,
+                keep=self.keep_plan,
+                warm=self.warm_start,
+                share=self.warm_share,
+                generators=generators,
+            )
         x = self.model.sample(
             batch=len(start),
-            generators=[
-                torch.Generator(device=self.noise_device).manual_seed(seed) for seed in seeds
-            ],
-            known=self.model.given(start, held),
+            generators=generators,
+            known=known,
             condition=condition,
             classifier_free=None if condition is None else self.classifier_free,
             steps=self.steps,
-            spacing=self.spacing,
-            levels=self.levels,
+            spacing=self.spacing if matrix is None else None,
+            levels=self.levels if matrix is None else matrix,
             solver=self.solver,
-            guidance=self.guidance,
+            guidance=guidance,
             clip=self.clip,
+            start=noise,
             callback=callback,
         )
         self.plans_made += count
-        scores = score(self.guidance, x).reshape(count, -1).cpu().numpy()
-        segment = self.model.segment(x)
-        shape = (count, self.candidates, self.model.layout.horizon, -1)
-        candidates = segment.observations.reshape(shape).cpu().numpy()
-        actions = None if segment.actions is None else segment.actions.reshape(shape).cpu().numpy()
+        scores = score(guidance, x).reshape(count, -1).cpu().numpy()
+        moves = None
         best = np.where(np.isnan(scores).any(axis=1), 0, scores.argmax(axis=1))
-        return [
-            Plan(
-                observations=candidates[i, best[i]],
-                actions=None if actions is None else actions[i, best[i]],
-                candidates=candidates[i],
-                scores=scores[i],
-                best=int(best[i]),
-                stride=self.model.layout.stride,
-                goal=None if goals is None else goals[i],
-            )
-            for i in range(count)
-        ]
+        if self.plausibility is not None:
+            found = self.plausibility.moves(self.model, x, known, condition)
+            moves = found.reshape(count, -1).cpu().numpy()
+            best = self.plausibility.best(scores, moves)
+        return plans_of(x, self.model, scores=scores, moves=moves, best=best, goals=goals)
 
     # ------------------------------------------------------------------------------------ acting
 
-    def initial_state(self, seeds: Sequence[int]) -> PlanMemory:
-        """State of environments that have no plan yet, with a seed for each one's noise."""
+    @property
+    def observation_layout(self) -> ObservationLayout | None:
+        """How Dict observations are flattened; None where the recording's were flat."""
+        return self.model.observation_layout
+
+    @property
+    def wants_goal(self) -> bool:
+        """Whether its plans are made for a goal that is to be told (`initial_state`)."""
+        if GOAL in self.condition:
+            return False
+        held = self.hold_goal and knows_goals(self.model)
+        return held or steered_to_goal(self.model) or any(map(needs_goal, self.guides))
+
+    def initial_state(
+        self,
+        seeds: Sequence[int],
+        goals: Float[np.ndarray, "environments goal"] | None = None,
+    ) -> PlanMemory:
+        """State of environments that have no plan yet.
+
+        Args:
+            seeds: of each environment's noise.
+            goals: what each is to reach, `[environments, goal]`, for planners that want one.
+        """
         seeds = [check_seed("seed", seed) for seed in seeds]
+        if goals is not None:
+            goals = checked_goals(goals, count=len(seeds))
         return PlanMemory.empty(
-            seeds, tokens=self.model.layout.horizon, observation=self.observation_shape[0]
+            seeds,
+            tokens=self.model.layout.horizon,
+            observation=self.observation_shape[0],
+            goal=goals,
         )
 
     def predict(
         self,
-        observation: Float[np.ndarray, "*environments observation"],
+        observation: Float[np.ndarray, "*environments observation"] | Mapping[str, np.ndarray],
         state: Any = None,
         episode_start: Any = None,
         deterministic: bool = True,
@@ -330,7 +406,9 @@ class Planner:
         """Act by Stable-Baselines3's protocol.
 
         Args:
-            observation: `[observation]` of one environment or `[environments, observation]`.
+            observation: `[observation]` of one environment or `[environments, observation]`; or the
+                Dict observation of an environment like the one that was recorded, whose goal is
+                then the plan's.
             state: what the last call returned; None to begin.
             episode_start: where a new episode has begun, one flag an environment.
             deterministic: accepted for the protocol. A planner draws noise either way, from its
@@ -347,59 +425,49 @@ class Planner:
                 "`controller` must be given to act. Pass an InverseDynamics, or a tracker such as "
                 "env.unwrapped.tracker(), to Planner. Got None."
             )
-        single = np.ndim(observation) == 1
-        observations = self._checked(np.atleast_2d(np.asarray(observation)))
-        memory = self._memory(state, len(observations))
-        due = self._due(memory, episode_start)
+        flat, goal = split_goal(observation, self.model)
+        single = np.ndim(flat) == 1
+        observations = self._observed(np.atleast_2d(np.asarray(flat)))
+        memory = self._memory(state, len(observations)).begun(episode_start)
+        if goal is not None:
+            memory = memory._replace(goal=np.atleast_2d(goal))
+        due = memory.due(self.replan_every)
         if due.any():
             plans = self.plan_batch(
                 observations[due],
-                seeds=_plan_seeds(memory.seed[due], memory.plans[due]),
+                seeds=plan_seeds(memory.seed[due], memory.plans[due]),
+                goals=None if memory.goal is None else memory.goal[due],
+                previous=self._previous(memory, due),
             )
-            memory = memory.with_plans(due, np.stack([plan.observations for plan in plans]))
-        waypoint, steps_left = memory.target(self.model.layout.stride)
-        action = self.controller.act(observations, waypoint, steps_left)
+            own = [plan.actions for plan in plans if plan.actions is not None]
+            memory = memory.with_plans(
+                due,
+                np.stack([plan.observations for plan in plans]),
+                np.stack(own) if own else None,
+            )
+        if self.controller == "actions":
+            action = memory.action()
+        else:
+            waypoint, steps_left = memory.target(self.model.layout.stride, self.lookahead)
+            action = self.controller.act(observations, waypoint, steps_left)
         memory = memory._replace(age=memory.age + 1)
         return (action[0] if single else action), memory
-
-    def _checked_condition(self, given: Mapping[str, Any]) -> dict[str, Tensor]:
-        """The given condition as tensors of batch 1."""
-        self.model.conditioning.check_names(given, later=[GOAL])
-        raw: dict[str, Any] = {}
-        for name, value in given.items():
-            numbers = value.tolist() if isinstance(value, np.ndarray | Tensor) else value
-            raw[name] = [numbers if isinstance(numbers, Sequence) else [numbers]]
-        condition = Condition(values=raw)
-        self.model.conditioning.check_values(condition)
-        return dict(condition.values)
 
     def _each_candidate(self, values: Any) -> Tensor:
         """Values of each environment, once for each of its candidates."""
         tensor = torch.tensor(values, dtype=torch.float32, device=self.model.device)
         return tensor.repeat_interleave(self.candidates, dim=0)
 
-    def _checked(self, observations: np.ndarray) -> np.ndarray:
-        if observations.ndim != 2 or observations.shape[1:] != self.observation_shape:
-            raise PgdiffError(
-                f"`observation` must have shape {list(self.observation_shape)}, that of the data "
-                "the model was trained on, or [environments, ...] of it. "
-                f"Got {list(observations.shape[1:])}."
-            )
-        if observations.dtype.kind not in "fiu":
-            raise PgdiffError(f"`observation` must be numbers. Got {observations.dtype}.")
-        with np.errstate(over="ignore"):
-            checked = observations.astype(np.float32)
-        rows = np.flatnonzero(~np.isfinite(checked).all(axis=1))
-        if len(rows):
-            raise PgdiffError(
-                "`observation` must be finite numbers of float32. Got "
-                f"{observations[rows[0]].tolist()} for environment {rows[0]}."
-            )
+    def _observed(self, observations: np.ndarray) -> np.ndarray:
+        """The observations, checked; warns once of ones that are far outside the data."""
+        checked = checked_observations(observations, shape=self.observation_shape)
+        if not self._warned_far:
+            self._warned_far = warn_far(checked, self.model)
         return checked
 
     def _memory(self, state: Any, count: int) -> PlanMemory:
         if state is None:
-            return self.initial_state(_plan_seeds(np.full(count, self.seed), np.arange(count)))
+            return self.initial_state(plan_seeds(np.full(count, self.seed), np.arange(count)))
         if not isinstance(state, PlanMemory) or len(state.age) != count:
             raise PgdiffError(
                 f"`state` must be what predict returned for the same {count} environments, or "
@@ -408,24 +476,21 @@ class Planner:
             )
         return state
 
-    def _due(self, memory: PlanMemory, episode_start: Any) -> np.ndarray:
-        due = memory.age < 0
-        if self.replan_every is not None:
-            due = due | (memory.age >= self.replan_every)
-        if episode_start is not None:
-            started = np.asarray(episode_start, dtype=bool)
-            if started.shape not in ((), due.shape):
-                raise PgdiffError(
-                    f"`episode_start` must hold {len(due)} flags, one an environment. "
-                    f"Got the shape {list(started.shape)}."
-                )
-            due = due | started
-        return due
+    # ------------------------------------------------------------------------- parts of a plan
 
+    def _held(self, goal: Tensor | None) -> Tensor | None:
+        """The goal, if it is to be held in the plans."""
+        if not self.hold_goal:
+            return None
+        told_otherwise = steered_to_goal(self.model) or any(map(needs_goal, self.guides))
+        return goal if knows_goals(self.model) or not told_otherwise else None
 
-def _plan_seeds(seeds: np.ndarray, counts: np.ndarray) -> list[int]:
-    """One independent seed for each pair of an environment's seed and a count."""
-    return [
-        int(np.random.SeedSequence([int(seed), int(count)]).generate_state(1, np.uint64)[0] >> 1)
-        for seed, count in zip(seeds, counts, strict=True)
-    ]
+    def _previous(self, memory: PlanMemory, due: np.ndarray) -> Previous | None:
+        """What is left of the plans that are followed where new ones are due."""
+        if not (self.keep_plan or self.warm_start):
+            return None
+        actions = None if memory.actions is None else memory.actions[due]
+        return shifted(memory.waypoints[due], actions, memory.age[due], self.model.layout.stride)
+
+    def _generators(self, seeds: Sequence[int]) -> list[torch.Generator]:
+        return [torch.Generator(device=self.noise_device).manual_seed(seed) for seed in seeds]

@@ -1,15 +1,25 @@
-"""Pictures of data, training, plans and episodes. Needs the extra `viz`."""
+"""Pictures of data, training, plans, values and episodes. Needs the extra `viz`."""
 
 from pgdiff.plotting.animations import denoising_gif, episode_gif
 from pgdiff.plotting.coverage import coverage_picture
+from pgdiff.plotting.failures import ShownEpisode, failures_picture, worst
 from pgdiff.plotting.losses import loss_picture
 from pgdiff.plotting.plans import comparison_picture, plan_picture
+from pgdiff.plotting.reach import reach_picture
+from pgdiff.plotting.scores import score_picture
+from pgdiff.plotting.values import value_picture
 
 __all__ = [
+    "ShownEpisode",
     "comparison_picture",
     "coverage_picture",
     "denoising_gif",
     "episode_gif",
+    "failures_picture",
     "loss_picture",
     "plan_picture",
+    "reach_picture",
+    "score_picture",
+    "value_picture",
+    "worst",
 ]

@@ -5,20 +5,17 @@ Names of metrics are those of Stable-Baselines3's logger where it has one: `trai
 `time/time_elapsed`, and `eval/` for what is measured on held-out data or by acting.
 """
 
-import json
-import os
+import math
 import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from pgdiff.saving import write_whole
-from pgdiff.validation import PgdiffError, require
+from pgdiff.validation import PgdiffError, check_positive_int
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
-
     from pgdiff.training.learner import Learner
     from pgdiff.training.trainer import Trainer
 
@@ -87,88 +84,47 @@ class ProgressBar(Callback):
             self._bar.close()
 
 
-class MetricsFile(Callback):
-    """Writes every logged record as one line of JSON.
+class EvaluationCallback(Callback):
+    """Measures the averaged weights from time to time, by a function of one's own.
 
-    After a resumption, lines of steps that are going to be repeated are dropped.
-
-    Args:
-        path: the file, usually `metrics.jsonl`.
-    """
-
-    def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self._file: TextIO | None = None
-
-    @property
-    def in_use(self) -> bool:
-        """Whether the file holds a record (a training that failed at once leaves it empty)."""
-        return self.path.is_file() and self.path.stat().st_size > 0
-
-    def read(self, until: int) -> list[dict[str, float]]:
-        """Return the records of steps up to `until`; a line torn by a crash is left out."""
-        records = []
-        if self.path.is_file():
-            for line in self.path.read_text().splitlines():
-                try:
-                    record = json.loads(line)
-                    keep = record["step"] <= until
-                except (ValueError, KeyError, TypeError):
-                    continue
-                if keep:
-                    records.append(record)
-        return records
-
-    def on_start(self, trainer: "Trainer", learner: "Learner") -> None:
-        """Keep what lies before the first step and open the file."""
-        kept = [json.dumps(record) + "\n" for record in self.read(trainer.step)]
-        try:
-            write_whole(self.path, "".join(kept))
-            self._file = open(self.path, "a")  # noqa: SIM115 (closed by `close`)
-        except OSError as error:
-            raise PgdiffError(f"Cannot write '{self.path}': {error}.") from error
-
-    def on_log(self, step: int, metrics: dict[str, float]) -> None:
-        """Write one line."""
-        assert self._file is not None
-        self._file.write(json.dumps({"step": step, **metrics}) + "\n")
-        self._file.flush()
-
-    def close(self) -> None:
-        """Close the file."""
-        if self._file is not None:
-            self._file.close()
-
-
-class TensorBoard(Callback):
-    """Writes every logged record for TensorBoard.
+    What it returns is logged with the record of that step, and `Trainer(best=...)` may go by it.
+    Only what follows from learner and step is the same after a resumption.
 
     Args:
-        folder: where the event files go.
+        evaluate: gets the learner with averaged weights, in evaluation mode, and the step;
+            returns numbers by name, such as "eval/mean_reward". It changes no weight.
+        every: steps between two evaluations; the last step has one as well.
 
     Raises:
-        PgdiffError: tensorboard is not installed (the extra is named).
+        PgdiffError: `every` is no positive integer, or a metric is no number.
     """
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        require("tensorboard", extra="train")
-        self.folder = Path(folder)
-        self._writer: SummaryWriter | None = None
+    def __init__(
+        self, evaluate: Callable[["Learner", int], Mapping[str, float]], *, every: int
+    ) -> None:
+        self.evaluate = evaluate
+        self.every = check_positive_int("every", every)
+        self._trainer: Trainer | None = None
 
     def on_start(self, trainer: "Trainer", learner: "Learner") -> None:
-        """Open an event file; steps that are going to be repeated are hidden by TensorBoard."""
-        from torch.utils.tensorboard import SummaryWriter
+        """Remember whose averaged weights to take."""
+        self._trainer = trainer
 
-        purge = trainer.step + 1 if trainer.step else None
-        self._writer = SummaryWriter(str(self.folder), purge_step=purge)
-
-    def on_log(self, step: int, metrics: dict[str, float]) -> None:
-        """Write one point of every curve."""
-        assert self._writer is not None
-        for key, value in metrics.items():
-            self._writer.add_scalar(key, value, step)
-
-    def close(self) -> None:
-        """Flush and close the event file."""
-        if self._writer is not None:
-            self._writer.close()
+    def on_step(self, step: int, metrics: dict[str, float]) -> None:
+        """Evaluate, if it is time to."""
+        assert self._trainer is not None
+        if step % self.every and step != self._trainer.steps:
+            return
+        found = {}
+        for name, value in self.evaluate(self._trainer.averaged, step).items():
+            if isinstance(value, str) or not hasattr(value, "__float__"):
+                raise PgdiffError(f"The metric '{name}' must be a number. Got {value!r}.")
+            if math.isfinite(float(value)):
+                found[name] = float(value)
+            else:
+                warnings.warn(
+                    f"The metric '{name}' is {float(value)} at step {step} and is left out.",
+                    UserWarning,
+                    stacklevel=2,
+                )
+        self._trainer.log(found)

@@ -1,52 +1,44 @@
 """The training loop, the same for every learner."""
 
 import importlib.util
-import math
 import os
+import signal
 import time
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
 from torch import nn
 
 from pgdiff.saving import resolve_device
-from pgdiff.training.callbacks import Callback, MetricsFile, ProgressBar, TensorBoard
+from pgdiff.training.batches import StepBatches, fingerprint, open_batches
+from pgdiff.training.best import SIGN, Best
+from pgdiff.training.callbacks import Callback, ProgressBar
 from pgdiff.training.checkpoint import (
     TrainingState,
     list_checkpoints,
+    prune,
     restore_checkpoint,
     save_checkpoint,
 )
 from pgdiff.training.compiling import compile_errors, compile_learner
-from pgdiff.training.divergence import diverged
+from pgdiff.training.divergence import check_finite_state, check_held_out, diverged
 from pgdiff.training.ema import AveragedLearner
-from pgdiff.training.learner import (
-    AnyLearner,
-    BatchSource,
-    Learner,
-    as_module,
-    check_losses,
-    to_tensors,
-)
-from pgdiff.training.schedule import (
-    TRAIN,
-    VALIDATION,
-    learning_rate_at,
-    numpy_generator,
-    seed_global,
-    torch_generator,
-    torch_seed,
-)
-from pgdiff.validation import PgdiffError, check_positive_int, check_range, check_seed
+from pgdiff.training.held_out import held_out_losses, split_sources
+from pgdiff.training.learner import AnyLearner, BatchSource, Learner, as_module, to_tensors
+from pgdiff.training.records import MetricsFile, TensorBoard
+from pgdiff.training.schedule import TRAIN, learning_rate_at, seed_global, torch_seed
+from pgdiff.training.stopping import StopSignals, TrainingInterrupted
+from pgdiff.training.update import Unsound, update
+from pgdiff.validation import PgdiffError, check_in, check_positive_int, check_range, check_seed
 
 if TYPE_CHECKING:
     from pgdiff.data import Episodes
 
-VALIDATION_BATCHES = 8
+ON_NAN = ("stop", "skip")
 
 
 class Trainer:
@@ -55,9 +47,15 @@ class Trainer:
     Everything random follows from `seed` and the number of the step, so that a run that was cut
     off and resumed ends with the same weights, bit for bit, on the same machine and build.
 
+    SIGTERM and the first Ctrl-C, in the main thread, finish the step, write a checkpoint where
+    there is a `folder`, and raise `TrainingInterrupted`; a second one does what it does elsewhere.
+    Where the disk is full a checkpoint that cannot be written is an error, which leaves the
+    earlier ones as they are; records that cannot be written warn.
+
     Args:
         steps: number of updates.
-        batch_size: examples per update, drawn with replacement.
+        batch_size: examples per update, drawn with replacement, so that a batch may be larger than
+            the data.
         learning_rate: the highest rate; it warms up linearly and falls to 0 along a cosine.
         warmup: updates of warm-up, at most a tenth of `steps`.
         weight_decay: AdamW's decoupled weight decay.
@@ -68,7 +66,22 @@ class Trainer:
         log_every: steps between two records of the losses' means.
         checkpoint_every: steps between two checkpoints; None writes none. The last step gets one.
         keep: number of newest checkpoints that are kept.
+        best: name of a logged metric, such as "eval/loss" or what an `EvaluationCallback` returns;
+            the averaged weights of its best record are kept in `folder`/best, whatever `keep` is.
+        mode: whether the best value of `best` is the "min" or the "max".
+        use_best: let `fit` return the weights in `best`, and not the last ones. A finished training
+            that is resumed returns them as well.
+        on_nan: what follows where a loss or the gradient is not finite: "stop" with an error that
+            names step and cause, or "skip" the update and count it in `train/skipped`. Weights that
+            are not finite stop it in any case.
+        max_skips: updates in a row that "skip" passes over; one more stops.
         folder: where `metrics.jsonl`, TensorBoard's files and `checkpoints/` go; None for nowhere.
+        workers: processes that gather batches ahead of time, with the same result. They pay where
+            gathering takes a share of a step worth having: large batches of a small network, or
+            recordings that the memory cannot hold. Segments of a maze recording take less than 1 %
+            of a step, and 0 is right. Memory-mapped data are not copied to them. They start as
+            Python's `multiprocessing` starts processes; with "spawn" or "forkserver" a script
+            needs its `if __name__ == "__main__":`.
         compile: let the learner compile its networks (`compile_parts`).
         device: "auto", or a device of PyTorch.
         seed: of batches and noise; the learner's first weights are its own affair.
@@ -99,6 +112,12 @@ class Trainer:
         log_every: int = 100,
         checkpoint_every: int | None = None,
         keep: int = 2,
+        best: str | None = None,
+        mode: str = "min",
+        use_best: bool = False,
+        on_nan: str = "stop",
+        max_skips: int = 10,
+        workers: int = 0,
         folder: str | os.PathLike[str] | None = None,
         compile: bool = False,
         device: str | torch.device = "auto",
@@ -125,6 +144,12 @@ class Trainer:
             else check_positive_int("checkpoint_every", checkpoint_every)
         )
         self.keep = check_positive_int("keep", keep)
+        self.best = self._check_best(best, use_best, folder)
+        self.mode = check_in("mode", mode, SIGN)
+        self.use_best = use_best
+        self.on_nan = check_in("on_nan", on_nan, ON_NAN)
+        self.max_skips = check_positive_int("max_skips", max_skips, minimum=0)
+        self.workers = check_positive_int("workers", workers, minimum=0)
         self.folder = None if folder is None else Path(folder)
         self.compile = compile
         self.device = resolve_device(device)
@@ -141,6 +166,20 @@ class Trainer:
         self._state: TrainingState | None = None
         self._running: list[Callback] = []
         self._pending: dict[str, float] = {}
+        self._best: Best | None = None
+
+    def _check_best(self, best: str | None, use_best: bool, folder: Any) -> str | None:
+        if best is None:
+            if use_best:
+                raise PgdiffError("`best` must name a metric with `use_best`. Got None.")
+            return None
+        if not isinstance(best, str) or not best:
+            raise PgdiffError(f"`best` must be the name of a logged metric. Got {best!r}.")
+        if best.startswith("eval/") and best.endswith("loss") and self.validation == 0:
+            raise PgdiffError(f"`validation` must be above 0 for `best` '{best}'. Got 0.")
+        if folder is None:
+            raise PgdiffError("`folder` must be given for `best`. Got None.")
+        return best
 
     @property
     def step(self) -> int:
@@ -166,60 +205,47 @@ class Trainer:
             episodes: recorded experience; a share of whole episodes is held out for validation.
 
         Raises:
-            TrainingDiverged: a loss or the gradient is not finite; names step and loss.
-            PgdiffError: the learner or the data do not fit, or a checkpoint cannot be used.
+            TrainingDiverged: something is not finite; names step and cause.
+            TrainingInterrupted: SIGTERM or Ctrl-C came; the step was finished.
+            PgdiffError: the learner or the data do not fit, a checkpoint cannot be used or written,
+                or a process that gathers batches has died.
         """
         module = as_module(learner)
         module.to(self.device)
-        train, held_out = self._sources(learner, episodes)
+        train, held_out = split_sources(
+            learner, episodes, validation=self.validation, seed=self.seed
+        )
+        batches = StepBatches(train, seed=self.seed, batch_size=self.batch_size)
         state = self._start(module)
-        settings = self._settings(learner, train)
+        settings = self._settings(learner, batches)
         metrics_file = self._restore(state, settings)
         self._running = [*self._loggers(metrics_file), *self.callbacks]
         if self.compile:
             compile_learner(learner)
         devices = [] if self.device.type == "cpu" else [self.device]
-        try:
+        with ExitStack() as closing:
+            for callback in reversed(self._running):
+                closing.callback(callback.close)
             # Dropout knows no generator but the global one; it is seeded per step, then put back.
-            with torch.random.fork_rng(devices, device_type=_rng_type(self.device)):
+            # Workers start before the callbacks, whose threads a forked process would not have.
+            with (
+                torch.random.fork_rng(devices, device_type=_rng_type(self.device)),
+                StopSignals() as stop,
+                open_batches(
+                    batches, first=state.step, last=self.steps, workers=self.workers
+                ) as stream,
+            ):
                 for callback in self._running:
                     callback.on_start(self, learner)
-                self._loop(learner, module, train, held_out, settings)
+                self._loop(learner, module, stream, held_out, settings, stop)
+            check_finite_state(state.step, module, state.ema.module, state.optimizer)
             module.load_state_dict(state.ema.module.state_dict())
+            if self._best is not None and self.use_best:
+                self._best.load(module)
             module.eval()
             for callback in self._running:
                 callback.on_end(self, learner)
-        finally:
-            for callback in self._running:
-                callback.close()
         return learner
-
-    def _sources(
-        self, learner: Learner, episodes: "Episodes"
-    ) -> tuple[BatchSource, BatchSource | None]:
-        if self.validation == 0.0:
-            train, held_out = episodes, None
-        else:
-            train, held_out = episodes.split(self.validation, seed=self.seed)
-        source = learner.dataset(train)
-        if len(source) == 0:
-            raise PgdiffError(
-                f"{type(learner).__name__} finds no example in the episodes: longer episodes, or "
-                "shorter segments, are needed."
-            )
-        if held_out is None:
-            return source, None
-        mend = (
-            f"`validation` must leave {type(learner).__name__} some example in the held-out "
-            f"episodes. Got {self.validation}: give a larger share, or 0 for no validation."
-        )
-        try:
-            held_out_source = learner.dataset(held_out)
-        except PgdiffError as error:
-            raise PgdiffError(f"{mend} ({error})") from error
-        if len(held_out_source) == 0:
-            raise PgdiffError(mend)
-        return source, held_out_source
 
     def _start(self, module: nn.Module) -> TrainingState:
         parameters = [p for p in module.parameters() if p.requires_grad]
@@ -236,28 +262,42 @@ class Trainer:
         self._pending = {}
         return self._state
 
-    def _settings(self, learner: Learner, train: BatchSource) -> dict[str, Any]:
+    def _settings(self, learner: Learner, batches: StepBatches) -> dict[str, Any]:
         """Return what must be the same for a resumption to be exact."""
         names = (
             "steps batch_size learning_rate warmup weight_decay ema_decay clip_norm validation seed"
         )
         settings = {name: getattr(self, name) for name in names.split()}
-        return {**settings, "learner": type(learner).__name__, "examples": len(train)}
+        if self.best is not None:
+            settings["best"] = f"{self.best} {self.mode}"
+            settings |= {"validate_every": self.validate_every, "log_every": self.log_every}
+        settings |= {"learner": type(learner).__name__, "examples": len(batches.source)}
+        if self.folder is not None:
+            settings["first_batch"] = fingerprint(batches[0])
+        return settings
 
     def _restore(self, state: TrainingState, settings: dict[str, Any]) -> MetricsFile | None:
         self.history = []
+        self._best = None
         if self.folder is None:
             return None
         metrics_file = MetricsFile(self.folder / "metrics.jsonl")
         root = self._checkpoints
-        if self.resume:
-            restore_checkpoint(root, state, settings)
-            self.history = metrics_file.read(state.step)
-        elif metrics_file.in_use or list_checkpoints(root):
+        if not self.resume and (metrics_file.in_use or list_checkpoints(root)):
             raise PgdiffError(
                 f"`folder` must be free: '{self.folder}' holds a training already. Give "
                 "resume=True to go on with it, or another folder."
             )
+        if self.best is not None:
+            self._best = Best(
+                self.folder / "best", metric=self.best, mode=self.mode, settings=settings
+            )
+        if self.resume:
+            if restore_checkpoint(root, state, settings):
+                prune(root, keep=self.keep)  # killed between writing one and removing another
+            self.history = metrics_file.read(state.step)
+            if self._best is not None:
+                self._best.restore()
         return metrics_file
 
     @property
@@ -285,96 +325,116 @@ class Trainer:
         self,
         learner: Learner,
         module: nn.Module,
-        train: BatchSource,
+        batches: Iterator[Any],
         held_out: BatchSource | None,
         settings: dict[str, Any],
+        stop: StopSignals,
     ) -> None:
         state = self._state
         assert state is not None
         generator = torch.Generator(self.device)
-        sums: dict[str, float] = {}
-        counted, began, first = 0, time.perf_counter(), state.step
+        began, first = time.perf_counter(), state.step
         module.train()
-        while state.step < self.steps:
+        for batch in batches:
             with compile_errors(self.compile and state.step == first):
-                metrics = self._update(learner, state, train, generator)
+                metrics = self._update(learner, state, batch, generator)
             state.step += 1
             step, last = state.step, state.step == self.steps
-            for key, value in metrics.items():
-                sums[key] = sums.get(key, 0.0) + value
-            counted += 1
             for callback in self._running:
                 callback.on_step(step, metrics)
             if held_out is not None and (step % self.validate_every == 0 or last):
                 self._validate(held_out)
                 module.train()
+            record = None
             if step % self.log_every == 0 or last:
                 elapsed = time.perf_counter() - began
-                means = {key: total / counted for key, total in sums.items()}
-                self._record(means, metrics["train/learning_rate"], elapsed, step - first)
-                sums, counted = {}, 0
+                means = {key: total / state.counted for key, total in state.sums.items()}
+                record = self._record(means, self._rate(step - 1), elapsed, step - first)
+                state.sums, state.counted = {}, 0
             elif self._pending:
-                self._record({}, None, 0.0, 0)
-            if self.checkpoint_every and (step % self.checkpoint_every == 0 or last):
+                record = self._record({}, None, 0.0, 0)
+            if self._best is not None and record is not None:
+                # Before the checkpoint: a run that goes on from there does not see it again.
+                self._best.offer(step, record, state.ema.module)
+            due = self.checkpoint_every and (step % self.checkpoint_every == 0 or last)
+            if due or (stop.received is not None and self.folder is not None):
                 save_checkpoint(self._checkpoints, state, settings, keep=self.keep)
+            if stop.received is not None:
+                raise self._interrupted(stop.received)
+
+    def _interrupted(self, number: int) -> TrainingInterrupted:
+        name = signal.Signals(number).name
+        done = f"{name}: training stopped after step {self.step} of {self.steps}."
+        if self.folder is None:
+            return TrainingInterrupted(
+                f"{done} Nothing was saved: there is no `folder`.", number=number, step=self.step
+            )
+        checkpoint = list_checkpoints(self._checkpoints)[-1]
+        return TrainingInterrupted(
+            f"{done} Its checkpoint is '{checkpoint}'; the same with resume=True goes on from it.",
+            number=number,
+            step=self.step,
+            checkpoint=checkpoint,
+        )
+
+    def _rate(self, step: int) -> float:
+        return learning_rate_at(step, steps=self.steps, peak=self.learning_rate, warmup=self.warmup)
 
     def _update(
-        self,
-        learner: Learner,
-        state: TrainingState,
-        train: BatchSource,
-        generator: torch.Generator,
+        self, learner: Learner, state: TrainingState, batch: Any, generator: torch.Generator
     ) -> dict[str, float]:
-        step, optimizer = state.step, state.optimizer
-        rate = learning_rate_at(step, steps=self.steps, peak=self.learning_rate, warmup=self.warmup)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        noise = torch_seed(self.seed, step, TRAIN)
+        """Make one update, or skip it; return its metrics and add them to the sums."""
+        noise = torch_seed(self.seed, state.step, TRAIN)
         seed_global(noise, self.device)
         generator.manual_seed(noise)
-        indices = numpy_generator(self.seed, step, TRAIN).integers(len(train), size=self.batch_size)
-        batch = to_tensors(train.batch(indices), self.device)
-        losses = check_losses(learner.losses(batch, generator), learner)
-        total = torch.stack(list(losses.values())).sum()
-        optimizer.zero_grad(set_to_none=True)
-        total.backward()  # type: ignore[no-untyped-call]
-        parameters = optimizer.param_groups[0]["params"]
-        gradients = [p.grad for p in parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if self.clip_norm is not None:
-            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_norm, norm)
-        # One look at the device per step, before anything has changed.
-        *values, norm_value = torch.stack([*losses.values(), norm]).detach().tolist()
-        named = dict(zip(losses, values, strict=True))
-        if not all(map(math.isfinite, (*values, norm_value))):
-            optimizer.zero_grad(set_to_none=True)
-            raise diverged(step + 1, named, norm_value)
-        optimizer.step()
-        learner.after_step()
-        state.ema.update_parameters(state.learner)
-        return {
-            **_loss_metrics("train", named),
-            "train/gradient_norm": norm_value,
-            "train/learning_rate": rate,
-        }
+        rate = self._rate(state.step)
+        try:
+            losses, norm = update(
+                learner,
+                state,
+                to_tensors(batch, self.device),
+                rate=rate,
+                generator=generator,
+                clip_norm=self.clip_norm,
+            )
+        except Unsound as error:
+            self._skip(state, error)
+            metrics = {}
+        else:
+            state.skipped_in_a_row = 0
+            metrics = {**_loss_metrics("train", losses), "train/gradient_norm": norm}
+            for key, value in metrics.items():
+                state.sums[key] = state.sums.get(key, 0.0) + value
+            state.counted += 1
+        if self.on_nan == "skip":
+            metrics["train/skipped"] = state.skipped
+        return {**metrics, "train/learning_rate": rate}
 
-    @torch.no_grad()
+    def _skip(self, state: TrainingState, error: Unsound) -> None:
+        """Count an update that is not made, or say why training stops."""
+        cause = str(error)
+        if self.on_nan == "stop":
+            raise diverged(state.step + 1, cause) from None
+        if error.final:
+            raise diverged(state.step + 1, cause, advice="No skipped update mends that.") from None
+        if state.skipped_in_a_row == self.max_skips:
+            raise diverged(
+                state.step + 1,
+                cause,
+                advice=f"That is one more in a row than `max_skips` {self.max_skips}.",
+            ) from None
+        state.skipped += 1
+        state.skipped_in_a_row += 1
+
     def _validate(self, held_out: BatchSource) -> None:
-        """Measure the averaged weights on the same batches with the same noise every time."""
-        averaged = self.averaged
-        order = numpy_generator(self.seed, 0, VALIDATION).permutation(len(held_out))
-        order = order[: VALIDATION_BATCHES * self.batch_size]
-        batches = np.split(order, range(self.batch_size, len(order), self.batch_size))
-        sums: dict[str, float] = {}
-        for number, indices in enumerate(batches):
-            generator = torch_generator(self.seed, number, VALIDATION, self.device)
-            batch = to_tensors(held_out.batch(indices), self.device)
-            for name, loss in averaged.losses(batch, generator).items():
-                sums[name] = sums.get(name, 0.0) + float(loss) * len(indices)
-        examples = sum(map(len, batches))
-        named = {name: total / examples for name, total in sums.items()}
-        if not all(map(math.isfinite, named.values())):
-            raise diverged(self.step, named, 0.0, held_out=True)
+        named = held_out_losses(
+            self.averaged,
+            held_out,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            device=self.device,
+        )
+        check_held_out(self.step, named)
         metrics = _loss_metrics("eval", named)
         self.log(metrics)
         for callback in self._running:
@@ -382,7 +442,7 @@ class Trainer:
 
     def _record(
         self, means: dict[str, float], rate: float | None, elapsed: float, done: int
-    ) -> None:
+    ) -> dict[str, float]:
         record = {**means, **self._pending}
         self._pending = {}
         if rate is not None:
@@ -391,9 +451,13 @@ class Trainer:
             record["time/iterations"] = self.step
             record["time/time_elapsed"] = elapsed
             record["time/fps"] = done / max(elapsed, 1e-9)
+            if self.on_nan == "skip":
+                assert self._state is not None
+                record["train/skipped"] = self._state.skipped
         self.history.append({"step": self.step, **record})
         for callback in self._running:
             callback.on_log(self.step, record)
+        return record
 
 
 def _loss_metrics(group: str, named: dict[str, float]) -> dict[str, float]:

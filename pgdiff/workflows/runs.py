@@ -12,8 +12,9 @@ from pgdiff.saving import FORMAT
 from pgdiff.validation import PgdiffError
 from pgdiff.workflows.files import write_json
 
-# Settings of a trainer that do not change what comes out.
-_FREE = {"validate_every", "log_every", "checkpoint_every", "keep", "compile"}
+# Settings of a trainer that do not change what comes out; the last two where there is no `best`.
+_FREE = {"checkpoint_every", "keep", "compile", "workers", "on_nan", "max_skips"}
+_RECORDS = {"validate_every", "log_every"}
 
 
 def write_run(info: RunInfo) -> Path:
@@ -153,16 +154,20 @@ def _differences(present: StageRecord, stage: StageRecord) -> Sequence[tuple[str
     # Through JSON, as what is there has come: tuples are lists there.
     old, new = (json.loads(json.dumps(asdict(record))) for record in (present, stage))
     pairs = [(key, (old[key], new[key])) for key in ("learner", "seed")]
-    for part, free in (("arguments", set()), ("trainer", _FREE)):
+    of_trainer = _FREE if new["trainer"].get("best") else _FREE | _RECORDS
+    for part, free in (("arguments", set()), ("trainer", of_trainer)):
         keys = {**old[part], **new[part]}
         pairs += [(k, (old[part].get(k), new[part].get(k))) for k in keys if k not in free]
     return [(key, values) for key, values in pairs if values[0] != values[1]]
 
 
 def remove(path: Path) -> None:
-    """Remove a folder if it is there; under its name it vanishes at once."""
+    """Remove a folder if it is there; under its name it vanishes at once.
+
+    What a killed removal has left goes as well.
+    """
+    hidden = path.with_name(f".{path.name}.removed")
+    shutil.rmtree(hidden, ignore_errors=True)
     if path.exists():
-        hidden = path.with_name(f".{path.name}.removed")
-        shutil.rmtree(hidden, ignore_errors=True)
         path.rename(hidden)
         shutil.rmtree(hidden)

@@ -2,6 +2,8 @@
 
 import contextlib
 import importlib.util
+import signal
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,12 +18,13 @@ from pgdiff.planning.from_run import (
     RunInfo,
     StageRecord,
     check_guide,
-    check_planner,
     read_run,
 )
+from pgdiff.planning.settings import check_planner
 from pgdiff.plotting import loss_picture
 from pgdiff.saving import library_version
-from pgdiff.training import Learner, Trainer
+from pgdiff.training import Callback, Learner, Trainer, TrainingInterrupted
+from pgdiff.training.stopping import StopSignals
 from pgdiff.validation import PgdiffError, check_in, check_seed
 from pgdiff.workflows.runs import claim, logs, remove, write_run
 from pgdiff.workflows.stages import Stage, check_examples
@@ -44,12 +47,14 @@ def train_stages(
     resume: bool = False,
     overwrite: bool = False,
     progress: bool = True,
+    callbacks: Mapping[str, Sequence[Callback]] | None = None,
 ) -> RunInfo:
     """Train stages one after the other; each result is saved under the name of its stage.
 
     A fault of the data or of a setting of any stage is found before anything is written. A run
     whose first stage fails before its first step leaves no folder behind; one that is cut off
-    later goes on with `resume`, at its last checkpoint, and ends with the same weights.
+    later, by whatever and wherever, goes on with `resume` at its last checkpoint, and ends with
+    the same weights. SIGTERM and the first Ctrl-C end it at the next step with a checkpoint.
 
     Args:
         episodes: recorded experience.
@@ -59,7 +64,7 @@ def train_stages(
         recipe: name of the recipe.
         data: where the episodes were read.
         planner: default settings of a planner: "candidates", "steps", "replan_every" (a number or
-            "open"), "solver", "clip".
+            "open"), "solver", "controller" and so on; see `pgdiff.planning.settings`.
         guides: default settings of the guides, by the name of the stage that learns each.
         guide: name of the guide that a planner uses by default.
         seed: of first weights, batches and noise.
@@ -68,6 +73,8 @@ def train_stages(
         resume: go on with the run that is there; anew where there is none.
         overwrite: replace the run that is there (with `add`, its stages of the same names).
         progress: show progress bars.
+        callbacks: further callbacks of the trainers, by the name of their stage; for example an
+            `EvaluationCallback` that acts with the model.
 
     Returns:
         The run, finished.
@@ -75,8 +82,11 @@ def train_stages(
     Raises:
         PgdiffError: a fault of the data or of a setting, or a folder that is taken.
         TrainingDiverged: a loss or the gradient is not finite.
+        TrainingInterrupted: SIGTERM or Ctrl-C came.
     """
     check_seed("seed", seed)
+    for name in callbacks or {}:
+        check_in("callbacks", name, [stage.name for stage in stages])
     asked = RunInfo(
         path=Path(folder),
         task=dict(task),
@@ -102,7 +112,16 @@ def train_stages(
     info = claim(asked, add=add, resume=resume, overwrite=overwrite)
     done = {record.name for record in info.stages if record.finished}
     jobs = [
-        _prepare(info, stage, episodes, seed=seed, device=device, resume=resume, progress=progress)
+        _prepare(
+            info,
+            stage,
+            episodes,
+            seed=seed,
+            device=device,
+            resume=resume,
+            progress=progress,
+            callbacks=(callbacks or {}).get(stage.name, ()),
+        )
         for stage in stages
         if stage.name not in done
     ]
@@ -112,19 +131,31 @@ def train_stages(
     if overwrite and not add:
         remove(info.path)
     created = _make(info.path)
-    for job in jobs:
-        if overwrite and add:
-            remove(info.path / job.stage.name)
+    if overwrite and add:
+        # Killed anywhere in here, the run is either as it was, without old checkpoints, or one
+        # whose new stages are unfinished: what was learned before is never taken for theirs.
+        for job in jobs:
             remove(logs(info, job.stage.name))
     write_run(info)
-    for number, job in enumerate(jobs):
-        try:
-            job.trainer.fit(job.learner, episodes)
-        except BaseException:
-            if number == 0 and job.trainer.step == 0 and not (overwrite or resume):
-                _undo(info, job, created, before)
-            raise
-        info = _finish(info, job)
+    if overwrite and add:
+        for job in jobs:
+            remove(info.path / job.stage.name)
+    with StopSignals() as stop:
+        for number, job in enumerate(jobs):
+            try:
+                job.trainer.fit(job.learner, episodes)
+            except BaseException:
+                if number == 0 and job.trainer.step == 0 and not (overwrite or resume):
+                    _undo(info, job, created, before)
+                raise
+            info = _finish(info, job)
+            if stop.received is not None:
+                raise TrainingInterrupted(
+                    f"{signal.Signals(stop.received).name}: stopped after the stage "
+                    f"'{job.stage.name}'. The same with resume=True goes on from there.",
+                    number=stop.received,
+                    step=job.trainer.step,
+                )
     return info
 
 
@@ -157,20 +188,34 @@ def _prepare(
     device: str | torch.device,
     resume: bool,
     progress: bool,
+    callbacks: Sequence[Callback],
 ) -> _Job:
     """Build learner and trainer, and look whether the data will do."""
     trainer = stage.make_trainer(
         folder=logs(info, stage.name), seed=seed, device=device, resume=resume, progress=progress
     )
+    trainer.callbacks = tuple(callbacks)
     learner = stage.build(episodes, seed=seed)
     check_examples(learner, trainer, episodes)
     return _Job(stage, learner, trainer)
 
 
 def _finish(info: RunInfo, job: _Job) -> RunInfo:
-    """Save a stage's result, then say in `run.json` that it is there."""
+    """Save a stage's result and a picture, then say in `run.json` that it is there.
+
+    Killed before that last word, the stage counts as unfinished: resumed at its last checkpoint, it
+    is saved again, the same.
+    """
     name = job.stage.name
     job.learner.save_pretrained(info.path / name)
+    if importlib.util.find_spec("matplotlib") is not None:
+        picture = info.path / "pictures" / f"losses_{name}.png"
+        history = job.trainer.history
+        title = f"{info.task.get('name', '')}: {name}"
+        try:
+            loss_picture(history, picture, keys=_curves(history), title=title)
+        except PgdiffError as error:  # a full disk, say; what was learned is not to be lost by it
+            warnings.warn(f"No picture of the losses: {error}", UserWarning, stacklevel=2)
     info = replace(
         info,
         stages=tuple(
@@ -178,11 +223,6 @@ def _finish(info: RunInfo, job: _Job) -> RunInfo:
         ),
     )
     write_run(info)
-    if importlib.util.find_spec("matplotlib") is not None:
-        picture = info.path / "pictures" / f"losses_{name}.png"
-        history = job.trainer.history
-        title = f"{info.task.get('name', '')}: {name}"
-        loss_picture(history, picture, keys=_curves(history), title=title)
     return info
 
 

@@ -1,4 +1,4 @@
-"""Watching a planner act: which plan was followed at every step."""
+"""Watching a planner act: which plan was followed when."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,29 +10,40 @@ from pgdiff.trajectory import Plan
 
 
 class Watched:
-    """A planner that keeps the way-points followed in the first episodes of its first batch.
+    """A planner that keeps the plans that were followed in the first episodes.
+
+    Each plan is kept once, with the step at which it was first followed: a few megabytes for
+    hundreds of episodes. Nothing has to be acted again to be drawn, which would not be exact: the
+    rounding of networks varies with the batch.
 
     Args:
         planner: the planner.
-        episodes: how many episodes are kept.
+        episodes: how many episodes are kept, counted over batches.
     """
 
     def __init__(self, planner: Planner, episodes: int) -> None:
         self.planner = planner
         self.episodes = episodes
         self.observation_shape = planner.observation_shape
-        self._followed: list[np.ndarray] = []
-        self._batches = 0
+        self.wants_goal = bool(getattr(planner, "wants_goal", False))
+        model = planner.model
+        self.observation_layout = getattr(
+            planner, "observation_layout", getattr(model, "observation_layout", None)
+        )
+        self._followed: list[list[tuple[int, np.ndarray]]] = []
+        self._first, self._step = 0, 0
 
     @property
     def plans_made(self) -> int:
         """How many plans the planner has made."""
         return self.planner.plans_made
 
-    def initial_state(self, seeds: Sequence[int]) -> PlanMemory:
-        """See `Planner.initial_state`; a new batch begins with it."""
-        self._batches += 1
-        return self.planner.initial_state(seeds)
+    def initial_state(self, seeds: Sequence[int], goals: np.ndarray | None = None) -> PlanMemory:
+        """See `Planner.initial_state`; a new batch of episodes begins with it."""
+        self._first, self._step = len(self._followed), 0
+        kept = min(len(seeds), self.episodes - self._first)
+        self._followed += [[] for _ in range(kept)]
+        return self.planner.initial_state(seeds, goals)
 
     def predict(
         self,
@@ -43,23 +54,41 @@ class Watched:
     ) -> tuple[np.ndarray, PlanMemory]:
         """See `Planner.predict`."""
         action, memory = self.planner.predict(observation, state, episode_start, deterministic)
-        if self._batches <= 1 and self.episodes > 0:
-            self._followed.append(memory.waypoints[: self.episodes])
+        for episode, waypoints in zip(
+            self._followed[self._first :], memory.waypoints, strict=False
+        ):
+            if not episode or not np.array_equal(episode[-1][1], waypoints):
+                episode.append((self._step, waypoints.copy()))
+        self._step += 1
         return action, memory
+
+    def followed(self, episode: int, *, steps: int) -> list[tuple[int, np.ndarray]]:
+        """Each plan of an episode once: the step from which on it was followed, its way-points.
+
+        Args:
+            episode: from 0, over all batches.
+            steps: of that episode; what was planned for it after its end is left out.
+        """
+        if episode >= len(self._followed):
+            return []
+        return [(step, waypoints) for step, waypoints in self._followed[episode] if step < steps]
 
     def plans(self, episode: int, *, steps: int) -> list[Plan] | None:
         """Return the plan followed at each step of an episode; None where it was not kept."""
-        if len(self._followed) < steps or episode >= len(self._followed[0]):
+        followed = self.followed(episode, steps=steps)
+        if not followed:
             return None
         stride = self.planner.model.layout.stride
-        return [
-            Plan(
-                observations=waypoints[episode],
+        ends = [step for step, _ in followed[1:]] + [steps]
+        plans: list[Plan] = []
+        for (step, waypoints), end in zip(followed, ends, strict=True):
+            plan = Plan(
+                observations=waypoints,
                 actions=None,
-                candidates=waypoints[episode, None],
+                candidates=waypoints[None],
                 scores=np.full(1, np.nan, dtype=np.float32),
                 best=0,
                 stride=stride,
             )
-            for waypoints in self._followed[:steps]
-        ]
+            plans += [plan] * (end - step)
+        return plans

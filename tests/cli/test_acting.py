@@ -62,7 +62,12 @@ def test_evaluate(pgdiff, run_folder: Path, tmp_path: Path, quick) -> None:
     scale = read_run(run_folder).guides["value"]["scale"]
     assert "score [95 %]" in result.out
     assert f"inverse_dynamics, value x {scale:g}, 3 cand." in result.out
-    assert {file.name for file in (tmp_path / "e").iterdir()} == {"evaluation.json", "episode.gif"}
+    assert {file.name for file in (tmp_path / "e").iterdir()} == {
+        "evaluation.json",
+        "episode.gif",
+        "histogram.png",
+        "value_map.png",
+    }
     content = json.loads((tmp_path / "e" / "evaluation.json").read_text())
     assert content["seeds"] == [5, 6]
     assert content["settings"]["candidates"] == 3
@@ -121,7 +126,7 @@ def test_from_run_as_the_run_says_and_otherwise(run_folder: Path) -> None:
 )
 def test_choices_at_sampling_time(pgdiff, run_folder: Path, quick, words: list[str]) -> None:
     result = pgdiff(
-        "evaluate", f"run={run_folder}", "episodes=1", "record=0", "out=e", *quick, *words
+        "evaluate", f"run={run_folder}", "episodes=1", "pictures=false", "out=e", *quick, *words
     )
     assert result.code == 0, result.err
     assert ("open loop" in result.out) == ("planner.replan_every=open" in words)
@@ -236,7 +241,7 @@ def test_an_environment_never_comes_from_a_file(pgdiff, own_run: Path) -> None:
 
 
 def test_a_sweep_over_guides(pgdiff, own_run: Path, quick) -> None:
-    words = ["episodes=1", "record=0", *quick, "guide=none,value"]
+    words = ["episodes=1", "pictures=false", *quick, "guide=none,value"]
     result = pgdiff("evaluate", "-m", f"run={own_run}", *words)
     assert result.code == 0, result.err
     for guide in ("none", "value"):

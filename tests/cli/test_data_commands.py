@@ -1,4 +1,4 @@
-"""`collect`, `check` and `info`."""
+"""`collect`, `check`, `convert` and `info`."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,7 @@ import h5py
 import numpy as np
 import pytest
 
+from pgdiff.data import load_episodes, write_hdf5
 from pgdiff.saving import FORMAT
 
 
@@ -102,9 +103,124 @@ def test_info_on_data_leaves_nothing_beside_it(pgdiff, data: Path, tmp_path: Pat
     assert result.code == 0
     assert "steps: 5000" in result.out
     assert "episodes: 1, of 5000 to 5000 steps" in result.out
-    assert "observations [5000, 4]: " in result.out
-    assert "infos/goal [5000, 2]: " in result.out
+    assert "ends: 0 terminals, 1 timeouts\n" in result.out
+    assert "observations [5000, 4]:\n  0: " in result.out
+    assert "infos/goal [5000, 2]:\n" in result.out
+    assert "jumps inside episodes: none" in result.out
     assert list(tmp_path.iterdir()) == [copy]
+
+
+def recorded(path: Path, **changes) -> Path:
+    """Two episodes of a slow walk that begin far apart."""
+    rng = np.random.default_rng(0)
+    fields = {
+        "observations": rng.normal(0, 0.01, size=(800, 2)).cumsum(axis=0)
+        + np.repeat([[0], [9]], 400, 0),
+        "actions": rng.uniform(-1, 1, size=(800, 1)),
+        "rewards": np.ones(800),
+        "terminals": np.zeros(800, bool),
+        "timeouts": np.arange(800) % 400 == 399,
+    }
+    fields |= changes
+    return write_hdf5(path, {name: x for name, x in fields.items() if x is not None})
+
+
+def test_info_reports_what_looks_wrong(pgdiff, tmp_path: Path) -> None:
+    sound = pgdiff("info", recorded(tmp_path / "a.hdf5"))
+    assert "jumps inside episodes: none" in sound.out
+    assert "ends after which the recording goes on: 0 of 1" in sound.out
+    assert "rewards [800]:\n  1 to 1, mean 1, std 0, constant" in sound.out
+    assert "returns: 400 to 400" in sound.out
+    late = recorded(tmp_path / "b.hdf5", timeouts=np.arange(800) % 401 == 400)
+    found = pgdiff("info", late)
+    assert found.code == 0
+    assert "jumps inside episodes: 1, after row 399; an episode may end there" in found.out
+    assert "goes on: 1 of 1 (join_continuous=true drops them)" in found.out
+    assert "the last episode is unfinished" in found.out
+
+
+def test_info_on_a_file_without_any_end(pgdiff, tmp_path: Path) -> None:
+    result = pgdiff("info", recorded(tmp_path / "a.hdf5", timeouts=None))
+    assert result.code == 0
+    assert "no end of an episode: Write `timeouts`" in result.out
+    assert "jumps inside episodes: 1, after row 399" in result.out
+
+
+def test_info_shows_no_more_than_forty_features(pgdiff, tmp_path: Path) -> None:
+    wide = recorded(tmp_path / "a.hdf5", observations=np.zeros((800, 1000)))
+    result = pgdiff("info", wide)
+    assert "and 960 more, 1000 of all constant" in result.out
+    assert len(result.out.splitlines()) < 70
+
+
+def test_info_uses_the_cache_that_is_there(pgdiff, tmp_path: Path, monkeypatch) -> None:
+    path = recorded(tmp_path / "a.hdf5")
+    load_episodes(path)
+    monkeypatch.setattr("tempfile.TemporaryDirectory", None)
+    assert pgdiff("info", path).code == 0
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch) -> Path:
+    folder = tmp_path / "store"
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
+    return folder
+
+
+def test_convert_to_minari_and_back(pgdiff, data: Path, tmp_path: Path, store: Path) -> None:
+    words = ["convert", f"data={data}", "to=minari", "out=maze/walk-v0"]
+    result = pgdiff(*words)
+    assert result.code == 0
+    assert result.out.splitlines()[-2:] == [
+        "5000 steps, 1 episodes",
+        f"data: {store / 'maze' / 'walk-v0'}",
+    ]
+    assert "overwrite=" in pgdiff(*words).error
+    assert pgdiff(*words, "overwrite=true").code == 0
+    assert pgdiff("check", "maze/walk-v0").out == "maze/walk-v0: no problems found\n"
+    for place in ("maze/walk-v0", store / "maze" / "walk-v0"):
+        assert "observations [5000, 4]:" in pgdiff("info", place).out
+    back = ["convert", "data=maze/walk-v0", "out=back.hdf5"]
+    assert pgdiff(*back).code == 0
+    with h5py.File(data) as a, h5py.File(tmp_path / "back.hdf5") as b:
+        for name in ("observations", "actions", "rewards", "terminals", "timeouts", "infos/goal"):
+            assert np.array_equal(a[name][:], b[name][:]), name
+    assert "'back.hdf5' exists. overwrite=true" in pgdiff(*back).error
+
+
+def test_convert_can_cut_episodes(pgdiff, tmp_path: Path) -> None:
+    source = recorded(tmp_path / "a.hdf5", timeouts=None)
+    words = ["convert", f"data={source}", "out=b.hdf5"]
+    assert "marks the end" in pgdiff(*words).error
+    assert pgdiff(*words, "episode_length=200").code == 0
+    with h5py.File(tmp_path / "b.hdf5") as file:
+        assert np.flatnonzero(file["timeouts"][:]).tolist() == [199, 399, 599, 799]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["out=b.hdf5"], "`data` must be given: data=PATH"),
+        (["data=a.hdf5"], "`out` must be given: out=PATH"),
+        (["data=a.hdf5", "out=b", "to=minary"], "`to` must be one of {hdf5, minari}"),
+        (["data=a.hdf5", "out=b", "to=minari"], "`dataset_id` must be like 'namespace/name-v0'"),
+        (["data=none-v0", "out=b.hdf5"], "minari download none-v0"),
+        (["data=a.hdf5", "out=b.hdf5", "episode_length=0"], "`episode_length` must be"),
+    ],
+)
+def test_convert_refuses(pgdiff, tmp_path: Path, store: Path, words, message: str) -> None:
+    recorded(tmp_path / "a.hdf5", timeouts=None, terminals=np.arange(800) % 400 == 399)
+    result = pgdiff("convert", *words)
+    assert result.code == 1
+    assert message in result.error
+    assert not (tmp_path / "b.hdf5").exists() and not (tmp_path / "b").exists()
+
+
+def test_check_and_info_of_an_id_that_is_not_there(pgdiff, store: Path) -> None:
+    for command in ("check", "info"):
+        result = pgdiff(command, "D4RL/door/human-v2")
+        assert result.code == 1
+        assert "minari download D4RL/door/human-v2" in result.error
 
 
 def test_info_on_networks(pgdiff, run_folder: Path) -> None:

@@ -1,6 +1,8 @@
 """`train`: the run folder, what it refuses, adding stages, sweeping."""
 
 import json
+import shlex
+import signal
 from pathlib import Path
 
 import h5py
@@ -215,6 +217,45 @@ def test_resume_ends_with_the_same_weights(
     # Nothing is left to do: the same words change nothing.
     assert pgdiff(*words, "resume=true").code == 0
     assert (tmp_path / "run" / "model" / "model.safetensors").stat().st_mtime_ns == untouched
+
+
+@pytest.mark.parametrize("first", [[], ["overwrite=true"]])
+def test_sigterm_gives_the_line_that_goes_on(
+    pgdiff, data: Path, run_folder: Path, tmp_path: Path, monkeypatch, tiny, first: list[str]
+) -> None:
+    from pgdiff.critics import TransitionValue
+
+    after_step, count = TransitionValue.after_step, [0]
+
+    def signalled(self):
+        after_step(self)
+        count[0] += 1
+        if count[0] == 13:
+            signal.raise_signal(signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TransitionValue, "after_step", signalled)
+        result = pgdiff("train", f"data={data}", "out=my run", *first, *tiny)
+    assert result.code == 128 + signal.SIGTERM == 143
+    *_, stopped, line = result.err.splitlines()
+    assert "SIGTERM: training stopped after step 13 of 20" in stopped
+    assert (tmp_path / "my run" / "logs" / "value" / "checkpoints" / "step-00000013").is_dir()
+    assert line.startswith("go on: pgdiff train ") and "overwrite" not in line
+    assert pgdiff(*shlex.split(line)[3:]).code == 0
+    for stage in ("model", "value", "inverse_dynamics"):
+        expected = (run_folder / stage / "model.safetensors").read_bytes()
+        assert (tmp_path / "my run" / stage / "model.safetensors").read_bytes() == expected
+
+
+def test_workers_give_the_same_weights(
+    pgdiff, data: Path, run_folder: Path, tmp_path: Path, tiny
+) -> None:
+    words = ["train", f"data={data}", "out=run", *tiny, "trainer.workers=1"]
+    assert pgdiff(*words, "trainer.on_nan=skip", "trainer.best=eval/loss").code == 0
+    for stage in ("model", "value", "inverse_dynamics"):
+        expected = (run_folder / stage / "model.safetensors").read_bytes()
+        assert (tmp_path / "run" / stage / "model.safetensors").read_bytes() == expected
+    assert (tmp_path / "run" / "logs" / "model" / "best" / "ema.safetensors").is_file()
 
 
 def test_resume_refuses_another_recording(pgdiff, data: Path, own_run: Path, tiny) -> None:

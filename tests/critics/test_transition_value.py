@@ -81,6 +81,42 @@ def test_a_chain_has_its_discounted_value(stride: int) -> None:
         torch.testing.assert_close(energy, exact, rtol=0, atol=0.03)
 
 
+def test_in_log_space_small_values_are_known_as_well_as_large_ones() -> None:
+    """A chain of 12 states: from its far end the value is `0.8^11`, 9 hundredths."""
+    ways = [np.minimum(first + np.arange(20), 11) for first in range(12)]
+    states = np.concatenate(ways)
+    episodes = record(
+        states[:, None], np.zeros((len(states), 1)), states == 11, lengths=[20] * len(ways)
+    )
+    value = learn(episodes, expectile=0.5, steps=2500, log_space=True)
+    places = torch.arange(12.0)[:, None]
+    exact = DISCOUNT ** (11 - places[:, 0])
+    with torch.no_grad():
+        error = (value.value(places) / exact - 1).abs().max()
+    print(f"\nlargest relative error {float(error):.3f}")
+    assert error < 0.1
+
+
+def test_log_space_refuses_negative_rewards() -> None:
+    episodes = record(np.zeros((6, 1)), np.zeros((6, 1)), [1, 0, 0, -2.5, 0, 1], lengths=[6])
+    with pytest.raises(PgdiffError, match=r"`log_space` must be false .* Got -2.5 in row 3"):
+        learn(episodes, steps=1, log_space=True)
+
+
+def test_a_value_sees_only_its_features() -> None:
+    for options in ({}, {"log_space": True}):
+        value = random_value(value_features=[0, 2], **options)
+        here = torch.randn(5, 3, generator=generator(2), dtype=DOUBLE)
+        there = here.clone()
+        there[:, 1] += 1.0
+        assert torch.equal(value.value(here), value.value(there))
+        there[:, 2] += 1.0
+        assert not torch.equal(value.value(here), value.value(there))
+    for wrong in ([], [3], [-1], [True]):
+        with pytest.raises(PgdiffError, match="`value_features` must be indices of the 3 features"):
+            random_value(value_features=wrong)
+
+
 def test_rewards_are_those_between_the_tokens() -> None:
     """Discounted over the stride: from state s to s + 3, the steps at 4 pay."""
     value = learn(chain(), stride=3, steps=1500)

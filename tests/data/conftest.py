@@ -1,7 +1,11 @@
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # `foreign_writers.py` and the like
 
 Fields = dict[str, np.ndarray]
 
@@ -24,3 +28,12 @@ def recording() -> Callable[..., Fields]:
         }
 
     return make
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty local store of Minari's."""
+    folder = tmp_path / "store"
+    folder.mkdir()
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder))
+    return folder

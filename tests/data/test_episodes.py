@@ -122,3 +122,54 @@ def test_split_rejects(recording, validation: float) -> None:
 def test_split_of_single_rows(recording) -> None:
     with pytest.raises(PgdiffError, match="at least 2 rows"):
         Episodes.from_arrays(**recording((1, 1))).split(0.5, seed=0)
+
+
+def test_episode_length_cuts_where_no_terminal_ends(recording) -> None:
+    """10, 10, 10, 10 rows, not the 10, 9, 9, 9 of a fallback that forgets the row of the cut."""
+    fields = recording((40,))
+    del fields["timeouts"]
+    episodes = Episodes.from_arrays(**fields, episode_length=10)
+    np.testing.assert_array_equal(episodes.lengths, [10] * 4)
+    assert episodes.timeouts.sum() == 4 and not episodes.terminals.any()
+    fields["terminals"][[3, 13, 27]] = True
+    episodes = Episodes.from_arrays(**fields, episode_length=10)
+    np.testing.assert_array_equal(episodes.lengths, [4, 10, 10, 4, 10, 2])
+    assert np.flatnonzero(episodes.timeouts).tolist() == [23, 37]
+    np.testing.assert_array_equal(episodes.timeouts & episodes.terminals, np.zeros(40))
+
+
+@pytest.mark.parametrize("limit", [1, 3, 40, 1000])
+def test_episode_length_against_a_loop(recording, limit: int) -> None:
+    fields = recording((40,))
+    del fields["timeouts"]
+    fields["terminals"] = np.random.default_rng(1).random(40) < 0.15
+    lengths, count = [], 0
+    for terminal in fields["terminals"]:
+        count += 1
+        if terminal or count == limit:
+            lengths.append(count)
+            count = 0
+    lengths += [count] * (count > 0)
+    episodes = Episodes.from_arrays(**fields, episode_length=limit)
+    np.testing.assert_array_equal(episodes.lengths, lengths)
+
+
+def test_episode_length_is_refused_beside_timeouts(recording) -> None:
+    with pytest.raises(PgdiffError, match="without `timeouts`; this one has them, 3 of them set"):
+        Episodes.from_arrays(**recording(), episode_length=10)
+    fields = recording()
+    del fields["timeouts"]
+    for bad in (0, -1, 2.5):
+        with pytest.raises(PgdiffError, match="`episode_length` must be an integer"):
+            Episodes.from_arrays(**fields, episode_length=bad)
+
+
+def test_fields_give_the_same_episodes_again(recording) -> None:
+    fields = recording((5, 3, 12))
+    episodes = Episodes.from_arrays(**fields, infos={"qpos": fields["observations"]})
+    assert episodes.fields()["observations"] is episodes.observations  # not copied
+    assert episodes.fields().keys() == {*fields, "infos/qpos"}
+    part = episodes.select([2, 0]).fields()
+    np.testing.assert_array_equal(part["rewards"], fields["rewards"][[*range(8, 20), *range(5)]])
+    with pytest.raises(PgdiffError, match="at least one episode"):
+        episodes.select([]).fields()

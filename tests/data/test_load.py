@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 
-from pgdiff.data import Episodes, load_episodes, write_hdf5
+from pgdiff.data import Episodes, ObservationLayout, load_episodes, write_hdf5
 from pgdiff.validation import PgdiffError
 
 
@@ -152,3 +152,35 @@ def test_failed_write_leaves_the_old_file(tmp_path: Path, recording) -> None:
         write_hdf5(path, recording(seed=1) | {"zzz": np.array([object()])})
     assert path.read_bytes() == before
     assert [item.name for item in tmp_path.iterdir()] == ["a.hdf5"]
+
+
+def test_episode_length_for_a_file_without_timeouts(tmp_path: Path, recording) -> None:
+    fields = recording((40,))
+    del fields["timeouts"]
+    path = write_hdf5(tmp_path / "a.hdf5", fields)
+    np.testing.assert_array_equal(load_episodes(path, episode_length=15).lengths, [15, 15, 10])
+    np.testing.assert_array_equal(load_episodes(path, episode_length=20).lengths, [20, 20])
+    with pytest.raises(PgdiffError, match="marks the end"):
+        load_episodes(path)
+    marked = write_hdf5(tmp_path / "b.hdf5", recording())
+    with pytest.raises(PgdiffError, match=rf"{marked}: `episode_length` is for recordings without"):
+        load_episodes(marked, episode_length=15)
+
+
+def test_a_lone_unfinished_episode_is_marked_when_written(tmp_path: Path, recording) -> None:
+    fields = recording((9,))
+    del fields["timeouts"]
+    episodes = Episodes.from_arrays(**fields, join_continuous=True)
+    again = load_episodes(write_hdf5(tmp_path / "a.hdf5", episodes))
+    assert np.flatnonzero(again.timeouts).tolist() == [8]
+    np.testing.assert_array_equal(again.observations, episodes.observations)
+
+
+def test_a_cache_remembers_the_layout(tmp_path: Path, recording) -> None:
+    layout = ObservationLayout(fields=(("a", 1), ("b", 2)))
+    episodes = Episodes.from_arrays(**recording(), observation_layout=layout)
+    path = write_hdf5(tmp_path / "a.hdf5", episodes, {"seed": 3})
+    for _ in range(2):
+        assert load_episodes(path).observation_layout == layout
+    with h5py.File(path) as file:
+        assert file.attrs["seed"] == 3

@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pgdiff.data.returns as returns_module
 from pgdiff.data import Episodes, discounted_returns
+from pgdiff.data.returns import chunk_rewards
 from pgdiff.validation import PgdiffError
 
 
@@ -46,3 +48,31 @@ def test_selection_leaves_other_rows_nan(recording) -> None:
 def test_discount_out_of_range(recording, discount) -> None:
     with pytest.raises(PgdiffError, match="`discount`"):
         discounted_returns(Episodes.from_arrays(**recording()), discount)
+
+
+@pytest.mark.parametrize("block", [1, 2, 7, 64])
+@pytest.mark.parametrize("chosen", [None, [0, 1, 4, 7], [5, 2]])
+def test_blocks_give_the_same(monkeypatch, block: int, chosen: list[int] | None) -> None:
+    """However few rows are summed at once, whole returns and windows of any length."""
+    rng = np.random.default_rng(0)
+    lengths = (5, 1, 40, 2, 17, 30, 1, 9)
+    steps = sum(lengths)
+    episodes = Episodes.from_arrays(
+        observations=np.zeros((steps, 1)),
+        actions=np.zeros((steps, 1)),
+        rewards=rng.normal(size=steps),
+        terminals=np.isin(np.arange(1, steps + 1), np.cumsum(lengths)),
+    )
+    episodes = episodes if chosen is None else episodes.select(chosen)
+    monkeypatch.setattr(returns_module, "_BLOCK_ROWS", block)
+    for discount in (1.0, 0.9):
+        np.testing.assert_allclose(
+            discounted_returns(episodes, discount), _naive(episodes, discount), rtol=1e-5, atol=1e-6
+        )
+        for window in (1, 3, 12, 99):
+            found = chunk_rewards(episodes, window, discount)
+            for start, end in zip(episodes.starts, episodes.ends, strict=True):
+                for row in range(start, end):
+                    rewards = episodes.rewards[row : min(row + window, end)].astype(float)
+                    total = (discount ** np.arange(len(rewards)) * rewards).sum()
+                    assert found[row] == pytest.approx(total, rel=1e-5, abs=1e-6)

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from pgdiff.diffusion import Known
-from pgdiff.diffusion.patterns import PATTERNS, pattern_mask
+from pgdiff.diffusion.patterns import PATTERNS, pattern_masks
 from pgdiff.validation import PgdiffError
 
 
@@ -31,12 +31,14 @@ def test_bad_input_is_named() -> None:
 
 def test_patterns() -> None:
     masks = {
-        name: pattern_mask(name, tokens=3, features=4, observation=[0, 1, 2], goal=[0, 1])
+        name: pattern_masks(name, tokens=3, features=4, observation=[0, 1, 2], goal=[0, 1])
         for name in PATTERNS
     }
     start = [[True, True, True, False], [False] * 4, [False] * 4]
-    assert masks["none"].tolist() == [[False] * 4] * 3
-    assert masks["start"].tolist() == start
-    assert masks["start_goal"].tolist() == [*start[:2], [True, True, False, False]]
+    goal = [True, True, False, False]
+    assert masks["none"].tolist() == [[[False] * 4] * 3]
+    assert masks["start"].tolist() == [start]
+    assert masks["start_goal"].tolist() == [[*start[:2], goal]]
+    assert masks["start_arrival"].tolist() == [[start[0], goal, start[2]], [*start[:2], goal]]
     with pytest.raises(PgdiffError, match=r"`known` must be one of .* Did you mean 'start_goal'"):
-        pattern_mask("startgoal", tokens=3, features=4, observation=[0], goal=[0])
+        pattern_masks("startgoal", tokens=3, features=4, observation=[0], goal=[0])

@@ -73,24 +73,6 @@ class Constant:
         return np.full((len(observation), 1), self.action, dtype=np.float32), state
 
 
-class Noisy:
-    """A stochastic agent whose noise for an episode comes from that episode's seed alone."""
-
-    def initial_state(self, seeds: Any) -> list[np.random.Generator]:
-        return [np.random.default_rng(seed) for seed in seeds]
-
-    def predict(
-        self,
-        observation: np.ndarray,
-        /,
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = False,
-    ) -> tuple[np.ndarray, Any]:
-        noise = np.array([[generator.normal()] for generator in state])
-        return observation[:, :1] + noise, state
-
-
 @pytest.fixture
 def make_env() -> Callable[[], Counter]:
     return Counter
@@ -104,8 +86,3 @@ def make_plain() -> Callable[[], Plain]:
 @pytest.fixture
 def constant() -> Constant:
     return Constant()
-
-
-@pytest.fixture
-def noisy() -> Noisy:
-    return Noisy()

@@ -5,7 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pgdiff.evaluation import comparison_table, evaluate, interval
+from pgdiff.evaluation import (
+    comparison_table,
+    evaluate,
+    interval,
+    load_evaluation,
+    load_evaluations,
+)
 from pgdiff.validation import PgdiffError
 
 
@@ -27,6 +33,10 @@ def test_summary_states_mean_interval_seeds_speed_and_machine(evaluation: Any) -
     assert summary["settings"]["agent"] == "Constant"
     assert summary["machine"]["cores"] >= 1
     assert summary["machine"]["torch"]
+    assert summary["machine"]["versions"]["gymnasium"]
+    assert summary["steps_to_goal"]["mean"] == 3 and summary["steps_to_goal"]["episodes"] == 4
+    assert summary["milliseconds_per_plan"] == pytest.approx(1000 / summary["plans_per_second"])
+    assert summary["agent_seconds"] <= summary["seconds"]
 
 
 def test_json_holds_every_episode_and_is_written_whole(evaluation: Any, tmp_path: Path) -> None:
@@ -34,7 +44,46 @@ def test_json_holds_every_episode_and_is_written_whole(evaluation: Any, tmp_path
     content = json.loads(path.read_text())
     assert content["per_episode"]["returns"] == evaluation.returns.tolist()
     assert content["per_episode"]["successes"] == [False, True, True] * 2
+    assert content["per_episode"]["steps_to_goal"] == [None, 3, 3] * 2
+    assert content["per_episode"]["seeds"] == [3, 4, 5, 6, 7, 8]
     assert [file.name for file in path.parent.iterdir()] == ["evaluation.json"]
+
+
+def test_what_is_read_is_what_was_written(evaluation: Any, tmp_path: Path) -> None:
+    path = evaluation.to_json(tmp_path / "a" / "evaluation.json")
+    for where in (path, path.parent):
+        found = load_evaluation(where)
+        assert found.summary() == evaluation.summary()
+        for name in ("returns", "normalized_scores", "successes", "lengths", "steps_to_goal"):
+            one, other = getattr(found, name), getattr(evaluation, name)
+            np.testing.assert_array_equal(one, other)
+            assert one.dtype == other.dtype
+        np.testing.assert_array_equal(found.environment_seeds, np.arange(3, 9))
+    again = found.to_json(tmp_path / "again.json")
+    assert again.read_bytes() == path.read_bytes()
+
+
+def test_a_folder_of_several_is_read_in_order(evaluation: Any, tmp_path: Path) -> None:
+    for name in ("run_1", "run_0"):
+        evaluation.settings["training_seed"] = name
+        evaluation.to_json(tmp_path / name / "evaluation.json")
+    found = load_evaluations(tmp_path)
+    assert [e.settings["training_seed"] for e in found] == ["run_0", "run_1"]
+    assert len(load_evaluations(tmp_path / "run_0")) == 1
+
+
+def test_files_from_before_the_format_was_stated_are_read(evaluation: Any, tmp_path: Path) -> None:
+    path = evaluation.to_json(tmp_path / "evaluation.json")
+    content = json.loads(path.read_text())
+    for name in ("format", "agent_seconds", "milliseconds_per_plan", "steps_to_goal"):
+        del content[name]
+    for name in ("seeds", "steps_to_goal", "goals"):
+        del content["per_episode"][name]
+    path.write_text(json.dumps(content))
+    found = load_evaluation(path)
+    assert found.plans_per_second == pytest.approx(evaluation.plans_per_second)
+    assert found.steps_to_goal is None and found.goals is None
+    np.testing.assert_array_equal(found.environment_seeds, np.arange(3, 9))
 
 
 def test_a_failed_write_leaves_the_old_file(
@@ -47,7 +96,7 @@ def test_a_failed_write_leaves_the_old_file(
         raise OSError("disk full")
 
     monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(PgdiffError, match="disk full"):
         evaluation.to_json(path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

@@ -8,6 +8,24 @@ from pgdiff.evaluation import evaluate
 from pgdiff.validation import PgdiffError
 
 
+class Noisy:
+    """A stochastic agent whose noise for an episode comes from that episode's seed alone."""
+
+    def initial_state(self, seeds: Any) -> list[np.random.Generator]:
+        return [np.random.default_rng(seed) for seed in seeds]
+
+    def predict(
+        self, observation: np.ndarray, /, state: Any = None, **_: Any
+    ) -> tuple[np.ndarray, Any]:
+        noise = np.array([[generator.normal()] for generator in state])
+        return observation[:, :1] + noise, state
+
+
+@pytest.fixture
+def noisy() -> Noisy:
+    return Noisy()
+
+
 def test_constant_agent_gets_the_hand_computed_numbers(make_env: Any, constant: Any) -> None:
     found = evaluate(constant, make_env, episodes=5, seed=3, progress=False)
     # Seeds 3..7: lengths 2, 3, 4, 2, 3; an action of 2 at steps 1, 2, 3, … pays 2, 4, 6, …
@@ -62,6 +80,118 @@ def test_recorded_trajectories_hold_first_and_last_observation(
         assert len(set(trajectory[:, 0])) == 1
 
 
+def test_the_first_step_at_the_goal_is_kept(make_env: Any, constant: Any) -> None:
+    found = evaluate(constant, make_env, episodes=5, seed=3, progress=False)
+    assert found.steps_to_goal is not None  # of 2, 3, 4, 2, 3 steps; success at step 3
+    np.testing.assert_array_equal(found.steps_to_goal, [np.nan, 3, 3, np.nan, 3])
+
+
+class Told(Noisy):
+    """Keeps the goals that it is told."""
+
+    wants_goal = True
+
+    def initial_state(self, seeds: Any, goals: Any = None) -> Any:
+        self.goals = [*getattr(self, "goals", []), goals]
+        return super().initial_state(seeds)
+
+
+def test_an_agent_that_wants_goals_is_told_those_of_the_resets(make_env: Any) -> None:
+    class Random(make_env):  # type: ignore[misc,valid-type]
+        def reset(self, **settings: Any) -> Any:
+            observation, _ = super().reset(**settings)
+            return observation, {"goal": self.np_random.uniform(size=2)}
+
+    agent = Told()
+    found = evaluate(agent, Random, episodes=5, parallel=3, seed=4, progress=False)
+    expected = []
+    for seed in range(4, 9):
+        expected.append(Random().reset(seed=seed)[1]["goal"])
+    assert [goals.shape for goals in agent.goals] == [(3, 2), (2, 2)]
+    np.testing.assert_array_equal(np.concatenate(agent.goals), np.float32(expected))
+    np.testing.assert_array_equal(found.goals, expected)
+    assert found.settings["goal"] == "told at each reset"
+
+    untold = Told()
+    untold.wants_goal = False  # type: ignore[misc]
+    again = evaluate(untold, Random, episodes=5, parallel=3, seed=4, progress=False)
+    assert untold.goals == [None, None]
+    assert again.settings["goal"] is None
+    np.testing.assert_array_equal(again.goals, expected)  # kept all the same, for pictures
+
+
+class Fields(gym.Env):
+    """Observations in a Dict, nested; never changes, ends after two steps."""
+
+    observation_space = gym.spaces.Dict(
+        {
+            "arm": gym.spaces.Dict({"angle": gym.spaces.Box(-1, 1, (1,), np.float64)}),
+            "desired_goal": gym.spaces.Box(-1, 1, (2,), np.float64),
+        }
+    )
+    action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        self.left = 2
+        self.angle = self.np_random.uniform()
+        return self.observation(), {}
+
+    def step(self, action: np.ndarray) -> Any:
+        self.left -= 1
+        return self.observation(), 1.0, self.left == 0, False, {}
+
+    def observation(self) -> Any:
+        return {"arm": {"angle": np.array([self.angle])}, "desired_goal": np.array([0.5, -0.5])}
+
+
+class OfFields:
+    """Says by a layout that it takes a Dict whose goal it finds there."""
+
+    wants_goal = True
+
+    class observation_layout:
+        goal = "desired_goal"
+
+        @staticmethod
+        def flatten(observation: Any) -> Any:
+            return observation["arm"]["angle"], observation["desired_goal"]
+
+    def initial_state(self, seeds: Any) -> None:
+        return None
+
+    def predict(self, observation: Any, **_: Any) -> tuple[np.ndarray, None]:
+        self.seen = observation
+        return observation["arm"]["angle"].astype(np.float32), None
+
+
+def test_a_dict_of_observations_is_batched_array_by_array() -> None:
+    agent = OfFields()
+    found = evaluate(agent, Fields, episodes=3, progress=False, record=2)
+    assert agent.seen["arm"]["angle"].shape == (3, 1)
+    assert agent.seen["desired_goal"].shape == (3, 2)
+    angles = [Fields().reset(seed=seed)[0]["arm"]["angle"] for seed in range(3)]
+    np.testing.assert_array_equal(agent.seen["arm"]["angle"], angles)
+    for trajectory, angle in zip(found.trajectories, angles, strict=False):
+        np.testing.assert_array_equal(trajectory, [angle] * 3)
+
+
+def test_a_maze_of_ones_own_without_reference_scores_has_no_score(
+    make_env: Any, constant: Any
+) -> None:
+    class Own(make_env):  # type: ignore[misc,valid-type]
+        @property
+        def reference_scores(self) -> Any:
+            raise ValueError("none")
+
+        def normalized_score(self, total: float) -> float:
+            return total / self.reference_scores[0]
+
+    found = evaluate(constant, Own, episodes=2, progress=False)
+    assert found.normalized_scores is None
+    assert found.settings["reference_scores"] is None
+
+
 def test_what_the_environment_does_not_offer_is_none(make_plain: Any) -> None:
     class Silent:
         def predict(self, observation: Any, **_: Any) -> tuple[np.ndarray, None]:
@@ -70,6 +200,7 @@ def test_what_the_environment_does_not_offer_is_none(make_plain: Any) -> None:
     found = evaluate(Silent(), make_plain, episodes=2, progress=False)
     assert found.normalized_scores is None
     assert found.successes is None
+    assert found.steps_to_goal is None and found.goals is None
     assert found.plans is None and found.plans_per_second is None
 
 

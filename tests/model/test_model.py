@@ -315,6 +315,7 @@ def test_raw_units_come_back() -> None:
         ({"normalizer": "limit"}, "`normalizer` must be .* Did you mean 'limits'"),
         ({"horizon": 0}, "`horizon` must be an integer of at least 1"),
         ({"stride": 0}, "`stride` must be"),
+        ({"stride": 0, "fields": ("observations", "action_chunks")}, "`stride` must be"),
         ({"seed": -1}, "`seed` must be"),
     ],
 )

@@ -125,7 +125,7 @@ def test_one_flipped_bit_is_noticed(make: Make, name: str, tmp_path: Path) -> No
 @pytest.mark.parametrize("described", [{"name": "perceiver"}, {"name": ["model"]}, {}, None, 3])
 def test_an_unknown_kind_is_refused(described: Any, tmp_path: Path) -> None:
     save_folder(tmp_path / "saved", {"learner": described}, {})
-    with pytest.raises(PgdiffError, match=r"must describe one of the networks \['inverse_dynam"):
+    with pytest.raises(PgdiffError, match=r"must describe one of the networks .*'inverse_dynam"):
         load_learner(tmp_path / "saved")
 
 

@@ -1,5 +1,6 @@
 """Plans: what they hold, that they are each environment's own, and what is refused."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -129,13 +130,25 @@ def test_actions_go_with_the_chosen_candidate() -> None:
 def test_plans_begin_where_one_is() -> None:
     """Up to the rounding of the normaliser, also far outside of the data: `clip` holds it not."""
     for scale in (1.0, 30.0):
-        plans = make(guides=GUIDES["both"]).plan_batch(scale * OBSERVATIONS, seeds=range(8))
+        far = pytest.warns(UserWarning, match=r"Feature \d of `observation` is far outside .* data")
+        with far if scale > 1 else nullcontext():
+            plans = make(guides=GUIDES["both"]).plan_batch(scale * OBSERVATIONS, seeds=range(8))
         error = max(
             float(np.abs(plan.candidates[:, 0] - scale * here).max())
             for plan, here in zip(plans, OBSERVATIONS, strict=True)
         )
         print(f"\nfirst way-point against an observation of size {scale}: {error:.1e}")
         assert error < 1e-6 * scale
+
+
+def test_far_observations_are_named_once() -> None:
+    planner = make()
+    planner.plan_batch(OBSERVATIONS, seeds=range(8))
+    far = OBSERVATIONS.copy()
+    far[5, 2] = 1e4
+    with pytest.warns(UserWarning, match=r"Feature 2 .*1e\+04 for environment 5, where"):
+        planner.plan_batch(far, seeds=range(8))
+    planner.plan_batch(far, seeds=range(8))  # a second warning would be an error
 
 
 def test_a_scale_of_zero_chooses_among_unguided_candidates() -> None:

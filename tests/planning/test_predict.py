@@ -19,6 +19,7 @@ EPISODES = walk()
 MODEL = tiny_model(EPISODES)
 VALUE = stir(TransitionValue.from_episodes(EPISODES, stride=3, width=16, depth=1))
 RNG = np.random.default_rng(0)
+CHUNKS = ("observations", "action_chunks")
 WALKS = RNG.uniform(-1, 1, (40, 8, 4)).astype(np.float32)
 """Observations of 8 environments at 40 steps; what is planned does not change them."""
 
@@ -150,13 +151,20 @@ def test_deterministic_is_accepted_and_changes_nothing() -> None:
     assert np.array_equal(*actions)
 
 
-def test_states_are_never_changed_in_place() -> None:
+@pytest.mark.parametrize("own", [False, True], ids=["way-points", "actions and goals"])
+def test_states_are_never_changed_in_place(own: bool) -> None:
     planner = make()
-    _, state = planner.predict(WALKS[0])
+    if own:
+        model = tiny_model(EPISODES, fields=CHUNKS, known=("start_goal",))
+        planner = make(model=model, guides=(), controller="actions", warm_start=0.5, warm_share=0.5)
+    goals = np.zeros((8, 2)) if own else None
+    _, state = planner.predict(WALKS[0], planner.initial_state(range(8), goals))
+    assert (state.goal is not None) == (state.actions is not None) == own
     for t in range(1, 14):
-        before = [part.copy() for part in state]
+        before = [None if part is None else part.copy() for part in state]
         for part in state:
-            part.setflags(write=False)
+            if part is not None:
+                part.setflags(write=False)
         flags = np.isin(np.arange(8), [3] if t == 7 else [])
         one = planner.predict(WALKS[t], state, flags)
         two = planner.predict(WALKS[t], state, flags)
@@ -210,6 +218,37 @@ def test_way_points_and_steps_left(stride: int, replan_every: int | None) -> Non
         assert np.array_equal(observation, WALKS[t, :2])
         assert np.array_equal(waypoint, state.waypoints[:, token])
         assert steps_left.tolist() == [left, left]
+
+
+@pytest.mark.parametrize("replan_every", [None, 5])
+def test_way_points_further_ahead(replan_every: int | None) -> None:
+    """Four tokens three steps apart, driven to by two at a time."""
+    controller = Recorder()
+    planner = make(
+        model=tiny_model(EPISODES, horizon=4),
+        guides=(),
+        controller=controller,
+        replan_every=replan_every,
+        lookahead=2,
+    )
+    script = [(2, 6), (2, 5), (2, 4), (3, 6), (3, 5), (3, 4), (3, 3), (3, 2), (3, 1)]
+    script += [(3, 6)] * 11  # held: always two strides away
+    state: Any = None
+    for t in range(20):
+        _, state = planner.predict(WALKS[t, :2], state)
+        token, left = script[t if replan_every is None else t % replan_every]
+        _, waypoint, steps_left = controller.asked[-1]
+        assert np.array_equal(waypoint, state.waypoints[:, token])
+        assert steps_left.tolist() == [left, left]
+
+
+def test_no_further_ahead_than_the_controller_has_learned() -> None:
+    controller = InverseDynamics.from_episodes(EPISODES, stride=7, width=16, depth=1)
+    assert make(controller=controller, lookahead=2).lookahead == 2
+    with pytest.raises(PgdiffError, match=r"`lookahead` must be at most 2 way-points of stride 3"):
+        make(controller=controller, lookahead=3)
+    with pytest.raises(PgdiffError, match="`lookahead` must be an integer of at least 1"):
+        make(lookahead=0)
 
 
 # ------------------------------------------------------------------------------------- the protocol
@@ -285,6 +324,8 @@ def test_stable_baselines_evaluates_it(environments: int) -> None:
 def test_stable_baselines_takes_a_plain_environment() -> None:
     env = gym.make("pgdiff_envs:maze2d-umaze-v1")
     planner = make(controller=env.unwrapped.tracker(), replan_every=100)  # type: ignore[attr-defined]
-    mean, spread = evaluate_policy(planner, env, n_eval_episodes=1, warn=False)
+    # The model has learned from another, slower walk than this ball's.
+    with pytest.warns(UserWarning, match="`observation` is far outside the data"):
+        mean, spread = evaluate_policy(planner, env, n_eval_episodes=1, warn=False)
     env.close()
     assert np.isfinite(mean) and spread == 0

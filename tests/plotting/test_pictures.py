@@ -142,7 +142,7 @@ def test_a_failed_write_leaves_the_old_picture(
         raise OSError("disk full")
 
     monkeypatch.setattr("os.fsync", fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(PgdiffError, match="disk full"):
         plan_picture(plan, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

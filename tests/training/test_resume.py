@@ -91,6 +91,18 @@ def test_resumed_run_equals_the_whole_one_bit_for_bit(tmp_path: Path) -> None:
     assert [json.loads(line) for line in lines] == resumed.history
 
 
+def test_tensorboard_shows_every_step_once(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    interrupted(tmp_path, at=170, log_every=10)
+    (tmp_path / "checkpoints" / "step-00000150").rename(tmp_path / "gone")
+    trainer(tmp_path, resume=True, log_every=10).fit(learner(), make_episodes())
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    steps = [point.step for point in events.Scalars("train/loss")]
+    assert steps == list(range(10, 201, 10))
+    assert len(list((tmp_path / "tensorboard").iterdir())) == 2
+
+
 def test_resuming_a_finished_run_changes_nothing(tmp_path: Path) -> None:
     first = trainer(tmp_path, steps=100).fit(learner(), make_episodes())
     again = trainer(tmp_path, steps=100, resume=True)

@@ -218,35 +218,6 @@ def test_nan_on_held_out_episodes_stops_too() -> None:
         trainer(validate_every=10).fit(Unsteady(), make_episodes())
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"steps": 0}, "`steps`"),
-        ({"batch_size": 0}, "`batch_size`"),
-        ({"batch_size": 2.5}, "`batch_size`"),
-        ({"learning_rate": 0.0}, "`learning_rate`"),
-        ({"learning_rate": float("nan")}, "`learning_rate`"),
-        ({"warmup": -1}, "`warmup`"),
-        ({"weight_decay": -0.1}, "`weight_decay`"),
-        ({"ema_decay": 1.0}, "`ema_decay`"),
-        ({"clip_norm": 0.0}, "`clip_norm`"),
-        ({"validation": 1.0}, "`validation`"),
-        ({"validate_every": 0}, "`validate_every`"),
-        ({"log_every": 0}, "`log_every`"),
-        ({"checkpoint_every": 0}, "`checkpoint_every`"),
-        ({"keep": 0}, "`keep`"),
-        ({"seed": -1}, "`seed`"),
-        ({"device": "gpu"}, "`device`"),
-        ({"callbacks": ["bar"]}, "`callbacks`"),
-        ({"resume": True}, "`folder`"),
-        ({"checkpoint_every": 5}, "`folder`"),
-    ],
-)
-def test_settings_are_validated_at_once(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(PgdiffError, match=message):
-        trainer(**settings)
-
-
 def test_learners_that_do_not_fit_are_refused() -> None:
     class Empty(Regression):
         def losses(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:

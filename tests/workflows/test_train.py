@@ -1,14 +1,19 @@
 """Stages of a recipe into a run folder, from Python."""
 
 import json
+import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from pgdiff.critics import TransitionValue
 from pgdiff.data import Episodes
 from pgdiff.planning.from_run import read_run
+from pgdiff.training import EvaluationCallback, TrainingInterrupted
 from pgdiff.validation import PgdiffError
 from pgdiff.workflows.files import write_json
 from pgdiff.workflows.runs import last_metrics
@@ -105,6 +110,78 @@ def test_resume_within_a_stage_is_exact(train, tmp_path: Path, monkeypatch, step
         for line in (resumed.path / "logs" / "value" / "metrics.jsonl").read_text().splitlines()
     ]
     assert steps == [6]
+
+
+@pytest.mark.parametrize("where", ["in a stage", "between stages"])
+def test_sigterm_ends_a_run_that_can_be_resumed(
+    train, tmp_path: Path, monkeypatch, where: str
+) -> None:
+    import pgdiff.workflows.train as workflow
+
+    whole = train(VALUE, INVERSE, folder=tmp_path / "whole")
+    handler = signal.getsignal(signal.SIGTERM)
+    after_step, finish, count = TransitionValue.after_step, workflow._finish, [0]
+
+    def signalled(self: TransitionValue) -> None:
+        after_step(self)
+        count[0] += 1
+        if count[0] == 3 and where == "in a stage":
+            signal.raise_signal(signal.SIGTERM)
+
+    def finished(*arguments):
+        if where == "between stages":
+            signal.raise_signal(signal.SIGTERM)
+        return finish(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TransitionValue, "after_step", signalled)
+        patch.setattr(workflow, "_finish", finished)
+        with pytest.raises(TrainingInterrupted) as stop:
+            train(VALUE, INVERSE)
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert stop.value.number == signal.SIGTERM
+    stages = [stage.finished for stage in read_run(tmp_path / "run").stages]
+    if where == "in a stage":
+        assert (stop.value.step, stages) == (3, [False, False])
+        assert stop.value.checkpoint is not None and stop.value.checkpoint.is_dir()
+    else:
+        assert "after the stage 'value'" in str(stop.value) and stages == [True, False]
+    resumed = train(VALUE, INVERSE, resume=True)
+    for name in ("value", "inverse_dynamics"):
+        parts = [info.path / name / "model.safetensors" for info in (whole, resumed)]
+        assert parts[0].read_bytes() == parts[1].read_bytes()
+
+
+def test_callbacks_of_a_stage_and_its_best_weights(train, tmp_path: Path) -> None:
+    scores = {2: 0.1, 4: 0.7, 6: 0.3}
+    evaluate = EvaluationCallback(lambda learner, step: {"eval/score": scores[step]}, every=2)
+    best = {"best": "eval/score", "mode": "max", "use_best": True}
+    stage = replace(VALUE, trainer=TRAINER | best)
+    info = train(stage, INVERSE, callbacks={"value": [evaluate]})
+    assert last_metrics(info, "value")["eval/score"] == 0.3
+    assert "eval/score" not in last_metrics(info, "inverse_dynamics")
+    file = info.path / "logs" / "value" / "best" / "ema.safetensors"
+    kept, used = load_file(file), load_file(info.path / "value" / "model.safetensors")
+    assert all(torch.equal(used[name], kept[name]) for name in used)
+    with pytest.raises(PgdiffError, match="Did you mean 'value'"):
+        train(stage, folder=tmp_path / "other", callbacks={"valu": [evaluate]})
+    # Where the best is kept, what it is chosen from is part of the settings.
+    finer = replace(stage, trainer=stage.trainer | {"log_every": 1})
+    with pytest.raises(PgdiffError, match="`log_every` of the stage 'value'"):
+        train(finer, INVERSE, resume=True)
+    free = replace(INVERSE, trainer=TRAINER | {"log_every": 1, "workers": 2, "on_nan": "skip"})
+    assert train(stage, free, resume=True).finished
+
+
+def test_a_picture_that_cannot_be_written_loses_nothing(train, monkeypatch) -> None:
+    import pgdiff.workflows.train as workflow
+
+    def full(*_: object, **__: object) -> None:
+        raise PgdiffError("Cannot write 'a.png' (9 bytes): no space.")
+
+    monkeypatch.setattr(workflow, "loss_picture", full)
+    with pytest.warns(UserWarning, match="No picture of the losses: Cannot write"):
+        assert train(VALUE).finished
 
 
 def test_a_result_that_was_saved_but_not_noted(train, tmp_path: Path, monkeypatch) -> None:

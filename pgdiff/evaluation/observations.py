@@ -1,0 +1,26 @@
+"""Observations of many environments as one batch, and each as one vector."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+
+def stacked(observations: Sequence[Any]) -> Any:
+    """One new batch of the observations; of a Dict, each of its arrays."""
+    first = observations[0]
+    if isinstance(first, dict):
+        return {key: stacked([observation[key] for observation in observations]) for key in first}
+    return np.stack([np.asarray(observation) for observation in observations])
+
+
+def flat_observation(agent: Any, env: gym.Env[Any, Any]) -> Callable[[Any], np.ndarray]:
+    """What a recorded observation is: the array itself, or a Dict as one vector."""
+    space = env.observation_space
+    if not isinstance(space, gym.spaces.Dict):
+        return np.asarray
+    layout = getattr(agent, "observation_layout", None)
+    if layout is not None:
+        return lambda observation: np.asarray(layout.flatten(observation)[0])
+    return lambda observation: np.asarray(gym.spaces.flatten(space, observation))

@@ -1,0 +1,62 @@
+"""From sampled candidates to plans in raw units."""
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from pgdiff.model import TrajectoryDiffusion
+from pgdiff.trajectory import Plan, Segment
+
+
+def plans_of(
+    x: Float[Tensor, "batch tokens features"],
+    model: TrajectoryDiffusion,
+    *,
+    scores: Float[np.ndarray, "environments candidates"],
+    moves: Float[np.ndarray, "environments candidates"] | None,
+    best: Int[np.ndarray, " environments"],
+    goals: Float[np.ndarray, "environments goal"] | None,
+) -> list[Plan]:
+    """Make one plan for each environment.
+
+    Args:
+        x: normalised candidates, those of an environment side by side.
+        model: that drew them.
+        scores: the guides' energies.
+        moves: how far the denoiser would move them.
+        best: number of the chosen candidate.
+        goals: what was asked for.
+    """
+    count, candidates = scores.shape
+    segment = model.segment(x)
+    shape = (count, candidates, model.layout.horizon, -1)
+    observations = segment.observations.reshape(shape).cpu().numpy()
+    actions = _actions(segment, model, count, candidates)
+    return [
+        Plan(
+            observations=observations[i, best[i]],
+            actions=None if actions is None else actions[i, best[i]],
+            candidates=observations[i],
+            scores=scores[i],
+            best=int(best[i]),
+            stride=model.layout.stride,
+            goal=None if goals is None else goals[i],
+            moves=None if moves is None else moves[i],
+        )
+        for i in range(count)
+    ]
+
+
+def _actions(
+    segment: Segment, model: TrajectoryDiffusion, count: int, candidates: int
+) -> Float[np.ndarray, "environments candidates steps action"] | None:
+    layout = model.layout
+    if segment.action_chunks is not None:
+        steps = layout.horizon * layout.stride
+        found = segment.action_chunks.reshape(count, candidates, steps, -1)
+    elif segment.actions is not None:
+        found = segment.actions.reshape(count, candidates, layout.horizon, -1)
+    else:
+        return None
+    actions: np.ndarray = found.cpu().numpy()
+    return actions

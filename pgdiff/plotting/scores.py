@@ -1,0 +1,75 @@
+"""How the scores of episodes are spread, beside what is known of the task."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from pgdiff.plotting.canvas import COLOURS, INK, PathLike, heading, new_figure, save_png, tidy
+from pgdiff.validation import PgdiffError, check_positive_int, check_range, require
+
+
+def score_picture(
+    scores: Float[np.ndarray, " episodes"],
+    path: PathLike,
+    *,
+    interval: tuple[float, float] | None = None,
+    references: Mapping[str, float] | None = None,
+    unit: str = "score",
+    bins: int = 24,
+    title: str = "",
+) -> Path:
+    """Write a histogram of the scores, with their mean, its interval, and lines to compare with.
+
+    Args:
+        scores: one of each episode, shape [episodes].
+        path: the PNG to write.
+        interval: of the mean, lower and upper end.
+        references: names and scores of the lines, for example {"ceiling": 229.4}.
+        unit: what the score is.
+        bins: of the histogram, over scores and lines together.
+        title: stands above the picture.
+
+    Raises:
+        PgdiffError: no scores, or one or a reference that is not finite.
+    """
+    check_positive_int("bins", bins)
+    values = np.asarray(scores, dtype=np.float64)
+    if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
+        raise PgdiffError(
+            f"`scores` must be finite, one of each episode. Got shape {values.shape}."
+        )
+    lines = {
+        str(name): check_range(f"references[{name!r}]", value)
+        for name, value in (references or {}).items()
+    }
+    figure = new_figure(6.8, 4.0)
+    axes = figure.add_subplot()
+    shown = [*values, *lines.values()]
+    low, span = min(shown), max(max(shown) - min(shown), 1.0)
+    axes.hist(
+        values,
+        bins=np.linspace(low, low + span, bins + 1).tolist(),
+        color=COLOURS[0],
+        alpha=0.85,
+        rwidth=0.94,
+    )
+    mean = float(values.mean())
+    label = f"mean {mean:.1f}"
+    if interval is not None:
+        axes.axvspan(*interval, color=COLOURS[1], alpha=0.25, linewidth=0, zorder=0.5)
+        label += f" [{interval[0]:.1f}, {interval[1]:.1f}]"
+    axes.axvline(mean, color=COLOURS[1], linewidth=2.0, label=label)
+    for number, (name, value) in enumerate(lines.items()):
+        colour = (INK, COLOURS[3], COLOURS[2], COLOURS[4], COLOURS[5])[number % 5]
+        axes.axvline(
+            value, color=colour, linewidth=1.5, linestyle="--", label=f"{name} {value:.1f}"
+        )
+    locator = require("matplotlib.ticker", extra="viz").MaxNLocator(integer=True)
+    axes.yaxis.set_major_locator(locator)
+    axes.margins(x=0.02)
+    tidy(axes, x=unit, y="episodes")
+    heading(axes, title or f"{len(values)} episodes")
+    figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9, labelcolor=INK)
+    return save_png(figure, path)

@@ -1,0 +1,127 @@
+"""`evaluate`: what its file states, its pictures, several training seeds, and comparisons."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pgdiff.evaluation import aggregate, compare, load_evaluation
+from pgdiff.planning import Planner
+
+QUICK = ["planner.candidates=3", "planner.steps=2"]
+
+
+@pytest.fixture
+def other_run(run_folder: Path, tmp_path: Path) -> Path:
+    """The same networks under another training seed."""
+    folder = Path(shutil.copytree(run_folder, tmp_path / "seed 1"))
+    content = json.loads((folder / "run.json").read_text())
+    (folder / "run.json").write_text(json.dumps({**content, "seed": 1}))
+    return folder
+
+
+def test_the_file_states_all_that_a_score_depends_on(pgdiff, run_folder: Path) -> None:
+    words = ["episodes=2", "seed=10000", "pictures=false", "planner.replan_every=7", *QUICK]
+    assert pgdiff("evaluate", f"run={run_folder}", "out=e", *words).code == 0
+    content = json.loads(Path("e/evaluation.json").read_text())
+    stated = content["settings"]
+    planner = Planner.from_run(run_folder, candidates=3, steps=2, replan_every=7)
+    (guide,) = planner.guides
+    expected = {
+        "env": "maze2d-umaze-v1",
+        "reference_scores": [23.85, 161.86],
+        "run": str(run_folder),
+        "training_seed": 0,
+        "recipe": "strided",
+        "guide": "value",
+        "scale": guide.scale,
+        "transform": guide.transform,
+        "candidates": 3,
+        "steps": 2,
+        "replan_every": 7,
+        "controller": "inverse_dynamics",
+        "goal": None,
+        "seed": 10000,
+        "parallel": 50,
+        "stride": planner.model.layout.stride,
+        "horizon": planner.model.layout.horizon,
+    }
+    assert {key: stated[key] for key in expected} == expected
+    assert stated["solver"]["name"] == "dpm_solver" and stated["spacing"]["name"] == "log_snr"
+    assert content["milliseconds_per_plan"] > 0 and content["seconds"] > 0
+    assert content["machine"]["versions"]["torch"]
+    assert content["per_episode"]["seeds"] == [10000, 10001]
+    assert len(content["per_episode"]["goals"]) == 2
+    scores = content["per_episode"]["normalized_scores"]
+    returns = np.array(content["per_episode"]["returns"])
+    np.testing.assert_allclose(scores, 100 * (returns - 23.85) / (161.86 - 23.85))
+
+
+def test_a_gallery_of_the_worst(pgdiff, run_folder: Path) -> None:
+    words = ["episodes=3", "parallel=2", "gallery=2", "record=1", *QUICK]
+    result = pgdiff("evaluate", f"run={run_folder}", "out=e", "references={ceiling: 157.7}", *words)
+    assert result.code == 0, result.err
+    names = {"evaluation.json", "episode.gif", "histogram.png", "failures.png", "value_map.png"}
+    assert {file.name for file in Path("e").iterdir()} == names
+
+
+def test_without_a_value_there_is_no_map(pgdiff, own_run: Path) -> None:
+    content = json.loads((own_run / "run.json").read_text())
+    content["stages"] = [s for s in content["stages"] if s["learner"] != "transition_value"]
+    content |= {"guide": None, "guides": {}}
+    (own_run / "run.json").write_text(json.dumps(content))
+    result = pgdiff("evaluate", f"run={own_run}", "episodes=1", "record=0", "out=e", *QUICK)
+    assert result.code == 0, result.err
+    assert {file.name for file in Path("e").iterdir()} == {"evaluation.json", "histogram.png"}
+
+
+def test_several_training_seeds(pgdiff, run_folder: Path, other_run: Path) -> None:
+    runs = f"run=[{run_folder},{other_run}]"
+    result = pgdiff("evaluate", runs, "episodes=2", "pictures=false", "out=e", *QUICK)
+    assert result.code == 0, result.err
+    assert "2 run(s) in maze2d-umaze-v1: 4 episodes in all" in result.out
+    found = [load_evaluation(f"e/run_{number}") for number in range(2)]
+    assert [e.settings["training_seed"] for e in found] == [0, 1]
+    np.testing.assert_array_equal(found[0].returns, found[1].returns)  # the same networks
+    content = json.loads(Path("e/aggregate.json").read_text())
+    together = aggregate(found).to_dict()
+    assert {key: content[key] for key in together} == json.loads(json.dumps(together))
+    assert content["evaluations"] == ["run_0", "run_1"]
+
+    result = pgdiff("evaluate", "compare=[e,e/run_1]", "out=c")
+    assert result.code == 0, result.err
+    assert len([line for line in result.out.splitlines() if line.startswith("e")]) == 4
+    content = json.loads(Path("c/comparison.json").read_text())
+    expected = compare(found[1], found)
+    assert content["differences"]["e/run_1"]["difference"]["value"] == expected.difference.value
+    assert "paired by environment seed" in result.out
+    assert pgdiff("evaluate", "compare=[e/run_0,e/run_1]").code == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["run=[{run},{run}]"], "each folder once"),
+        (["run=[{run},nowhere]"], "`run` must be a run folder"),
+        (["run=[{run},{other}]", "ablation=true"], "one folder for the ablation. Got 2"),
+        (["run=[{run},]"], "a path or a list"),
+        (["run={run}", "gallery=-1"], "`gallery`"),
+        (["run={run}", "gallery=2", "pictures=false"], "`pictures` must be true"),
+        (["run={run}", "pictures=some"], "`pictures` must be true or false"),
+        (["run={run}", "references=[1,2]"], "`references` must map names"),
+        (["run={run}", "references={{ceiling: high}}"], "`references.ceiling`"),
+        (["compare={run}"], "at least 2 evaluations"),
+        (["compare=[{run},{run}]"], "each evaluation once"),
+        (["compare=[{run},{other}]"], "must be a saved evaluation"),
+    ],
+)
+def test_bad_settings_write_nothing(
+    pgdiff, run_folder: Path, other_run: Path, snapshot, words: list[str], message: str
+) -> None:
+    before = snapshot(other_run.parent)
+    result = pgdiff("evaluate", *(word.format(run=run_folder, other=other_run) for word in words))
+    assert result.code == 1
+    assert message in result.error
+    assert snapshot(other_run.parent) == before

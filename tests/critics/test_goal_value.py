@@ -1,0 +1,340 @@
+"""The value of a goal: closed forms and value iteration on a ring, and the energy's law."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from toys import DOUBLE, finite_differences, fit, generator, record, stir, walk
+
+from pgdiff import Episodes
+from pgdiff.critics import GoalValue
+from pgdiff.critics.hindsight import HindsightBatch
+from pgdiff.data import LimitsNormalizer
+from pgdiff.pretrained import load_learner
+from pgdiff.trajectory import Segment
+from pgdiff.validation import PgdiffError
+
+DISCOUNT = 0.8
+POINTS = 12
+TOLERANCE = 0.6  # a neighbour on the ring is 0.52 away, the one after it 1.0
+NORMALIZER = LimitsNormalizer(torch.tensor([0.5, -1.0, 0.0]), torch.tensor([2.0, 0.5, 3.0]))
+
+
+def ring(numbers: Any) -> np.ndarray:
+    """Points on the unit circle, by number."""
+    angle = 2 * np.pi * np.asarray(numbers) / POINTS
+    return np.stack([np.cos(angle), np.sin(angle)], axis=-1).astype(np.float32)
+
+
+def rounds(length: int = 25) -> Episodes:
+    """From each point one way round the ring, a point a step."""
+    numbers = np.concatenate([first + np.arange(length) for first in range(POINTS)])
+    rows = len(numbers)
+    return record(ring(numbers), np.zeros((rows, 1)), np.zeros(rows), lengths=[length] * POINTS)
+
+
+def steps_both_ways() -> Episodes:
+    """From each point one step either way, each an episode of its own.
+
+    A point is seen as a one among zeros, so that the networks are as good as tables: the expectile
+    takes errors for luck, and the oracle has none.
+    """
+    numbers = np.array([[s, s + way] for s in range(POINTS) for way in (1, -1)]).ravel()
+    rows = len(numbers)
+    seen = np.eye(POINTS)[numbers % POINTS]
+    return record(seen, np.zeros((rows, 1)), np.zeros(rows), lengths=[2] * (rows // 2))
+
+
+def reached(goal: int) -> np.ndarray:
+    """Which points are at a goal: itself and its neighbours."""
+    return np.linalg.norm(ring(np.arange(POINTS)) - ring(goal), axis=1) <= TOLERANCE
+
+
+def learn(episodes: Episodes, *, steps: int, **options: Any) -> GoalValue:
+    settings = {"stride": 1, "tolerance": TOLERANCE, "width": 64, "depth": 2, "slow": 0.1}
+    value = GoalValue.from_episodes(episodes, discount=DISCOUNT, **(settings | options))
+    return fit(value, episodes, steps=steps, batch_size=128)
+
+
+def every_pair() -> tuple[np.ndarray, np.ndarray]:
+    """All points with all points as goals."""
+    points, goals = np.meshgrid(np.arange(POINTS), np.arange(POINTS), indexing="ij")
+    return points.ravel(), goals.ravel()
+
+
+def random_value(**options: Any) -> GoalValue:
+    settings: dict[str, Any] = {"stride": 3, "discount": 0.95, "width": 16, "depth": 1}
+    value = GoalValue(normalizer=NORMALIZER, **(settings | options))
+    return stir(value, size=0.5).double()
+
+
+def random_segment(*, batch: int = 4, tokens: int = 6, goals: int | None = None) -> Segment:
+    x = torch.randn(batch, tokens, 3, generator=generator(1), dtype=DOUBLE)
+    goal = torch.randn(goals or batch, 2, generator=generator(2), dtype=DOUBLE)
+    return Segment(observations=x, stride=3, goal=goal)
+
+
+# --------------------------------------------------------------------------------------- learning
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_on_a_ring_with_one_way_round_values_and_rewards_are_exact(stride: int) -> None:
+    """With goals of all three kinds: nothing is left to choose, and V counts the visits."""
+    value = learn(rounds(), stride=stride, expectile=0.5, steps=1500)
+    points, goals = every_pair()
+    visits = np.stack([reached(goal)[(points + np.arange(400)[:, None]) % POINTS]
+                       for goal in range(POINTS)])  # goal, step, pair  # fmt: skip
+    visits = visits[goals, :, np.arange(len(goals))]
+    weights = (1 - DISCOUNT) * DISCOUNT ** np.arange(400)
+    exact = torch.from_numpy(visits @ weights).float()
+    with torch.no_grad():
+        learned = value.value(torch.from_numpy(ring(points)), torch.from_numpy(ring(goals)))
+    error = (learned - exact).abs()
+    print(
+        f"\nstride {stride}: values {exact.min():.3f} to {exact.max():.3f}, error {error.max():.3f}"
+    )
+    assert error.max() < 0.1 and error.mean() < 0.02
+
+    # The lambda-return at 0 is the reward and the next token's value.
+    pair = np.stack([ring(points), ring(points + stride)], axis=1)
+    segment = Segment(
+        observations=torch.from_numpy(pair), stride=stride, goal=torch.from_numpy(ring(goals))
+    )
+    with torch.no_grad():
+        one = value.energy(segment, trace=0.0)
+        ahead = value.value(segment.observations[:, 1], segment.goal)
+    exact = torch.from_numpy(visits[:, :stride] @ weights[:stride]).float()
+    off = (one - DISCOUNT**stride * ahead - exact).abs()
+    print(f"rewards up to {exact.max():.3f}, error {off.max():.3f}")
+    assert off.max() < 0.06 * stride and off.mean() < 0.02 * stride
+
+
+@pytest.mark.parametrize("expectile", [0.5, 0.9])
+def test_with_two_ways_the_value_is_that_of_expectile_value_iteration(expectile: float) -> None:
+    """Of two equally frequent ways the expectile is `tau max + (1 - tau) min`."""
+    exact = np.zeros((POINTS, POINTS))  # point, goal
+    for _ in range(200):
+        up, down = np.roll(exact, -1, axis=0), np.roll(exact, 1, axis=0)
+        best, worst = np.maximum(up, down), np.minimum(up, down)
+        now = (1 - DISCOUNT) * np.eye(POINTS)
+        exact = now + DISCOUNT * (expectile * best + (1 - expectile) * worst)
+    # Random goals alone: a future goal is one that the way taken leads to.
+    value = learn(
+        steps_both_ways(),
+        expectile=expectile,
+        position=range(POINTS),
+        future=0.0,
+        near=0.0,
+        steps=1500,
+    )
+    every = torch.eye(POINTS)
+    with torch.no_grad():
+        learned = value.value(every[:, None].expand(-1, POINTS, -1), every)
+    error = (learned - torch.from_numpy(exact)).abs()
+    print(
+        f"\nexpectile {expectile}: values {exact.min():.3f} to {exact.max():.3f}, "
+        f"error {error.max():.3f}, mean {error.mean():.3f}"
+    )
+    assert error.max() < 0.03 and error.mean() < 0.01
+
+
+@pytest.mark.parametrize("log_space", [False, True])
+def test_the_losses_are_those_of_a_naive_computation(log_space: bool) -> None:
+    value = random_value(expectile=0.8, log_space=log_space)
+    stir(value.slow_network, seed=5, size=1.0)
+    x = torch.randn(40, 2, 3, generator=generator(0), dtype=DOUBLE)
+    goals = torch.randn(40, 2, generator=generator(1), dtype=DOUBLE)
+    rewards = torch.rand(40, generator=generator(2), dtype=DOUBLE)
+    losses = value.losses(HindsightBatch(x, goals, rewards), generator(0))  # type: ignore[arg-type]
+    slow = random_value(log_space=log_space)
+    slow.value_network.load_state_dict(value.slow_network.state_dict())
+    ahead = slow.value(x[:, 1], goals)
+    assert (ahead > 1).any() and ((ahead > 0) & (ahead < 1)).any()
+    assert log_space or (ahead < 0).any()
+    target = 0.05 * rewards + 0.95**3 * ahead.clamp(0, 1)
+    estimate = value.value(x[:, 0], goals)
+    error = target.log() - estimate.log() if log_space else target - estimate
+    weight = torch.tensor([0.8 if e > 0 else 0.2 for e in error], dtype=DOUBLE)
+    torch.testing.assert_close(losses["value"], (weight * error**2).mean())
+    segment = Segment(observations=x, stride=3, goal=goals)
+    predicted = value.energy(segment, trace=0.0) - 0.95**3 * value.value(x[:, 1], goals)
+    unit = 0.05 * 3
+    torch.testing.assert_close(
+        losses["reward"], ((predicted - 0.05 * rewards) / unit).pow(2).mean()
+    )
+
+    losses["value"].backward()
+    assert all(p.grad is None for p in value.slow_network.parameters())
+    assert all(p.grad is None for p in value.reward_network.parameters())
+    assert all(p.grad is not None for p in value.value_network.parameters())
+
+
+def test_the_value_sees_the_features_that_it_is_given_alone() -> None:
+    value = random_value(value_features=(1, 0))
+    x, goal = torch.randn(5, 3, generator=generator(0), dtype=DOUBLE), torch.ones(2, dtype=DOUBLE)
+    moved = x + torch.tensor([0.0, 0.0, 1.0], dtype=DOUBLE)
+    assert torch.equal(value.value(x, goal), value.value(moved, goal))
+    assert not torch.equal(value.value(x, goal), value.value(x + 1, goal))
+    whole = random_value()
+    assert not torch.equal(whole.value(x, goal), whole.value(moved, goal))
+
+
+def test_the_slow_network_follows() -> None:
+    value = random_value(slow=0.25)
+    slow = [p.clone() for p in value.slow_network.parameters()]
+    value.after_step()
+    fast = value.value_network.parameters()
+    for now, before, ahead in zip(value.slow_network.parameters(), slow, fast, strict=True):
+        assert not now.requires_grad
+        torch.testing.assert_close(now, 0.75 * before + 0.25 * ahead)
+
+
+# ----------------------------------------------------------------------------------------- energy
+
+
+def parts(value: GoalValue, segment: Segment, goal: Tensor) -> tuple[Tensor, Tensor]:
+    """Rewards between tokens and values of tokens, by the networks' inputs as documented."""
+    x = NORMALIZER.normalize(segment.observations)
+    g = (goal - NORMALIZER.center[[2, 0]]) / NORMALIZER.scale[[2, 0]]
+    ways = [g - x[:, k, [2, 0]] for k in range(x.shape[1])]
+    near = []
+    for k in range(x.shape[1]):
+        apart = (goal - segment.observations[:, k, [2, 0]]) / value.tolerance
+        near.append(apart / (1 + apart.norm(dim=-1, keepdim=True) ** 2).sqrt())
+    rewards, values = [], []
+    for k in range(x.shape[1]):
+        values.append(value.value_network(torch.cat([x[:, k], g, ways[k]], dim=-1))[:, 0])
+        if k + 1 < x.shape[1]:
+            apart = torch.cat([ways[k], ways[k + 1], near[k], near[k + 1]], dim=-1)
+            both = torch.cat([x[:, k], x[:, k + 1], g, apart], dim=-1)
+            rewards.append(0.05 * 3 * value.reward_network(both)[:, 0])
+    return torch.stack(rewards, dim=1), torch.stack(values, dim=1)
+
+
+@pytest.mark.parametrize("trace", [0.0, 0.7, 1.0])
+@pytest.mark.parametrize("tokens", [2, 6])
+def test_energy_is_the_lambda_return_of_a_backward_recursion(trace: float, tokens: int) -> None:
+    value, segment = random_value(position=(2, 0)), random_segment(tokens=tokens)
+    assert segment.goal is not None
+    rewards, values = parts(value, segment, segment.goal)
+    total = values[:, -1]
+    for k in reversed(range(tokens - 1)):
+        total = rewards[:, k] + 0.95**3 * ((1 - trace) * values[:, k + 1] + trace * total)
+    torch.testing.assert_close(value.energy(segment, trace=trace), total, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(value.value(segment.observations, segment.goal[:, None]), values)
+
+
+def test_one_goal_is_that_of_every_trajectory() -> None:
+    value, segment = random_value(), random_segment(goals=1)
+    assert segment.goal is not None
+    repeated = Segment(observations=segment.observations, stride=3, goal=segment.goal.expand(4, -1))
+    torch.testing.assert_close(value.energy(segment), value.energy(repeated))
+    torch.testing.assert_close(
+        value.value(segment.observations, segment.goal[0]),
+        value.value(segment.observations, segment.goal.expand(4, 6, -1)),
+    )
+
+
+@pytest.mark.parametrize("trace", [0.7, 1.0])
+def test_the_gradient_is_that_of_finite_differences(trace: float) -> None:
+    value, segment = random_value(), random_segment()
+    x = segment.observations.clone().requires_grad_(True)
+
+    def energy(at: Tensor) -> Tensor:
+        moved = Segment(observations=at, stride=3, goal=segment.goal)
+        return value.energy(moved, trace=trace)
+
+    (gradient,) = torch.autograd.grad(energy(x).sum(), x)
+    expected = finite_differences(lambda at: energy(at).detach(), x.detach())
+    torch.testing.assert_close(gradient, expected, rtol=1e-6, atol=1e-8)
+    assert (gradient.norm(dim=(0, 2)) > 0).all()
+
+
+# ------------------------------------------------------------------------- settings, saving, seeds
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("discount", 1.0),
+        ("expectile", 0.0),
+        ("slow", 1.1),
+        ("stride", 0),
+        ("tolerance", 0.0),
+        ("tolerance", -1.0),
+        ("position", (0, 3)),
+        ("position", ()),
+        ("future", 1.1),
+        ("near", 0.9),
+        ("value_features", (3,)),
+        ("width", 0),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_bad_settings_are_named(name: str, wrong: Any) -> None:
+    with pytest.raises(PgdiffError, match=f"`{name}` must"):
+        GoalValue(normalizer=NORMALIZER, **({"stride": 1} | {name: wrong}))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_segments_and_goals_are_named() -> None:
+    value, segment = random_value(), random_segment()
+    x, goal = segment.observations, segment.goal
+    for wrong, message in (
+        (Segment(observations=x, stride=3), "`goal` of a segment must be given to a GoalValue"),
+        (
+            Segment(observations=x, stride=3, goal=x[:, 0]),
+            r"`goal` must be the 2 numbers of .*4, 3",
+        ),
+        (Segment(observations=x, stride=2, goal=goal), "`stride` of a segment must be .*3. Got 2"),
+        (Segment(observations=x[..., :2], stride=3, goal=goal), "`observation` of a segment"),
+    ):
+        with pytest.raises(PgdiffError, match=message):
+            value.energy(wrong)
+    with pytest.raises(PgdiffError, match="`trace` must be a number in"):
+        value.energy(segment, trace=1.1)
+    with pytest.raises(PgdiffError, match="`goal` must be the 2 numbers of the features"):
+        value.value(x, torch.zeros(3))
+
+
+def test_what_is_saved_comes_back(tmp_path: Any) -> None:
+    value = random_value(
+        position=(2, 0), tolerance=0.25, future=0.1, near=0.5, log_space=True, value_features=(0, 1)
+    ).float()
+    stir(value.value_network, seed=3)  # so that the slow copy differs
+    value.save_pretrained(tmp_path / "saved")
+    loaded = load_learner(tmp_path / "saved", device="cpu")
+    assert isinstance(loaded, GoalValue) and loaded.position == (2, 0)
+    assert (loaded.tolerance, loaded.future, loaded.near) == (0.25, 0.1, 0.5)
+    assert loaded.log_space and loaded.value_features == (0, 1)
+    x, goal = torch.randn(5, 3, generator=generator(0)), torch.ones(2)
+    assert torch.equal(loaded.value(x, goal), value.value(x, goal))
+    for name, weights in value.state_dict().items():
+        assert torch.equal(weights, loaded.state_dict()[name])
+
+
+def test_same_seed_same_weights_before_and_after_training() -> None:
+    episodes = walk()
+    before = torch.random.get_rng_state()
+
+    def weights(*, seed: int, steps: int) -> Tensor:
+        value = GoalValue.from_episodes(episodes, stride=2, width=16, depth=1, seed=seed)
+        if steps:
+            fit(value, episodes, steps=steps, seed=3)
+        return torch.cat([p.flatten() for p in value.parameters()])
+
+    for steps in (0, 20):
+        first, again, other = (weights(seed=seed, steps=steps) for seed in (0, 0, 1))
+        assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_terminals_are_warned_of() -> None:
+    episodes = record(
+        np.zeros((20, 2)), np.zeros((20, 1)), np.zeros(20), lengths=[20], terminal=True
+    )
+    value = GoalValue.from_episodes(episodes, stride=1)
+    with pytest.warns(UserWarning, match="takes the task for one that goes on"):
+        value.dataset(episodes)

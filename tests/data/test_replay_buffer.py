@@ -1,0 +1,184 @@
+"""Stable-Baselines3's buffers, filled step by step by their own `add`."""
+
+import gymnasium
+import numpy as np
+import pytest
+from foreign_writers import LAYOUT, LENGTHS, add, by_buffer, episodes_of, spaces_of, walks
+from stable_baselines3 import SAC
+from stable_baselines3.common.buffers import DictReplayBuffer, ReplayBuffer
+
+from pgdiff.data import Episodes, from_replay_buffer, load_episodes, to_replay_buffer
+from pgdiff.validation import PgdiffError
+
+NAMES = ("observations", "actions", "rewards", "terminals", "timeouts")
+
+
+@pytest.mark.parametrize("goals", [False, True], ids=["flat", "Dict"])
+@pytest.mark.parametrize("size", [30, 72])
+def test_a_ring_that_has_wrapped_round(size: int, goals: bool) -> None:
+    """The newest rows are there, oldest first."""
+    fields, layout = walks(goals=goals), LAYOUT if goals else None
+    episodes = from_replay_buffer(by_buffer(fields, layout, size=size))
+    newest = episodes_of({name: values[-size:] for name, values in fields.items()}, layout)
+    assert episodes.steps == size
+    for name, values in newest.fields().items():
+        assert np.array_equal(episodes.fields()[name], values), name
+    assert np.array_equal(episodes.ends, newest.ends)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_several_environments_one_after_the_other(full: bool) -> None:
+    parts = [walks(goals=False, lengths=lengths) for lengths in ((5, 9, 6), (11, 9), (20,))]
+    together = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
+    space, action_space = spaces_of(together, None)
+    size = 14 if full else 50
+    buffer = ReplayBuffer(3 * size, space, action_space, device="cpu", n_envs=3)
+    for step in range(20):
+        add(buffer, together, None, [step, 20 + step, 40 + step])
+    episodes = from_replay_buffer(buffer)
+    kept = 14 if full else 20
+    for number, part in enumerate(parts):
+        rows = slice(number * kept, (number + 1) * kept)
+        for name in ("observations", "next_observations", "actions", "rewards", "terminals"):
+            assert np.array_equal(getattr(episodes, name)[rows], part[name][-kept:]), name
+    # Where another environment follows, what is unfinished was cut there.
+    cuts = np.concatenate([p["timeouts"][-kept:] for p in parts])
+    cuts[[kept - 1, 2 * kept - 1]] = True
+    assert np.array_equal(episodes.timeouts, cuts)
+    assert episodes.lengths.tolist() == ([8, 6, 5, 9, 14] if full else [5, 9, 6, 11, 9, 20])
+
+
+@pytest.mark.parametrize("size", [40, 73, 200])
+def test_optimize_memory_usage(size: int) -> None:
+    fields = walks(goals=False)
+    fields["terminals"] |= fields["timeouts"]  # such a buffer cannot tell them apart
+    fields["timeouts"][:] = False
+    buffer = by_buffer(
+        fields, size=size, optimize_memory_usage=True, handle_timeout_termination=False
+    )
+    episodes = from_replay_buffer(buffer)
+    kept = min(size - 1, 73)
+    assert episodes.steps == kept
+    for name in NAMES:
+        assert np.array_equal(getattr(episodes, name), fields[name][-kept:]), name
+    assert episodes.next_observations is None
+
+
+def test_a_buffer_that_keeps_no_time_limits() -> None:
+    fields = walks(goals=False)
+    buffer = by_buffer(fields, handle_timeout_termination=False)
+    episodes = from_replay_buffer(buffer)
+    assert np.array_equal(episodes.terminals, fields["terminals"] | fields["timeouts"])
+    assert not episodes.timeouts.any()
+    assert episodes.lengths.tolist() == list(LENGTHS)
+
+
+def test_samples_are_the_recorded_transitions() -> None:
+    """What an agent would see: each sample is a row, and its done is that of a terminal alone."""
+    fields = walks(goals=True)
+    buffer = to_replay_buffer(episodes_of(fields, LAYOUT), device="cpu")
+    assert isinstance(buffer, DictReplayBuffer)
+    np.random.seed(0)  # noqa: NPY002  Stable-Baselines3 draws from it
+    batch = buffer.sample(500)
+    flat, goal = LAYOUT.flatten({key: x.numpy() for key, x in batch.observations.items()})
+    after, next_goal = LAYOUT.flatten({k: x.numpy() for k, x in batch.next_observations.items()})
+    rows = np.argmin(((flat[:, None] - fields["observations"]) ** 2).sum(-1), axis=1)
+    assert len(np.unique(rows)) > 60
+    for found, name in (
+        (flat, "observations"),
+        (after, "next_observations"),
+        (goal, "infos/goal"),
+        (next_goal, "infos/next_goal"),
+        (batch.actions.numpy(), "actions"),
+        (batch.rewards.numpy()[:, 0], "rewards"),
+        (batch.dones.numpy()[:, 0], "terminals"),
+    ):
+        assert np.array_equal(found, fields[name][rows]), name
+
+
+def test_a_terminal_that_is_also_a_timeout_stays_a_terminal() -> None:
+    fields = walks(goals=False)
+    end = int(np.flatnonzero(fields["terminals"])[0])
+    fields["timeouts"][end] = True
+    again = from_replay_buffer(to_replay_buffer(episodes_of(fields), device="cpu"))
+    assert again.terminals[end] and not again.timeouts[end]
+    assert again.lengths.tolist() == list(LENGTHS)
+
+
+def test_without_next_observations_the_next_row_is_taken() -> None:
+    fields = walks(goals=False)
+    del fields["next_observations"]
+    again = from_replay_buffer(to_replay_buffer(episodes_of(fields), device="cpu"))
+    ends = np.cumsum(LENGTHS) - 1
+    inner = np.setdiff1d(np.arange(sum(LENGTHS)), ends)
+    assert np.array_equal(again.next_observations[inner], fields["observations"][inner + 1])
+    assert np.array_equal(again.next_observations[ends], fields["observations"][ends])
+
+
+def test_actions_of_an_agent_are_scaled_back() -> None:
+    """Stable-Baselines3's agents store actions in [-1, 1] whatever the environment's bounds."""
+    agent = SAC("MlpPolicy", "Pendulum-v1", learning_starts=500, buffer_size=1000, device="cpu")
+    agent.learn(60)
+    taken = agent.replay_buffer.actions[:60, 0]
+    assert np.abs(taken).max() <= 1
+    episodes = load_episodes(agent.replay_buffer)
+    np.testing.assert_allclose(episodes.actions, 2 * taken, rtol=1e-6)
+    raw = from_replay_buffer(agent.replay_buffer, scaled_actions=False)
+    assert np.array_equal(raw.actions, taken)
+    space = gymnasium.make("Pendulum-v1").action_space
+    again = to_replay_buffer(episodes, action_space=space, device="cpu")
+    np.testing.assert_allclose(again.actions[:, 0], taken, atol=1e-6)
+
+
+def test_join_continuous() -> None:
+    fields = walks(goals=False)
+    fields["observations"] = np.arange(73, dtype=np.float32)[:, None].repeat(3, 1)
+    assert len(load_episodes(by_buffer(fields), join_continuous=True)) == 1
+
+
+def bad_buffers() -> dict[str, tuple[object, str]]:
+    box = gymnasium.spaces.Box(-1, 1, (2,), np.float32)
+    discrete = gymnasium.spaces.Discrete(3)
+    image = gymnasium.spaces.Box(0, 255, (4, 4, 1), np.uint8)
+    wide = gymnasium.spaces.Box(-np.inf, np.inf, (2,), np.float32)
+    nan = by_buffer(walks(goals=False))
+    nan.rewards[17] = np.nan
+    return {
+        "a list": ([1, 2], "Stable-Baselines3 ReplayBuffer. Got list"),
+        "empty": (ReplayBuffer(5, box, box, device="cpu"), "at least one row. Got an empty"),
+        "discrete actions": (ReplayBuffer(5, box, discrete, device="cpu"), "Actions must be of a"),
+        "discrete states": (by_one(discrete, box), "Observations must be of a flat Box"),
+        "images": (by_one(image, box), "Observations must be of a flat Box"),
+        "unbounded actions": (ReplayBuffer(5, box, wide, device="cpu"), "scaled_actions=False"),
+        "NaN": (nan, "`rewards`, row 17: is NaN"),
+    }
+
+
+def by_one(space: gymnasium.Space, action_space: gymnasium.Space) -> ReplayBuffer:
+    buffer = ReplayBuffer(5, space, action_space, device="cpu")
+    buffer.pos = 1
+    return buffer
+
+
+@pytest.mark.parametrize("case", bad_buffers())
+def test_bad_buffers(case: str) -> None:
+    buffer, message = bad_buffers()[case]
+    with pytest.raises(PgdiffError, match=message.replace(".", r"\.")):
+        load_episodes(buffer)
+
+
+def test_bad_spaces() -> None:
+    episodes: Episodes = episodes_of(walks(goals=False))
+    box = gymnasium.spaces.Box(-1, 1, (4,), np.float32)
+    with pytest.raises(PgdiffError, match="`observation_space` must have the recording's 3"):
+        to_replay_buffer(episodes, observation_space=box)
+    with pytest.raises(PgdiffError, match="`observation_space` must have the recording's 3"):
+        to_replay_buffer(episodes, observation_space=LAYOUT.space())
+    with pytest.raises(PgdiffError, match="`action_space` must be a Box of 2"):
+        to_replay_buffer(episodes, action_space=box)
+    fields = walks(goals=False)
+    fields["actions"] *= 3
+    with pytest.raises(PgdiffError, match="`action_space` must be given, since actions reach 2"):
+        to_replay_buffer(episodes_of(fields))
+    with pytest.raises(PgdiffError, match="`episode_length` is for files"):
+        load_episodes(by_buffer(walks(goals=False)), episode_length=5)

@@ -1,0 +1,136 @@
+"""A learned value of goals as a guide: what it asks of a planner, its gradient, its effect."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from toys import DOUBLE, finite_differences, fit, generator, stir, tiny_model, walk
+
+from pgdiff import Planner, Segment, SegmentValue, TrajectoryDiffusion, TransitionValue
+from pgdiff.critics import GoalValue
+from pgdiff.denoisers import TransformerConfig
+from pgdiff.guides import Value, bind
+from pgdiff.testing import check_guide
+from pgdiff.validation import PgdiffError
+from pgdiff.workflows.stages import Stage
+from pgdiff.workflows.train import train_stages
+
+EPISODES = walk()
+TINY = TransformerConfig(width=16, depth=1, heads=2)
+
+
+def goal_value() -> GoalValue:
+    value = GoalValue.from_episodes(EPISODES, stride=3, width=16, depth=2, normalizer="standard")
+    stir(value).value_network[-1].bias.data.fill_(2.0)  # mostly above 0
+    return value
+
+
+class Told(Value):
+    """A value whose segments are all for one goal, as a planner would tell it."""
+
+    def energy(self, segment: Segment, level: Tensor) -> Tensor:
+        goal = torch.tensor([[0.3, -0.2]]).to(segment.observations)
+        return super().energy(replace(segment, goal=goal), level)
+
+
+@pytest.mark.parametrize("transform", ["none", "log"])
+@pytest.mark.parametrize("at", ["x0", "x"])
+def test_it_is_a_sound_guide(at: str, transform: str) -> None:
+    figures = check_guide(Told(goal_value(), at=at, transform=transform), tiny_model(EPISODES))  # type: ignore[arg-type]
+    print(f"\nat {at}, {transform}: {figures}")
+    assert figures["gradient"] > 0 and figures["error"] < 1e-5
+
+
+@pytest.mark.parametrize("goals", [1, 4])
+def test_bound_to_goals_it_has_the_gradient_of_finite_differences(goals: int) -> None:
+    """In float64, as a function of normalised tokens."""
+    model = tiny_model(EPISODES).double()
+    goal = torch.randn(goals, 2, generator=generator(5))
+    guidance = bind(Value(goal_value().double(), trace=0.7), model, goal=goal)
+    x = torch.randn(4, 6, 4, generator=generator(3), dtype=DOUBLE)
+    level = torch.zeros(1, 6, dtype=DOUBLE)
+    gradient = guidance.gradient(x, level)
+    expected = finite_differences(lambda at: guidance.energy(at, level).detach(), x)
+    torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-7)
+    other = bind(Value(goal_value().double(), trace=0.7), model, goal=goal + 1)
+    assert not torch.allclose(gradient, other.gradient(x, level))
+
+
+def test_only_a_value_of_goals_needs_them() -> None:
+    transition = TransitionValue.from_episodes(EPISODES, stride=3, width=16, depth=1)
+    segment = SegmentValue.from_episodes(EPISODES, horizon=6, stride=3, denoiser=TINY)
+    assert Value(goal_value()).needs_goal and Value(goal_value()).at == "x0"
+    assert not Value(transition).needs_goal and not Value(segment).needs_goal
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_a_planner_without_a_goal_is_told_so() -> None:
+    guide = Value(goal_value(), name="way")
+    planner = Planner(tiny_model(EPISODES), guides=[guide], candidates=2, steps=2)
+    assert planner.wants_goal
+    with pytest.raises(PgdiffError, match=r"`goal` must be given.*way"):
+        planner.plan(np.zeros(4))
+    plan = planner.plan(np.zeros(4), goal=(0.5, 0.5))
+    assert np.isfinite(plan.scores).all()
+    other = planner.plan(np.zeros(4), goal=(-0.5, 0.5))
+    assert not np.array_equal(plan.scores, other.scores)
+
+
+def test_plans_go_where_they_are_told() -> None:
+    """One model and one value; opposite goals, and more scale brings plans nearer to theirs."""
+    episodes = walk(episodes=100, length=60)
+    model = TrajectoryDiffusion.from_episodes(
+        episodes, horizon=6, stride=4, denoiser=TransformerConfig(width=32, depth=1)
+    )
+    value = GoalValue.from_episodes(
+        episodes, stride=4, tolerance=0.3, discount=0.9, width=64, depth=1
+    )
+    fit(model, episodes, steps=400)
+    fit(value, episodes, steps=600, batch_size=128)
+    starts = np.zeros((16, 4), np.float32)
+    goals = 0.7 * np.tile([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]], (4, 1))
+    distances = []
+    for scale in (0.0, 3.0, 30.0):
+        guide = Value(value, scale=scale)
+        planner = Planner(model, guides=[guide], candidates=4, steps=8)
+        plans = planner.plan_batch(starts, seeds=range(16), goals=goals.astype(np.float32))
+        ends = np.stack([plan.candidates[:, -1, :2] for plan in plans])
+        distances.append(float(np.linalg.norm(ends - goals[:, None], axis=-1).mean()))
+    print(f"\nmean distance of all candidates' ends to their goals: {distances}")
+    assert distances[0] > distances[1] > distances[2]
+
+
+def test_a_run_with_the_stage_plans_for_goals(tmp_path: Path) -> None:
+    settings = {"steps": 4, "batch_size": 4, "validation": 0.2}
+    stages = [
+        Stage(
+            name="model",
+            learner="trajectory_diffusion",
+            arguments={"horizon": 6, "stride": 3, "denoiser": {"name": "transformer", "width": 16}},
+            trainer=settings,
+        ),
+        Stage(
+            name="goal_value",
+            learner="goal_value",
+            arguments={"stride": 3, "width": 8, "depth": 1, "position": [0, 1], "tolerance": 0.4},
+            trainer=settings,
+        ),
+    ]
+    train_stages(
+        EPISODES,
+        stages,
+        folder=tmp_path / "run",
+        task={"name": "walk", "id": "Walk-v0"},
+        guides={"goal_value": {"scale": 2.0}},
+        guide="goal_value",
+        progress=False,
+    )
+    planner = Planner.from_run(tmp_path / "run", candidates=2, steps=2, device="cpu")
+    (guide,) = planner.guides
+    assert isinstance(guide, Value) and isinstance(guide.value, GoalValue)
+    assert (guide.scale, guide.value.tolerance, guide.value.position) == (2.0, 0.4, (0, 1))
+    assert planner.wants_goal
+    assert np.isfinite(planner.plan(np.zeros(4), goal=(0.5, 0.5)).scores).all()

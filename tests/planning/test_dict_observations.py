@@ -1,0 +1,88 @@
+"""Dict observations: flattened as the recording was, their goal the plan's."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import gymnasium as gym
+import gymnasium_robotics
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.evaluation import evaluate_policy
+from toys import tiny_model, walk
+
+from pgdiff import ObservationLayout, Planner, TrajectoryDiffusion
+from pgdiff.evaluation import evaluate
+from pgdiff.validation import PgdiffError
+
+LAYOUT = ObservationLayout.from_sizes({"achieved_goal": 2, "desired_goal": 2, "speed": 2})
+EPISODES = replace(walk(), observation_layout=LAYOUT)
+MODEL = tiny_model(EPISODES, known=("start_goal",))
+
+
+class Chase:
+    """Pushes towards the way-point."""
+
+    def act(self, observation, waypoint, steps_left):  # type: ignore[no-untyped-def]
+        return np.clip(waypoint[:, :2] - observation[:, :2], -1, 1).astype(np.float32)
+
+
+def told(count: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(1)
+    return {
+        name: rng.uniform(-1, 1, (count, 2)) for name in ("speed", "desired_goal", "achieved_goal")
+    }
+
+
+def test_a_dict_is_the_flat_observation_and_its_goal() -> None:
+    planner = Planner(MODEL, controller=Chase(), candidates=2)
+    observation = told(3)
+    action, state = planner.predict(observation, planner.initial_state([5, 6, 7]))
+    flat = np.concatenate([observation["achieved_goal"], observation["speed"]], axis=1)
+    goals = observation["desired_goal"]
+    expected, expected_state = planner.predict(flat, planner.initial_state([5, 6, 7], goals))
+    np.testing.assert_array_equal(action, expected)
+    np.testing.assert_array_equal(state.waypoints, expected_state.waypoints)
+    np.testing.assert_allclose(state.waypoints[:, -1, :2], goals, atol=1e-6)
+    one, _ = planner.predict({name: values[0] for name, values in observation.items()})
+    assert one.shape == (2,)
+
+
+def test_the_layout_is_saved_with_the_model(tmp_path: Path) -> None:
+    MODEL.save_pretrained(tmp_path / "model")
+    again = TrajectoryDiffusion.from_pretrained(tmp_path / "model")
+    assert again.observation_layout == LAYOUT
+    assert Planner(again).observation_layout == LAYOUT
+
+
+def test_what_does_not_fit_is_named() -> None:
+    planner = Planner(MODEL, controller=Chase())
+    observation = told(1)
+    del observation["speed"]
+    with pytest.raises(PgdiffError, match="speed"):
+        planner.predict(observation)
+    with pytest.raises(PgdiffError, match=r"`observation` must be an array: .*flat observations"):
+        Planner(tiny_model(), controller=Chase()).predict(told(1))
+
+
+def test_it_acts_in_pointmaze() -> None:
+    """The environment's own Dict observations, by this library's evaluation and by SB3's."""
+    gym.register_envs(gymnasium_robotics)
+
+    def make_env() -> gym.Env:  # type: ignore[type-arg]
+        return gym.make("PointMaze_UMaze-v3", max_episode_steps=12)
+
+    env = make_env()
+    layout = ObservationLayout.from_space(env.observation_space)  # type: ignore[arg-type]
+    assert layout.position == (0, 1) and layout.features == 6
+    rng = np.random.default_rng(0)
+    observations = rng.uniform(-1, 1, (80, 6)).astype(np.float32)
+    episodes = replace(walk(episodes=1), observations=observations, observation_layout=layout)
+    planner = Planner(
+        tiny_model(episodes, known=("start_goal",)), controller=Chase(), candidates=2, steps=2
+    )
+    with torch.random.fork_rng():
+        result = evaluate(planner, make_env, episodes=2, progress=False)
+        mean, _ = evaluate_policy(planner, env, n_eval_episodes=1, warn=False)
+    env.close()
+    assert np.isfinite(mean) and result.lengths.tolist() == [12, 12]

@@ -1,0 +1,152 @@
+"""The best weights by a logged metric, and evaluation by a function of one's own."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from regression import Regression, make_episodes
+from safetensors.torch import load_file
+
+from pgdiff.training import Callback, EvaluationCallback, Trainer, list_checkpoints
+from pgdiff.validation import PgdiffError
+
+SCORES = {10: 0.3, 20: 0.9, 30: 0.1, 40: 0.9, 50: 0.2}
+
+
+class Kept(Callback):
+    """Averaged weights after every step."""
+
+    def __init__(self) -> None:
+        self.weights: dict[int, torch.Tensor] = {}
+
+    def on_start(self, trainer: Trainer, learner: Any) -> None:
+        self.trainer = trainer
+
+    def on_step(self, step: int, metrics: dict[str, float]) -> None:
+        averaged: Any = self.trainer.averaged
+        self.weights[step] = averaged.weight.detach().clone()
+
+
+class Stop(Callback):
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_step(self, step: int, metrics: dict[str, float]) -> None:
+        if step == self.at:
+            raise KeyboardInterrupt
+
+
+def score(learner: Any, step: int) -> dict[str, float]:
+    assert not learner.training
+    return {"eval/score": SCORES[step]}
+
+
+def trainer(folder: Path | None, *callbacks: Callback, **settings: Any) -> Trainer:
+    defaults = {"steps": 50, "batch_size": 8, "progress": False, "device": "cpu"}
+    every = EvaluationCallback(score, every=10)
+    return Trainer(folder=folder, callbacks=[every, *callbacks], **defaults | settings)
+
+
+def fit(run: Trainer) -> Regression:
+    return run.fit(Regression(noise=0.2), make_episodes())
+
+
+@pytest.mark.parametrize(("mode", "best"), [("max", 20), ("min", 30)])
+def test_best_is_kept_whatever_keep_is(mode: str, best: int, tmp_path: Path) -> None:
+    kept = Kept()
+    settings = {"best": "eval/score", "mode": mode, "checkpoint_every": 5, "keep": 1}
+    run = trainer(tmp_path, kept, **settings)
+    learner = fit(run)
+    assert [record["eval/score"] for record in run.history] == list(SCORES.values())
+    assert torch.equal(learner.weight, kept.weights[50]), "the last average, unless asked"
+    assert len(list_checkpoints(tmp_path / "checkpoints")) == 1
+    file = tmp_path / "best" / "ema.safetensors"
+    assert torch.equal(load_file(file)["weight"], kept.weights[best])
+    # A finished training gives the best as well.
+    again = fit(trainer(tmp_path, **settings, use_best=True, resume=True))
+    assert torch.equal(again.weight, kept.weights[best])
+    other = fit(trainer(tmp_path / "other", **settings, use_best=True))
+    assert torch.equal(other.weight, kept.weights[best])
+
+
+@pytest.mark.parametrize("metric", ["eval/loss", "train/loss", "eval/score"])
+@pytest.mark.parametrize("at", [9, 22, 34, 47])
+def test_resumed_it_is_the_same(metric: str, at: int, tmp_path: Path) -> None:
+    settings = {"best": metric, "checkpoint_every": 8, "log_every": 3, "validate_every": 4}
+    fit(trainer(tmp_path / "whole", **settings))
+    with pytest.raises(KeyboardInterrupt):
+        fit(trainer(tmp_path / "cut", Stop(at), **settings))
+    fit(trainer(tmp_path / "cut", **settings, resume=True))
+    for name in ("best", "checkpoints/step-00000050"):
+        one, two = (tmp_path / run / name / "manifest.json" for run in ("whole", "cut"))
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_damaged_best_is_set_aside(tmp_path: Path) -> None:
+    settings = {"best": "eval/score", "mode": "max", "checkpoint_every": 5}
+    with pytest.raises(KeyboardInterrupt):
+        fit(trainer(tmp_path, Stop(27), **settings))
+    file = tmp_path / "best" / "ema.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.warns(UserWarning, match=r"ema\.safetensors' is damaged.*best weights so far"):
+        fit(trainer(tmp_path, **settings, resume=True))
+    assert (tmp_path / "best.damaged").is_dir() and (tmp_path / "best").is_dir()
+
+
+def test_another_metric_is_no_resumption(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        fit(trainer(tmp_path, Stop(27), best="eval/loss", checkpoint_every=5))
+    with pytest.raises(PgdiffError, match="`best` must be 'eval/loss min'"):
+        fit(trainer(tmp_path, best="train/loss", checkpoint_every=5, resume=True))
+
+
+def test_a_metric_that_is_never_logged(tmp_path: Path) -> None:
+    fit(trainer(tmp_path / "a", best="eval/sccore"))
+    with pytest.raises(PgdiffError, match="'eval/sccore' never was"):
+        fit(trainer(tmp_path / "b", best="eval/sccore", use_best=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"best": "eval/loss", "folder": None}, "`folder` must be given for `best`"),
+        ({"best": "eval/loss", "validation": 0.0}, "`validation` must be above 0"),
+        ({"use_best": True}, "`best` must name a metric"),
+        ({"best": 3}, "`best` must be the name"),
+        ({"best": "eval/loss", "mode": "mx"}, "Did you mean 'max'"),
+    ],
+)
+def test_settings(settings: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(PgdiffError, match=message):
+        Trainer(**{"steps": 5, "folder": tmp_path} | settings)
+
+
+def test_evaluation_has_no_part_in_training() -> None:
+    """It may draw from the global generator; the weights are as without it."""
+
+    def noisy(learner: Any, step: int) -> dict[str, float]:
+        return {"eval/noise": float(torch.rand(()))}
+
+    def weights(*callbacks: Callback) -> torch.Tensor:
+        run = Trainer(steps=20, progress=False, device="cpu", callbacks=callbacks)
+        return run.fit(Regression(noise=0.1, dropout=0.3), make_episodes()).weight
+
+    assert torch.equal(weights(), weights(EvaluationCallback(noisy, every=3)))
+
+
+def test_what_an_evaluation_may_return() -> None:
+    def run(value: Any) -> list[dict[str, float]]:
+        act = EvaluationCallback(lambda learner, step: {"eval/x": value}, every=2)
+        run = Trainer(steps=3, progress=False, device="cpu", callbacks=[act], log_every=100)
+        run.fit(Regression(), make_episodes())
+        return run.history
+
+    assert [(r["step"], r["eval/x"]) for r in run(torch.tensor(2.5))] == [(2, 2.5), (3, 2.5)]
+    with pytest.warns(UserWarning, match="'eval/x' is nan at step"):
+        history = run(float("nan"))
+    assert all("eval/x" not in record for record in history)
+    with pytest.raises(PgdiffError, match=r"'eval/x' must be a number\. Got 'good'"):
+        run("good")
+    with pytest.raises(PgdiffError, match="`every`"):
+        EvaluationCallback(score, every=0)
