@@ -14,6 +14,7 @@ from pgdiff.critics.bellman import expectile_loss, follow, read_value, value_err
 from pgdiff.critics.checks import check_features, check_segment
 from pgdiff.critics.hindsight import HindsightDataset, check_position, check_shares
 from pgdiff.critics.lambda_return import lambda_return
+from pgdiff.critics.latent_distance import LatentDistance
 from pgdiff.data import Episodes
 from pgdiff.data.normalizers import Normalizer, fit_normalizer
 from pgdiff.denoisers.mlp import mlp
@@ -62,6 +63,8 @@ class GoalValue(Pretrained):
         slow: share of `V` that its slow copy takes on at every training step.
         log_space: learn the logarithm of `V`; see `TransitionValue`.
         value_features: features of an observation that `V` sees, by index; all if None.
+        latent: dimensions of an embedding in which the distance of state and goal is `-log V`
+            (`LatentDistance`); `V` then sees the position alone. A plain network if None.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class GoalValue(Pretrained):
         slow: float = 0.01,
         log_space: bool = False,
         value_features: Sequence[int] | None = None,
+        latent: int | None = None,
     ) -> None:
         super().__init__()
         self.normalizer = normalizer
@@ -95,12 +99,22 @@ class GoalValue(Pretrained):
         self.future, self.near = check_shares(future, near)
         self.width, self.depth = width, depth
         self.slow = check_range("slow", slow, low=0, high=1, open_low=True)
-        self.log_space = bool(log_space)
         size, goal = normalizer.features, len(self.position)
         self.value_features = check_features(value_features, size=size)
+        self.log_space, self.latent = bool(log_space), latent
         self.reward_network = mlp(2 * size + 5 * goal, 1, width=width, depth=depth)
         seen = size if self.value_features is None else len(self.value_features)
-        self.value_network = mlp(seen + 2 * goal, 1, width=width, depth=depth)
+        self.value_network: nn.Module = mlp(seen + 2 * goal, 1, width=width, depth=depth)
+        if latent is not None:
+            if not self.log_space or self.value_features != self.position:
+                raise PgdiffError(
+                    "`latent` needs log_space=True and value_features equal to `position`, "
+                    f"{list(self.position)}. Got log_space={self.log_space} and "
+                    f"value_features={self.value_features}."
+                )
+            self.value_network = LatentDistance(
+                features=goal, latent=latent, width=width, depth=depth
+            )
         self.slow_network = copy.deepcopy(self.value_network).requires_grad_(False)
 
     @classmethod
@@ -120,6 +134,7 @@ class GoalValue(Pretrained):
         slow: float = 0.01,
         log_space: bool = False,
         value_features: Sequence[int] | None = None,
+        latent: int | None = None,
         normalizer: str = "limits",
         seed: int = 0,
     ) -> "GoalValue":
@@ -142,6 +157,7 @@ class GoalValue(Pretrained):
                 slow=slow,
                 log_space=log_space,
                 value_features=value_features,
+                latent=latent,
             )
 
     # ---------------------------------------------------------------------------------- learning
@@ -253,6 +269,9 @@ class GoalValue(Pretrained):
     def _raw(self, network: nn.Module, observation: Tensor, goal: Tensor) -> Tensor:
         way = goal - observation[..., self.position]
         seen = observation if self.value_features is None else observation[..., self.value_features]
+        if self.latent is not None:
+            logarithm: Tensor = network(seen, goal)
+            return logarithm
         out: Tensor = network(torch.cat([seen, goal, way], dim=-1))
         return out[..., 0]
 

@@ -338,3 +338,52 @@ def test_terminals_are_warned_of() -> None:
     value = GoalValue.from_episodes(episodes, stride=1)
     with pytest.warns(UserWarning, match="takes the task for one that goes on"):
         value.dataset(episodes)
+
+
+# ---------------------------------------------------------------------------------- latent distance
+
+
+@torch.no_grad()
+def test_a_latent_distance_is_one() -> None:
+    """Zero to itself, symmetric, and no longer than any way round."""
+    settings: dict[str, Any] = {"log_space": True, "value_features": (0, 1), "latent": 8}
+    value = stir(GoalValue(normalizer=NORMALIZER, stride=1, width=16, **settings)).double()
+    a, b, c = torch.randn((3, 50, 2), generator=generator(5), dtype=DOUBLE)
+
+    def length(state: Tensor, goal: Tensor) -> Tensor:
+        return -value.value_network(state, goal)
+
+    assert float(length(a, a).max()) < 1e-3
+    torch.testing.assert_close(length(a, b), length(b, a))
+    assert (length(a, c) <= length(a, b) + length(b, c) + 1e-9).all()
+    observation = torch.cat([a, torch.zeros(50, 1)], dim=1)
+    goal = value.normalizer.unnormalize(torch.cat([b, b[:, :1]], dim=1))[:, :2]
+    expected = length(value.normalizer.normalize(observation)[:, :2], b)
+    torch.testing.assert_close(value.value(observation, goal).log(), -expected)
+
+
+def test_on_a_ring_the_latent_distance_grows_with_the_way() -> None:
+    """Round a ring either way: the farther a point, the less its value, up to the opposite one."""
+    both = np.concatenate(
+        [first + way * np.arange(25) for first in range(POINTS) for way in (1, -1)]
+    )
+    rows = len(both)
+    episodes = record(ring(both), np.zeros((rows, 1)), np.zeros(rows), lengths=[25] * (2 * POINTS))
+    options: dict[str, Any] = {"log_space": True, "value_features": (0, 1), "latent": 16}
+    value = learn(episodes, steps=1500, **options)
+    there = torch.from_numpy(ring(np.arange(POINTS)))
+    with torch.no_grad():
+        found = value.value(there, there[:1]).log().numpy()
+    steps = np.minimum(np.arange(POINTS), POINTS - np.arange(POINTS))
+    correlation = float(np.corrcoef(found, -steps)[0, 1])
+    print(f"\nlog V {found.round(2).tolist()}, correlation with the way {correlation:.3f}")
+    assert correlation > 0.95
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"log_space": False}, {"value_features": None}, {"value_features": (0,)}]
+)
+def test_a_latent_distance_is_of_positions_in_log_space(wrong: dict[str, Any]) -> None:
+    settings = {"log_space": True, "value_features": (0, 1), "latent": 8} | wrong
+    with pytest.raises(PgdiffError, match="`latent` needs log_space=True and value_features equal"):
+        GoalValue(normalizer=NORMALIZER, stride=1, **settings)

@@ -10,7 +10,7 @@ EXTRA = {
     "collect": ["steps=12000"],
     "train": [
         *("trainer.steps=20", "trainer.batch_size=8"),
-        *("denoiser.width=16", "denoiser.depth=1"),
+        "denoiser.width=16",
     ],
     "plan": ["planner.candidates=3", "planner.steps=2"],
     "evaluate": ["episodes=2", "record=0", "planner.candidates=3", "planner.steps=2"],

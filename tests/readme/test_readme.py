@@ -52,6 +52,11 @@ def run(lines: list[str], capsys: pytest.CaptureFixture[str] | None = None) -> N
         assert code == 0, f"{line}\n{said}"
 
 
+@pytest.fixture(autouse=True)
+def minari_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder in which `make demo` was run on a small budget."""
