@@ -61,8 +61,8 @@ def held_out_losses(
         batch_size: examples of a batch.
         device: the learner's.
     """
-    order = numpy_generator(seed, 0, VALIDATION).permutation(len(source))
-    order = order[: BATCHES * batch_size]
+    count = min(len(source), BATCHES * batch_size)
+    order = numpy_generator(seed, 0, VALIDATION).choice(len(source), size=count, replace=False)
     sums: dict[str, float] = {}
     for number, indices in enumerate(np.split(order, range(batch_size, len(order), batch_size))):
         generator = torch_generator(seed, number, VALIDATION, device)

@@ -69,7 +69,7 @@ def test_the_layout_of_a_dict_is_by_name_without_the_goal(store: Path) -> None:
 
 
 def test_n_observations_for_n_actions(store: Path) -> None:
-    """Minari's issue 199: nobody has seen the last observation, and none is made up."""
+    """N observations of N steps (Minari, GitHub #199): the last is unknown, none is made up."""
     fields = walks(goals=True)
     episodes = load_episodes(by_minari(fields, "short-v0", LAYOUT, short=True))
     assert episodes.next_observations is None and "next_goal" not in episodes.infos

@@ -66,7 +66,7 @@ def test_nothing_is_suspicious_in_a_sound_recording() -> None:
 
 @pytest.mark.parametrize("length", [120, 500, 2000])
 def test_misplaced_ends_are_found(length: int) -> None:
-    """The marks of D4RL's antmaze lie one row away from the jumps (its issue 77)."""
+    """The marks of D4RL's antmaze lie one row away from the jumps (D4RL, GitHub #77)."""
     fields = walks([length] * (20_000 // length))
     true = np.flatnonzero(fields["timeouts"])[:-1]
     fields["timeouts"] = np.roll(fields["timeouts"], 1)
