@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TASK ?= maze2d-umaze-v1
+EPISODES ?= 50
 DEMO := runs/demo
 
 .PHONY: setup test fast demo clean
@@ -31,7 +32,7 @@ demo: setup
 	$(BIN)/pgdiff collect task=$(TASK) out=$(DEMO)/$(TASK).hdf5 overwrite=true
 	$(BIN)/pgdiff train recipe=strided task=$(TASK) data=$(DEMO)/$(TASK).hdf5 out=$(DEMO)/run overwrite=true
 	$(BIN)/pgdiff plan run=$(DEMO)/run seed=10003 out=$(DEMO)/plan
-	$(BIN)/pgdiff evaluate run=$(DEMO)/run episodes=50 ablation=true out=$(DEMO)/evaluation
+	$(BIN)/pgdiff evaluate run=$(DEMO)/run episodes=$(EPISODES) ablation=true out=$(DEMO)/evaluation
 	$(BIN)/pgdiff evaluate run=$(DEMO)/run episodes=1 out=$(DEMO)/episode
 
 # Caches and build products; data, runs and .venv stay.

@@ -7,6 +7,7 @@ import gymnasium
 from omegaconf import OmegaConf
 
 from pgdiff.cli.places import CONFIG_DIR, choices
+from pgdiff.data import ObservationLayout
 from pgdiff.planning import Planner
 from pgdiff.planning.from_run import RunInfo
 from pgdiff.validation import PgdiffError
@@ -53,13 +54,21 @@ def check_fit(planner: Planner, env: gymnasium.Env[Any, Any], run: Path) -> None
         ("observation", planner.observation_shape),
         ("action", _action_shape(planner)),
     ):
-        shape = getattr(env, f"{kind}_space").shape
+        shape = _shape(planner, getattr(env, f"{kind}_space"))
         if own is not None and shape != own:
             name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
             raise PgdiffError(
                 f"`env` must have the spaces that the run '{run}' was trained for: {kind}s of "
                 f"shape {list(own)}. Got '{name}' with {list(shape or ())}."
             )
+
+
+def _shape(planner: Planner, space: gymnasium.Space[Any]) -> tuple[int, ...] | None:
+    """Shape of a space; of a Dict that is laid out as the run's recording, that of the layout."""
+    layout = planner.observation_layout
+    if layout is None or not isinstance(space, gymnasium.spaces.Dict):
+        return space.shape
+    return (layout.features,) if ObservationLayout.from_space(space) == layout else ()
 
 
 def _action_shape(planner: Planner) -> tuple[int, ...] | None:

@@ -13,11 +13,12 @@ from pgdiff.cli.planners import guide_name, make_planner
 from pgdiff.cli.values import path, swept
 from pgdiff.diffusion import SamplerStep
 from pgdiff.evaluation.checks import goals_of
+from pgdiff.evaluation.observations import goal_of
 from pgdiff.planning import Planner
 from pgdiff.planning.from_run import read_run
-from pgdiff.plotting import comparison_picture, denoising_gif, plan_picture
+from pgdiff.plotting import comparison_picture, denoising_gif, plan_picture, reach_picture
 from pgdiff.trajectory import Plan
-from pgdiff.validation import check_seed
+from pgdiff.validation import PgdiffError, check_positive_int, check_seed
 from pgdiff.workflows.files import write_json
 
 SHOWN = 5
@@ -29,18 +30,25 @@ def run(settings: dict[str, Any]) -> int:
     run = read_run(folder)
     out = path(settings, "out", folder / f"plan{swept(settings, named=('run',))}")
     seed = check_seed("seed", settings["seed"])
+    reach = check_positive_int("reach", settings["reach"], minimum=0)
+    pictured = importlib.util.find_spec("matplotlib") is not None
+    if reach and not pictured:
+        raise PgdiffError("`reach` must be 0 without matplotlib (pip install 'pgdiff[viz]').")
     env = make_env(env_id_of(run, settings["env"]))
     try:
         planner = make_planner(settings, run, env)
         check_fit(planner, env, folder)
         observation, info = env.reset(seed=seed)
-        goal = goals_of([info], [seed], env)[0].tolist() if planner.wants_goal else None
+        goal = None
+        if planner.wants_goal:
+            told = {"goal": goal_of(planner, observation, info)}
+            goal = goals_of([told], [seed], env)[0].tolist()
         steps: list[SamplerStep] = []
         plan = planner.plan(observation, goal=goal, seed=seed, callback=steps.append)
         guide = guide_name(settings, run)
         print(_table(plan))
         write_json(out / "plan.json", _content(plan, settings, folder, guide))
-        if importlib.util.find_spec("matplotlib") is None:
+        if not pictured:
             print("no pictures: matplotlib is not installed (pip install 'pgdiff[viz]')")
         else:
             plan_picture(plan, out / "plan.png", env=env)
@@ -55,6 +63,10 @@ def run(settings: dict[str, Any]) -> int:
                     unguided, best=0, observations=unguided.candidates[0]
                 )
                 comparison_picture(unguided, plan, out / "guided_vs_unguided.png", env=env)
+            if reach:
+                free = make_planner(settings, run, env, guide="none", candidates=reach)
+                reached = free.plan(observation, goal=goal if free.wants_goal else None, seed=seed)
+                reach_picture(reached, out / "reach.png", env=env)
     finally:
         env.close()
     print(f"plan: {out}")

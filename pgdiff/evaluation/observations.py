@@ -1,6 +1,6 @@
 """Observations of many environments as one batch, and each as one vector."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -24,3 +24,11 @@ def flat_observation(agent: Any, env: gym.Env[Any, Any]) -> Callable[[Any], np.n
     if layout is not None:
         return lambda observation: np.asarray(layout.flatten(observation)[0])
     return lambda observation: np.asarray(gym.spaces.flatten(space, observation))
+
+
+def goal_of(agent: Any, observation: Any, info: Mapping[str, Any]) -> Any:
+    """The goal that a reset told: in its info, or in a Dict observation; None for none."""
+    layout = getattr(agent, "observation_layout", None)
+    if info.get("goal") is None and layout is not None and isinstance(observation, Mapping):
+        return layout.flatten(observation)[1]
+    return info.get("goal")

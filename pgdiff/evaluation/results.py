@@ -28,12 +28,12 @@ class Evaluation:
         returns: sum of rewards of every episode, shape [episodes].
         normalized_scores: the environment's own normalisation of the returns, shape [episodes], or
             None where the environment has none.
-        successes: whether any step of the episode reported `info["is_success"]`, shape [episodes],
-            or None where no step reported it at all.
+        successes: whether any step of the episode reported `info["is_success"]` (or, where there is
+            none, `info["success"]`), shape [episodes], or None where no step reported it at all.
         steps_to_goal: number of the first step that reported success, from 1, shape [episodes];
             NaN where no step did; None as `successes`.
-        goals: what `info["goal"]` of every reset told, shape [episodes, goal], or None where the
-            resets told none.
+        goals: what every reset told, in `info["goal"]` or in a Dict observation that the agent's
+            layout takes it from, shape [episodes, goal], or None where the resets told none.
         lengths: environment steps of every episode, shape [episodes].
         seconds: wall-clock time of the whole evaluation.
         agent_seconds: the part of it that was spent in the agent's `predict`.

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from pgdiff.evaluation import checks
 from pgdiff.evaluation.machine import machine
-from pgdiff.evaluation.observations import flat_observation, stacked
+from pgdiff.evaluation.observations import flat_observation, goal_of, stacked
 from pgdiff.evaluation.results import Evaluation
 from pgdiff.validation import check_positive_int, check_seed
 
@@ -65,10 +65,11 @@ class _Tally:
         self.total += reward
         self.length += 1
         self.done = ended
-        if "is_success" in info:
-            if info["is_success"] and not self.success:
+        reported = info.get("is_success", info.get("success"))
+        if reported is not None:
+            if reported and not self.success:
                 self.first_success = self.length
-            self.success = bool(self.success) or bool(info["is_success"])
+            self.success = bool(self.success) or bool(reported)
 
 
 def evaluate(
@@ -186,7 +187,10 @@ def _batch(
     infos = [info for _, info in resets]
     flat = flat_observation(agent, envs[0])
     tallies = [
-        _Tally(goal=info.get("goal"), trajectory=[flat(observation).copy()] if i < record else None)
+        _Tally(
+            goal=goal_of(agent, observation, info),
+            trajectory=[flat(observation).copy()] if i < record else None,
+        )
         for i, (observation, info) in enumerate(resets)
     ]
     state = _initial_state(agent, seeds, infos, envs[0])

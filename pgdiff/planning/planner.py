@@ -238,7 +238,7 @@ class Planner:
 
     def plan(
         self,
-        observation: Float[np.ndarray, " observation"],
+        observation: Float[np.ndarray, " observation"] | Mapping[str, np.ndarray],
         *,
         goal: Sequence[float] | None = None,
         seed: int | None = None,
@@ -247,7 +247,8 @@ class Planner:
         """Plan from one observation.
 
         Args:
-            observation: `[observation]`, raw units.
+            observation: `[observation]`, raw units; or a Dict observation, for a model of such
+                recordings, whose own goal counts where none is given.
             goal: `(x, y)` that the last way-point is to have, for a model trained on goals: with
                 the known pattern "start_goal", which holds it there, with the condition "goal",
                 which steers towards it, or both. That of the planner's condition if None.
@@ -262,7 +263,10 @@ class Planner:
             PgdiffError: an observation or goal of the wrong shape or not finite, or a guide whose
                 energy is not a finite, differentiable number for each candidate.
         """
-        observations = np.asarray(observation)[None]
+        flat, told = split_goal(observation, self.model)
+        if goal is None and told is not None and self.wants_goal:
+            goal = told.tolist()
+        observations = np.asarray(flat)[None]
         goals = None if goal is None else np.asarray([goal], dtype=np.float32)
         seeds = [self.seed if seed is None else seed]
         (plan,) = self.plan_batch(observations, seeds=seeds, goals=goals, callback=callback)

@@ -1,8 +1,8 @@
 """What a guide must satisfy."""
 
 import copy
-from collections.abc import Callable, Iterator
-from dataclasses import fields
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pgdiff.diffusion.guidance import checked_energy
 from pgdiff.guides import Guide, bind
+from pgdiff.guides.base import needs_goal
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.testing.laws import demand, private_random
 from pgdiff.trajectory import Layout, Segment
@@ -20,7 +21,12 @@ BATCH = 4
 DIRECTIONS = 8
 
 
-def check_guide(guide: Guide, model: TrajectoryDiffusion | Layout) -> dict[str, float]:
+def check_guide(
+    guide: Guide,
+    model: TrajectoryDiffusion | Layout,
+    *,
+    goal: Sequence[float] | None = None,
+) -> dict[str, float]:
     """Refuse a guide that would steer wrongly.
 
     It must have a `name`, a place `at` and a `scale`, and an energy of a segment that
@@ -38,6 +44,7 @@ def check_guide(guide: Guide, model: TrajectoryDiffusion | Layout) -> dict[str, 
         guide: the guide.
         model: a model that it is to steer, which may be untrained; or a layout alone, for segments
             of standard normal numbers in raw units.
+        goal: of every segment, in raw units; for a guide that needs one.
 
     Returns:
         The size of the gradient, and its largest error relative to that.
@@ -60,7 +67,11 @@ def check_guide(guide: Guide, model: TrajectoryDiffusion | Layout) -> dict[str, 
     check_range("scale", guide.scale, low=0.0)
     if isinstance(model, TrajectoryDiffusion):
         bind(guide, model)
-    segments = _Segments(model)
+    demand(
+        goal is not None or not needs_goal(guide),
+        f"{name} needs a goal. Got none: give `goal=`, for example goal=[1.0, 2.0].",
+    )
+    segments = _Segments(model, goal)
     weights = [(module, _held(module)) for module in _modules(guide)]
     with private_random(name):
         _check_energy(guide, segments, name)
@@ -80,7 +91,7 @@ def check_guide(guide: Guide, model: TrajectoryDiffusion | Layout) -> dict[str, 
 class _Segments:
     """Segments of raw units from normalised tokens, in the precision of these."""
 
-    def __init__(self, model: TrajectoryDiffusion | Layout) -> None:
+    def __init__(self, model: TrajectoryDiffusion | Layout, goal: Sequence[float] | None) -> None:
         whole = model if isinstance(model, TrajectoryDiffusion) else None
         self.layout: Layout = model.layout if isinstance(model, TrajectoryDiffusion) else model
         self.normalizer = whole.normalizer if whole else None
@@ -91,10 +102,12 @@ class _Segments:
         # A normaliser puts data into [-1, 1] or about it.
         self.x = (0.5 * x if whole else x).to(whole.device if whole else "cpu")
         self.level = level.to(self.x.device)
+        self.goal = None if goal is None else self.x.new_tensor(goal)[None]
 
     def of(self, x: Tensor) -> Segment:
         """Normalised tokens as a segment."""
-        return self.layout.segment(self.normalizer.unnormalize(x) if self.normalizer else x)
+        segment = self.layout.segment(self.normalizer.unnormalize(x) if self.normalizer else x)
+        return segment if self.goal is None else replace(segment, goal=self.goal.to(x.dtype))
 
 
 def _off(one: Tensor, other: Tensor) -> float:

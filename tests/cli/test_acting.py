@@ -19,7 +19,7 @@ ENV = "pgdiff_envs:maze2d-umaze-v1"
 
 
 def test_plan(pgdiff, run_folder: Path, tmp_path: Path, quick) -> None:
-    result = pgdiff("plan", f"run={run_folder}", "out=p", *quick)
+    result = pgdiff("plan", f"run={run_folder}", "out=p", "reach=5", *quick)
     assert result.code == 0
     assert result.out.splitlines()[-1] == "plan: p"
     assert {file.name for file in (tmp_path / "p").iterdir()} == {
@@ -27,6 +27,7 @@ def test_plan(pgdiff, run_folder: Path, tmp_path: Path, quick) -> None:
         "plan.png",
         "denoising.gif",
         "guided_vs_unguided.png",
+        "reach.png",
     }
     content = json.loads((tmp_path / "p" / "plan.json").read_text())
     assert len(content["scores"]) == 3

@@ -1,15 +1,13 @@
 """A learned value of goals as a guide: what it asks of a planner, its gradient, its effect."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from toys import DOUBLE, finite_differences, fit, generator, stir, tiny_model, walk
 
-from pgdiff import Planner, Segment, SegmentValue, TrajectoryDiffusion, TransitionValue
+from pgdiff import Planner, SegmentValue, TrajectoryDiffusion, TransitionValue
 from pgdiff.critics import GoalValue
 from pgdiff.denoisers import TransformerConfig
 from pgdiff.guides import Value, bind
@@ -28,18 +26,13 @@ def goal_value() -> GoalValue:
     return value
 
 
-class Told(Value):
-    """A value whose segments are all for one goal, as a planner would tell it."""
-
-    def energy(self, segment: Segment, level: Tensor) -> Tensor:
-        goal = torch.tensor([[0.3, -0.2]]).to(segment.observations)
-        return super().energy(replace(segment, goal=goal), level)
-
-
 @pytest.mark.parametrize("transform", ["none", "log"])
 @pytest.mark.parametrize("at", ["x0", "x"])
 def test_it_is_a_sound_guide(at: str, transform: str) -> None:
-    figures = check_guide(Told(goal_value(), at=at, transform=transform), tiny_model(EPISODES))  # type: ignore[arg-type]
+    guide = Value(goal_value(), at=at, transform=transform)  # type: ignore[arg-type]
+    with pytest.raises(PgdiffError, match="needs a goal"):
+        check_guide(guide, tiny_model(EPISODES))
+    figures = check_guide(guide, tiny_model(EPISODES), goal=[0.3, -0.2])
     print(f"\nat {at}, {transform}: {figures}")
     assert figures["gradient"] > 0 and figures["error"] < 1e-5
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 from toys import generator, stir, tiny_model, walk
 
-from pgdiff import InverseDynamics, SegmentValue, TrajectoryDiffusion, TransitionValue
+from pgdiff import GoalValue, InverseDynamics, SegmentValue, TrajectoryDiffusion, TransitionValue
 from pgdiff.denoisers import TransformerConfig
 from pgdiff.diffusion import LinearSchedule
 from pgdiff.diffusion.predictions import VPrediction
@@ -45,6 +46,14 @@ def transition_value() -> Pretrained:
     return stir(value)
 
 
+def goal_value() -> Pretrained:
+    value = GoalValue.from_episodes(
+        EPISODES, stride=3, latent=4, log_space=True, value_features=[0, 1], width=16, depth=1
+    )
+    stir(value.value_network, seed=1)
+    return stir(value)
+
+
 def segment_value() -> Pretrained:
     return stir(SegmentValue.from_episodes(EPISODES, horizon=6, stride=3, denoiser=TINY))
 
@@ -63,6 +72,9 @@ def outputs(learner: Any) -> list[Tensor]:
     if isinstance(learner, TransitionValue):
         slow = learner.slow_network(OBSERVATIONS)
         return [learner.energy(segment), learner.energy(segment, trace=0.5), slow]
+    if isinstance(learner, GoalValue):
+        told = replace(segment, goal=OBSERVATIONS[:, 0, :2])
+        return [learner.energy(told), learner.energy(told, trace=0.5)]
     if isinstance(learner, SegmentValue):
         return [learner.energy(segment, LEVEL)]
     actions = learner.act(*OBSERVATIONS[:, :2].unbind(1), torch.arange(1, 6))
@@ -71,8 +83,8 @@ def outputs(learner: Any) -> list[Tensor]:
 
 each_learner = pytest.mark.parametrize(
     "make",
-    [model, transition_value, segment_value, inverse_dynamics],
-    ids=["model", "transition_value", "segment_value", "inverse_dynamics"],
+    [model, transition_value, goal_value, segment_value, inverse_dynamics],
+    ids=["model", "transition_value", "goal_value", "segment_value", "inverse_dynamics"],
 )
 Make = Callable[[], Pretrained]
 

@@ -48,6 +48,18 @@ def test_a_dict_is_the_flat_observation_and_its_goal() -> None:
     assert one.shape == (2,)
 
 
+def test_a_plan_from_a_dict_is_that_of_predict() -> None:
+    planner = Planner(MODEL, controller=Chase(), candidates=2)
+    one = {name: values[0] for name, values in told(1).items()}
+    plan = planner.plan(one, seed=5)
+    flat = np.concatenate([one["achieved_goal"], one["speed"]])
+    same = planner.plan(flat, goal=one["desired_goal"].tolist(), seed=5)
+    np.testing.assert_array_equal(plan.observations, same.observations)
+    np.testing.assert_allclose(plan.observations[-1, :2], one["desired_goal"], atol=1e-6)
+    other = planner.plan(one, goal=[0.1, 0.2], seed=5)  # one that is given counts
+    np.testing.assert_allclose(other.observations[-1, :2], [0.1, 0.2], atol=1e-6)
+
+
 def test_the_layout_is_saved_with_the_model(tmp_path: Path) -> None:
     MODEL.save_pretrained(tmp_path / "model")
     again = TrajectoryDiffusion.from_pretrained(tmp_path / "model")
@@ -84,5 +96,8 @@ def test_it_acts_in_pointmaze() -> None:
     with torch.random.fork_rng():
         result = evaluate(planner, make_env, episodes=2, progress=False)
         mean, _ = evaluate_policy(planner, env, n_eval_episodes=1, warn=False)
-    env.close()
     assert np.isfinite(mean) and result.lengths.tolist() == [12, 12]
+    goals = [env.reset(seed=seed)[0]["desired_goal"] for seed in (0, 1)]
+    np.testing.assert_allclose(result.goals, goals, atol=1e-6)
+    env.close()
+    assert result.successes is not None  # PointMaze reports `info["success"]`

@@ -1,0 +1,100 @@
+"""What each choice of a planner and of its training is worth: one choice changed in each row.
+
+python tests/benchmarks/planners.py RUN --rows medium --out FOLDER [--episodes 50] [--seed 0]
+python tests/benchmarks/planners.py RUN --rows goals --out FOLDER --words \\
+    env=pgdiff_envs:multi2d-medium-v1 guide=goal_value
+
+RUN is a finished run of the recipe `strided`. Rows that train do so in a copy of it, whose stages
+they replace; all else is shared. Every row meets the same environment seeds, so that differences to
+the first row are paired. What is there already is not done again: a table that was cut off goes on.
+"""
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from planner_rows import ROWS, Row, named
+
+from pgdiff.cli.main import main as pgdiff
+from pgdiff.evaluation import Evaluation, compare, load_evaluations
+
+
+def done(row: Row, options: argparse.Namespace) -> Evaluation:
+    """Train what the row needs, evaluate it, or read what was found before."""
+    folder: Path = options.out / named(row.label)
+    if not (folder / "evaluation.json").is_file():
+        run: Path = options.run
+        if row.train or row.run:
+            run = options.out / "runs" / named(row.run or row.label)
+        if row.train:
+            trained(run, row, options.run)
+        words = [f"run={run}", f"out={folder}", f"seed={options.seed}", "pictures=false"]
+        words.append(f"episodes={row.episodes or options.episodes}")
+        call("evaluate", *words, *options.words, *row.evaluate)
+    return load_evaluations(folder / "evaluation.json")[0]
+
+
+def trained(run: Path, row: Row, base: Path) -> None:
+    """Replace stages in a copy of the base."""
+    if run.is_dir() and (run / "done").is_file():
+        return
+    shutil.rmtree(run, ignore_errors=True)
+    shutil.copytree(base, run, ignore=shutil.ignore_patterns("evaluation*", "logs", "pictures"))
+    call("train", f"base={run}", "overwrite=true", *row.train)
+    (run / "done").touch()
+
+
+def call(*words: str) -> None:
+    """Run a command of pgdiff's."""
+    print("pgdiff", *words, flush=True)
+    if pgdiff(list(words)) != 0:
+        raise SystemExit(1)
+
+
+def line(row: Row, found: Evaluation, other: Evaluation | None) -> str:
+    """One line of the table, as Markdown."""
+    summary = found.summary()
+    score, low, high = _with_interval(summary["normalized_score"])
+    missed = 100 * (1 - summary["success_rate"]["mean"])
+    cells = [row.label, f"{score:.1f} [{low:.1f}, {high:.1f}]"]
+    if other is None:
+        cells.append("")
+    else:
+        gap = compare(found, other).difference
+        cells.append(f"{gap.value:+.1f} [{gap.low:+.1f}, {gap.high:+.1f}]")
+    cells += [f"{missed:.0f} %", f"{found.milliseconds_per_plan:.0f}"]
+    return "| " + " | ".join(cells) + " |"
+
+
+def _with_interval(found: dict[str, object]) -> tuple[float, float, float]:
+    low, high = found["interval"]  # type: ignore[misc]
+    return float(found["mean"]), low, high  # type: ignore[arg-type]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--rows", choices=ROWS, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--episodes", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--words", nargs="*", default=[], help="of every `pgdiff evaluate`")
+    options = parser.parse_args(argv)
+    found: dict[str, Evaluation] = {}
+    lines = [
+        "| | score | to the first row, or as said | never there | ms a plan |",
+        "|---|---|---|---|---|",
+    ]
+    rows = ROWS[options.rows]
+    for row in rows:
+        found[row.label] = done(row, options)
+        first = None if row is rows[0] else found[row.to or rows[0].label]
+        lines.append(line(row, found[row.label], first))
+        (options.out / "table.md").write_text("\n".join(lines) + "\n")
+        print(lines[-1], flush=True)
+    print("\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
