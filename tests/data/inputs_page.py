@@ -64,9 +64,8 @@ def page() -> str:
 
     parts = [HEAD]
     for heading, what, rows in refused():
-        parts.append(
-            f"## {heading}\n\n{len(rows)} {what}.\n\n{_table('input', 'what is said', rows)}"
-        )
+        table = _table("input", "what is said", rows)
+        parts.append(f"## {heading}\n\n{len(rows)} {what}.\n\n{table}")
     names = ", ".join(CASES)
     parts.append(
         f"## Accepted\n\n{len(CASES)} recordings that are odd and sound; values, marks and segments "
