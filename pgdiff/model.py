@@ -12,7 +12,7 @@ from torch import Tensor
 from pgdiff.conditioning import Conditioning
 from pgdiff.data import ConditionedDataset, Conditioner, Episodes, SegmentDataset
 from pgdiff.data.normalizers import LimitsNormalizer, Normalizer, fit_normalizer
-from pgdiff.data.observation_layout import ObservationLayout
+from pgdiff.data.observation_layout import ObservationLayout, position_of_goals
 from pgdiff.denoisers import DenoiserConfig, TransformerConfig
 from pgdiff.diffusion import (
     DDIM,
@@ -154,7 +154,7 @@ class TrajectoryDiffusion(Pretrained):
         prediction: Prediction | None = None,
         normalizer: str = "limits",
         known: Sequence[str] = ("start",),
-        position: Sequence[int] = (0, 1),
+        position: Sequence[int] | None = None,
         rest: Sequence[int] = (),
         levels: TrainingLevels | None = None,
         loss_weight: LossWeight | None = None,
@@ -175,7 +175,8 @@ class TrajectoryDiffusion(Pretrained):
             prediction: x0 if None.
             normalizer: "limits" or "standard".
             known: patterns of given features to train on.
-            position: indices of the features that a goal gives.
+            position: indices of the features that a goal gives; those of the recording's layout
+                of Dict observations if None, and the first two where it has none.
             rest: indices of the features that are held at 0 with a goal.
             levels: law of the training's noise levels; one for each sequence if None.
             loss_weight: how much an error counts at a level; alike if None.
@@ -203,7 +204,7 @@ class TrajectoryDiffusion(Pretrained):
                 schedule=CosineSchedule() if schedule is None else schedule,
                 prediction=X0Prediction() if prediction is None else prediction,
                 known=known,
-                position=position,
+                position=position_of_goals(position, episodes.observation_layout),
                 rest=rest,
                 levels=levels,
                 loss_weight=loss_weight,

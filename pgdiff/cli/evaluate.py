@@ -20,6 +20,8 @@ from pgdiff.workflows.ablation import ablation
 from pgdiff.workflows.files import write_json
 from pgdiff.workflows.watch import Watched
 
+EVALUATION = "evaluation.json"
+
 
 def run(settings: dict[str, Any]) -> int:
     """Evaluate one planner, that of several training seeds, or the four of the ablation."""
@@ -82,6 +84,9 @@ def _several(
     options: dict[str, Any],
 ) -> None:
     """Evaluate each run on the same episodes, then all of them together."""
+    # Of an earlier call with more runs, or with one: `compare` would take them for these.
+    for stale in [out / EVALUATION, *out.glob(f"run_*/{EVALUATION}")]:
+        stale.unlink(missing_ok=True)
     found = []
     for number, (run, env_id) in enumerate(zip(runs, ids, strict=True)):
         print(f"--- {run.path}", flush=True)
@@ -106,7 +111,7 @@ def _evaluate(
         result = evaluate(watched, lambda: make_env(env_id), **options, record=kept)
         result = _stated(result, described(settings, run, planner))
         print(result.table(result.settings["agent"]))
-        result.to_json(out / "evaluation.json")
+        result.to_json(out / EVALUATION)
         if not flag(settings, "pictures"):
             return result
         if importlib.util.find_spec("matplotlib") is None:

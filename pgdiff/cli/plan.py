@@ -74,13 +74,15 @@ def run(settings: dict[str, Any]) -> int:
 
 
 def _table(plan: Plan) -> str:
-    """The best candidates: score, and where each ends."""
-    order = _order(plan)[:SHOWN]
-    lines = [f"the best {len(order)} of {len(plan.candidates)} candidates"]
-    lines.append("candidate  score    last way-point")
+    """The candidate that was chosen, and the best others: score, move, and where each ends."""
+    order = [plan.best, *(index for index in _order(plan) if index != plan.best)][:SHOWN]
+    lines = [f"the chosen one and the best others of {len(plan.candidates)} candidates"]
+    move = "" if plan.moves is None else "move   "
+    lines.append(f"candidate  score    {move}last way-point")
     for index in order:
         last = ", ".join(f"{value:.2f}" for value in plan.candidates[index, -1])
-        lines.append(f"{index:9d}  {plan.scores[index]:<7.4g}  {last}")
+        moved = "" if plan.moves is None else f"{plan.moves[index]:<5.2f}  "
+        lines.append(f"{index:9d}  {plan.scores[index]:<7.4g}  {moved}{last}")
     return "\n".join(lines)
 
 
@@ -99,6 +101,7 @@ def _content(plan: Plan, settings: dict[str, Any], folder: Path, guide: str | No
         "stride": plan.stride,
         "best": plan.best,
         "scores": scores,
+        "moves": None if plan.moves is None else plan.moves.tolist(),
         "waypoints": plan.observations.tolist(),
         "candidates": plan.candidates.tolist(),
     }

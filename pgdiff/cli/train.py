@@ -22,8 +22,14 @@ OF_THE_TASK = ("horizon", "stride", "discount")
 
 def prepare(words: Sequence[str], *, sweep: bool) -> list[str]:
     """Take the task of the run that `base=` names, where no other is given."""
-    given = {override.key: override.value for override in parse(words, sweep=sweep)}
+    overrides = parse(words, sweep=sweep)
+    given = {override.key: override.value for override in overrides}
     base = given.get("base")
+    if any(o.key == "base" and o.values is not None for o in overrides):
+        raise PgdiffError(
+            "`base` must be one run, since its task and horizon are taken: call `pgdiff train` "
+            "once for each."
+        )
     if base is None:
         return list(words)
     run = read_run(str(base))

@@ -17,6 +17,7 @@ from pgdiff.critics.lambda_return import lambda_return
 from pgdiff.critics.latent_distance import LatentDistance
 from pgdiff.data import Episodes
 from pgdiff.data.normalizers import Normalizer, fit_normalizer
+from pgdiff.data.observation_layout import position_of_goals
 from pgdiff.denoisers.mlp import mlp
 from pgdiff.pretrained import Pretrained, seeded_torch
 from pgdiff.registry import register
@@ -62,7 +63,8 @@ class GoalValue(Pretrained):
         depth: hidden layers of both networks.
         slow: share of `V` that its slow copy takes on at every training step.
         log_space: learn the logarithm of `V`; see `TransitionValue`.
-        value_features: features of an observation that `V` sees, by index; all if None.
+        value_features: features of an observation that `V` sees, by index; all if None, with a
+            `latent` the position.
         latent: dimensions of an embedding in which the distance of state and goal is `-log V`
             (`LatentDistance`); `V` then sees the position alone. A plain network if None.
     """
@@ -99,6 +101,8 @@ class GoalValue(Pretrained):
         self.future, self.near = check_shares(future, near)
         self.width, self.depth = width, depth
         self.slow = check_range("slow", slow, low=0, high=1, open_low=True)
+        if latent is not None and value_features is None:
+            value_features = self.position
         size, goal = normalizer.features, len(self.position)
         self.value_features = check_features(value_features, size=size)
         self.log_space, self.latent = bool(log_space), latent
@@ -123,7 +127,7 @@ class GoalValue(Pretrained):
         episodes: Episodes,
         *,
         stride: int,
-        position: Sequence[int] = (0, 1),
+        position: Sequence[int] | None = None,
         tolerance: float = 0.5,
         discount: float = 0.99,
         expectile: float = 0.9,
@@ -140,13 +144,14 @@ class GoalValue(Pretrained):
     ) -> "GoalValue":
         """Make a new value whose normaliser fits recorded experience.
 
-        `seed` gives the first weights; the other arguments are those of the class.
+        `seed` gives the first weights; `position` is by default that of the recording's layout of
+        Dict observations, or the first two features; the other arguments are those of the class.
         """
         with seeded_torch(seed=seed):
             return cls(
                 normalizer=fit_normalizer(normalizer, [episodes.observations]),
                 stride=stride,
-                position=position,
+                position=position_of_goals(position, episodes.observation_layout),
                 tolerance=tolerance,
                 discount=discount,
                 expectile=expectile,

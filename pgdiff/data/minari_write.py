@@ -1,5 +1,6 @@
 """Writing Minari data sets, which Minari itself then loads."""
 
+import importlib
 import json
 import os
 import shutil
@@ -41,7 +42,8 @@ def write_minari(
     Args:
         episodes: the recording.
         dataset_id: "namespace/name-vN".
-        env_id: of a registered environment; Minari's `recover_environment` then makes it.
+        env_id: of a registered environment, or MODULE:ID, which Minari's `recover_environment`
+            then makes.
         action_space: a `gymnasium.spaces.Box` that holds the actions; by default an unbounded one.
         author: kept in the metadata.
         description: kept in the metadata.
@@ -55,6 +57,7 @@ def write_minari(
             that are not the observations of the next rows, by row.
     """
     folder = minari_folder(dataset_id)
+    _recover(folder)
     if folder.exists() and not overwrite:
         raise PgdiffError(
             f"`dataset_id` must be a new one. '{dataset_id}' is in '{minari_store()}'; name "
@@ -63,7 +66,7 @@ def write_minari(
     fields = episodes.fields()
     lengths = episodes.lengths
     offsets = np.concatenate([[0], np.cumsum(lengths)])
-    _check_next(fields, offsets)
+    _check_next(fields, offsets, layout=episodes.observation_layout)
     metadata: dict[str, Any] = {
         "total_episodes": len(lengths),
         "total_steps": int(offsets[-1]),
@@ -123,12 +126,30 @@ def _place(part: Path, folder: Path) -> None:
     os.umask(mask)
     part.chmod(0o777 & ~mask)  # mkdtemp made it private
     if folder.exists():
-        aside = part.with_name(f"{part.name}-old")
-        folder.rename(aside)
-        part.rename(folder)
+        aside = _aside(folder)
+        try:
+            folder.rename(aside)
+            part.rename(folder)
+        except BaseException:
+            if aside.exists() and not folder.exists():
+                aside.rename(folder)
+            raise
         shutil.rmtree(aside)
     else:
         part.rename(folder)
+
+
+def _aside(folder: Path) -> Path:
+    """Where a data set stands while another takes its name."""
+    return folder.with_name(f".{folder.name}.old")
+
+
+def _recover(folder: Path) -> None:
+    """Give a data set its name back that a process killed while replacing it left aside."""
+    aside = _aside(folder)
+    if aside.is_dir() and not folder.exists():
+        aside.rename(folder)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _episode(
@@ -167,12 +188,14 @@ def _paths(prefix: str, tree: Any) -> Iterator[tuple[str, np.ndarray]]:
         yield from _paths(f"{prefix}/{key}", value)
 
 
-def _check_next(fields: dict[str, np.ndarray], offsets: np.ndarray) -> None:
+def _check_next(
+    fields: dict[str, np.ndarray], offsets: np.ndarray, *, layout: ObservationLayout | None
+) -> None:
     """Refuse what Minari's layout cannot hold: next observations that are not those that follow."""
-    for name, following in (
-        ("observations", "next_observations"),
-        ("infos/goal", "infos/next_goal"),
-    ):
+    pairs = [("observations", "next_observations")]
+    if layout is not None and layout.goal is not None:  # else the infos are kept as they are
+        pairs.append(("infos/goal", "infos/next_goal"))
+    for name, following in pairs:
         if following not in fields:
             continue
         for start, end in pairwise(offsets):
@@ -218,8 +241,11 @@ def _action_json(actions: np.ndarray, space: Any) -> dict[str, Any]:
 def _spec(env_id: str) -> str:
     import gymnasium
 
+    module, _, name = env_id.rpartition(":")
     try:
-        return gymnasium.spec(env_id).to_json()
+        if module:  # as `gymnasium.make` takes it: the module registers the environment
+            importlib.import_module(module)
+        return gymnasium.spec(name).to_json()
     except (gymnasium.error.Error, ImportError, TypeError) as error:
         raise PgdiffError(
             f"`env_id` must be a registered environment. Got '{env_id}' ({error})."

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -247,6 +247,25 @@ def _leaves(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(value, f"{name}.")
         else:
             yield name, value
+
+
+def position_of_goals(
+    position: Sequence[int] | None, layout: ObservationLayout | None
+) -> tuple[int, ...]:
+    """Features of an observation that a goal gives: those chosen, the layout's, or the first two.
+
+    Raises:
+        PgdiffError: as many as the layout's goal has numbers were not chosen.
+    """
+    own = () if layout is None else layout.position
+    if position is None:
+        return own or (0, 1)
+    if own and not isinstance(position, str) and len(position) != len(own):
+        raise PgdiffError(
+            f"`position` must be {len(own)} features, as many as the recording's goals have "
+            f"numbers. Got {list(position)}."
+        )
+    return tuple(position)
 
 
 def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:

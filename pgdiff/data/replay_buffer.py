@@ -126,6 +126,11 @@ def to_replay_buffer(
             f"`observation_space` must have the recording's {features} features"
             f"{'' if layout is None else ' and layout'}. Got {observation_space}."
         )
+    if layout is not None and any("." in name for name, _ in layout.fields):
+        raise PgdiffError(
+            "`episodes` must have flat observations or a Dict of arrays: Stable-Baselines3 "
+            f"keeps no Dict within a Dict. Got {[key for key, _ in layout.fields]}."
+        )
     if action_space is None:
         action_space = spaces.Box(-1.0, 1.0, (size,), np.float32)
         largest = float(np.abs(fields["actions"]).max())

@@ -39,7 +39,17 @@ class Estimate:
     level: float
 
     def __str__(self) -> str:
-        return f"{self.value:.1f} [{self.low:.1f}, {self.high:.1f}]"
+        return self.text()
+
+    def text(self, *, digits: int = 1, sign: str = "") -> str:
+        """The value and its interval, with so many digits."""
+        form = f"{sign}.{digits}f"
+        return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
+
+
+def digits_of(metric: str) -> int:
+    """Digits after the point that are shown: a rate is within 0 and 1."""
+    return 3 if metric == "success" else 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,14 +85,15 @@ class Aggregate:
         return {**asdict(self), "tasks": list(self.tasks)}
 
     def __str__(self) -> str:
+        digits = digits_of(self.metric)
         lines = [
             f"{self.metric}, {self.runs} run(s) in {', '.join(self.tasks)}: {self.episodes} "
             "episodes in all",
-            f"  mean  {self.mean}",
-            f"  IQM   {self.iqm}  (over {self.unit}s)",
+            f"  mean  {self.mean.text(digits=digits)}",
+            f"  IQM   {self.iqm.text(digits=digits)}  (over {self.unit}s)",
         ]
         if self.optimality_gap is not None:
-            lines.append(f"  optimality gap  {self.optimality_gap}")
+            lines.append(f"  optimality gap  {self.optimality_gap.text(digits=digits)}")
         return "\n".join([*lines, f"  {self.resampling}"])
 
 

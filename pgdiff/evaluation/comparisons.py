@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from pgdiff.evaluation.aggregates import Estimate, Given, estimate
+from pgdiff.evaluation.aggregates import Estimate, Given, digits_of, estimate
 from pgdiff.evaluation.resampling import blocks, drawn_means, draws, means_of_episodes
 from pgdiff.evaluation.strata import Stratum, strata_of
 from pgdiff.validation import PgdiffError, check_positive_int, check_range, check_seed
@@ -38,8 +38,8 @@ class Comparison:
         return {**asdict(self), "tasks": list(self.tasks), "runs": list(self.runs)}
 
     def __str__(self) -> str:
-        found = self.difference
-        difference = f"{found.value:+.1f} [{found.low:+.1f}, {found.high:+.1f}]"
+        digits = digits_of(self.metric)
+        difference = self.difference.text(digits=digits, sign="+")
         return f"{difference} ({self.episodes} episodes a run, {self.pairing})"
 
 

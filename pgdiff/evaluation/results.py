@@ -82,10 +82,10 @@ class Evaluation:
 
     def summary(self) -> dict[str, Any]:
         """Return means, 95 % bootstrap intervals over episodes, seeds and speed, ready for JSON."""
-        first = int(self.settings.get("seed", 0))
+        seeds = self.environment_seeds
         return {
             "episodes": len(self.returns),
-            "seeds": [first, first + len(self.returns) - 1],
+            "seeds": None if seeds is None else [int(seeds[0]), int(seeds[-1])],
             "return": _mean_and_interval(self.returns),
             "normalized_score": _mean_and_interval(self.normalized_scores),
             "success_rate": _mean_and_interval(self.successes),

@@ -12,7 +12,10 @@ from pgdiff.evaluation.results import Evaluation
 from pgdiff.validation import PgdiffError, check_in
 
 METRICS = {"normalized_score": "normalized_scores", "return": "returns", "success": "successes"}
-_PLANNER = ("guide", "scale", "candidates", "steps", "replan_every", "controller", "solver")
+_MAY_DIFFER = frozenset(
+    ("agent", "run", "training_seed", "run_version", "device", "episodes", "seed", "parallel")
+)
+"""Settings in which runs of one planner may differ: training, machine, and which episodes."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -94,7 +97,7 @@ def _check_one_planner(task: str, evaluations: Sequence[Evaluation]) -> None:
         if run is not None and run in seen:
             raise PgdiffError(f"`evaluations` must hold each run once. Got '{run}' again.")
         seen.add(run)
-        for key in _PLANNER:
+        for key in sorted((first.keys() | evaluation.settings.keys()) - _MAY_DIFFER):
             if evaluation.settings.get(key) != first.get(key):
                 raise PgdiffError(
                     f"`evaluations` of '{task}' must be of one planner, trained from several "

@@ -57,7 +57,7 @@ def check_lookahead(lookahead: int, controller: Any, *, stride: int) -> int:
     """
     check_positive_int("lookahead", lookahead)
     learned = getattr(controller, "stride", None)
-    if lookahead > 1 and isinstance(learned, int) and lookahead * stride > learned:
+    if isinstance(learned, int) and lookahead * stride > learned:
         raise PgdiffError(
             f"`lookahead` must be at most {learned // stride} way-points of stride {stride}: the "
             f"controller was trained on way-points at most {learned} steps away. Got {lookahead}."

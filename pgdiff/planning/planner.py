@@ -174,6 +174,8 @@ class Planner:
         self.scale_factors = check_scale_factors(scale_factors)
         if plausibility is not None and not isinstance(plausibility, Plausibility):
             raise PgdiffError(f"`plausibility` must be a Plausibility. Got {plausibility!r}.")
+        if plausibility is not None:
+            plausibility.check_model(model)
         self.plausibility = plausibility
         self.seed = check_seed("seed", seed)
         self.noise_device = str(resolve_device(noise_device or self.model.device))
@@ -433,7 +435,7 @@ class Planner:
         single = np.ndim(flat) == 1
         observations = self._observed(np.atleast_2d(np.asarray(flat)))
         memory = self._memory(state, len(observations)).begun(episode_start)
-        if goal is not None:
+        if goal is not None and self.wants_goal:
             memory = memory._replace(goal=np.atleast_2d(goal))
         due = memory.due(self.replan_every)
         if due.any():

@@ -57,6 +57,15 @@ class Plausibility:
             indices = tuple(check_positive_int("features", i, minimum=0) for i in self.features)
             object.__setattr__(self, "features", indices)
 
+    def check_model(self, model: TrajectoryDiffusion) -> None:
+        """Raise an error if the features are not ones of the model's observations."""
+        size = dict(model.layout.fields).get("observations", 0)
+        if self.features is not None and max(self.features, default=0) >= size:
+            raise PgdiffError(
+                f"`plausibility` must look at features of the {size} of an observation. "
+                f"Got {list(self.features)}."
+            )
+
     @torch.no_grad()
     def moves(
         self,

@@ -10,6 +10,7 @@ the first row are paired. What is there already is not done again: a table that 
 """
 
 import argparse
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,30 +20,46 @@ from planner_rows import ROWS, Row, named
 from pgdiff.cli.main import main as pgdiff
 from pgdiff.evaluation import Evaluation, compare, load_evaluations
 
+WORDS = "words.json"
+"""In the folder of a row, and of what it trained: by which words it was made."""
+
 
 def done(row: Row, options: argparse.Namespace) -> Evaluation:
     """Train what the row needs, evaluate it, or read what was found before."""
     folder: Path = options.out / named(row.label)
-    if not (folder / "evaluation.json").is_file():
-        run: Path = options.run
-        if row.train or row.run:
-            run = options.out / "runs" / named(row.run or row.label)
-        if row.train:
-            trained(run, row, options.run)
-        words = [f"run={run}", f"out={folder}", f"seed={options.seed}", "pictures=false"]
-        words.append(f"episodes={row.episodes or options.episodes}")
-        call("evaluate", *words, *options.words, *row.evaluate)
+    run: Path = options.run
+    if row.train or row.run:
+        run = options.out / "runs" / named(row.run or row.label)
+    if row.train:
+        trained(run, row, options.run)
+    words = [f"run={run}", f"out={folder}", f"seed={options.seed}", "pictures=false"]
+    words.append(f"episodes={row.episodes or options.episodes}")
+    words += [*options.words, *row.evaluate]
+    if not made(folder, words):
+        call("evaluate", *words)
+        (folder / WORDS).write_text(json.dumps(words))
     return load_evaluations(folder / "evaluation.json")[0]
 
 
 def trained(run: Path, row: Row, base: Path) -> None:
     """Replace stages in a copy of the base."""
-    if run.is_dir() and (run / "done").is_file():
+    words = [f"base={run}", "overwrite=true", *row.train]
+    if made(run, words):
         return
     shutil.rmtree(run, ignore_errors=True)
     shutil.copytree(base, run, ignore=shutil.ignore_patterns("evaluation*", "logs", "pictures"))
-    call("train", f"base={run}", "overwrite=true", *row.train)
-    (run / "done").touch()
+    call("train", *words)
+    (run / WORDS).write_text(json.dumps(words))
+
+
+def made(folder: Path, words: Sequence[str]) -> bool:
+    """Whether a folder was made by these very words."""
+    file = folder / WORDS
+    if not file.is_file():
+        return False
+    if json.loads(file.read_text()) != list(words):
+        raise SystemExit(f"{folder} was made with other settings: name another --out.")
+    return True
 
 
 def call(*words: str) -> None:

@@ -48,6 +48,18 @@ def test_plan_is_that_of_the_library(pgdiff, run_folder: Path, tmp_path: Path, q
     np.testing.assert_array_equal(np.float32(content["candidates"]), plan.candidates)
 
 
+def test_a_chosen_plan_that_is_not_the_best_scored_leads_the_table(
+    pgdiff, run_folder: Path, tmp_path: Path, quick
+) -> None:
+    refusing = "planner.plausibility={name: denoiser, limit: 1e-6}"
+    result = pgdiff("plan", f"run={run_folder}", "out=p", refusing, *quick)
+    content = json.loads((tmp_path / "p" / "plan.json").read_text())
+    assert content["best"] == int(np.argmin(content["moves"]))  # none is within such a limit
+    rows = [line.split() for line in result.out.splitlines()[2:-1]]
+    assert int(rows[0][0]) == content["best"]
+    assert len({row[0] for row in rows}) == 3
+
+
 def test_plan_without_a_guide(pgdiff, run_folder: Path, tmp_path: Path, quick) -> None:
     result = pgdiff("plan", f"run={run_folder}", "guide=none", "out=p", *quick)
     assert result.code == 0

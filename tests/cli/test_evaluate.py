@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pgdiff.evaluation import aggregate, compare, load_evaluation
+from pgdiff.evaluation import aggregate, compare, load_evaluation, load_evaluations
 from pgdiff.planning import Planner
 
 QUICK = ["planner.candidates=3", "planner.steps=2"]
@@ -98,6 +98,12 @@ def test_several_training_seeds(pgdiff, run_folder: Path, other_run: Path) -> No
     assert content["differences"]["e/run_1"]["difference"]["value"] == expected.difference.value
     assert "paired by environment seed" in result.out
     assert pgdiff("evaluate", "compare=[e/run_0,e/run_1]").code == 0
+    # What an earlier call with more runs, or with one, has left is not taken for these.
+    for stale in ("run_7", "."):
+        Path("e", stale).mkdir(exist_ok=True)
+        shutil.copy("e/run_0/evaluation.json", Path("e", stale, "evaluation.json"))
+    assert pgdiff("evaluate", runs, "episodes=2", "pictures=false", "out=e", *QUICK).code == 0
+    assert [len(load_evaluations("e")), len(load_evaluations("e/run_0"))] == [2, 1]
 
 
 @pytest.mark.parametrize(

@@ -322,6 +322,7 @@ def test_base_takes_the_task_of_the_run(pgdiff, data: Path, tiny, tmp_path: Path
     ("words", "message"),
     [
         (["base=nowhere"], "`run` must be a run folder"),
+        (["-m", "base=one,two"], "`base` must be one run"),
         (["base={run}", "out=elsewhere"], "`out` must be left out with `base`"),
         (["base={run}/model"], "holds a saved network"),
         (["base={run}", "task.horizon=5000"], "enough for a horizon of"),

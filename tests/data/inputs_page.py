@@ -68,8 +68,8 @@ def page() -> str:
         parts.append(f"## {heading}\n\n{len(rows)} {what}.\n\n{table}")
     names = ", ".join(CASES)
     parts.append(
-        f"## Accepted\n\n{len(CASES)} recordings that are odd and sound; values, marks and segments "
-        f"come out as they went in.\n\n{names}.\n"
+        f"## Accepted\n\n{len(CASES)} recordings that are odd and sound; values, marks and "
+        f"segments come out as they went in.\n\n{names}.\n"
     )
     return "\n".join(parts)
 

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import gymnasium
@@ -175,6 +176,46 @@ def test_a_failed_write_leaves_nothing(store: Path, monkeypatch) -> None:
     with pytest.raises(OSError, match="No space left"):
         write_minari(episodes_of(walks(goals=False)), "walks-v0")
     assert list(store.iterdir()) == []
+
+
+@pytest.mark.parametrize("fails", [1, 2])
+def test_an_interrupted_replacement_keeps_the_old_one(store: Path, monkeypatch, fails: int) -> None:
+    one, two = (episodes_of(walks(goals=False, seed=seed)) for seed in (0, 1))
+    write_minari(one, "deep/walks-v0")
+    rename, calls = Path.rename, []
+
+    def interrupted(self: Path, target: Path) -> Path:
+        calls.append(self)
+        if len(calls) == fails:
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            write_minari(two, "deep/walks-v0", overwrite=True)
+    assert np.array_equal(load_episodes("deep/walks-v0").rewards, one.rewards)
+    assert [item.name for item in store.iterdir()] == ["deep"]
+    # Killed between the two renames: the next write gives the old one its name back first.
+    (store / "deep" / "walks-v0").rename(store / "deep" / ".walks-v0.old")
+    with pytest.raises(PgdiffError, match="`dataset_id` must be a new one"):
+        write_minari(two, "deep/walks-v0")
+    assert np.array_equal(load_episodes("deep/walks-v0").rewards, one.rewards)
+
+
+def test_infos_of_flat_observations_are_kept_as_they_are(store: Path) -> None:
+    episodes = episodes_of(walks(goals=False))
+    goals = np.random.default_rng(3).normal(size=(2, episodes.steps, 2)).astype(np.float32)
+    write_minari(replace(episodes, infos={"next_goal": goals[1]}), "one-v0")
+    write_minari(replace(episodes, infos={"goal": goals[0], "next_goal": goals[1]}), "both-v0")
+    assert np.array_equal(load_episodes("one-v0").infos["next_goal"], goals[1])
+    assert np.array_equal(load_episodes("both-v0").infos["goal"], goals[0])
+
+
+def test_an_environment_may_be_named_with_its_module(store: Path) -> None:
+    write_minari(episodes_of(walks(goals=False)), "walks-v0", env_id="pgdiff_envs:maze2d-umaze-v1")
+    spec = minari.load_dataset("walks-v0").spec.env_spec
+    assert spec is not None and spec.id == "maze2d-umaze-v1"
 
 
 def test_next_observations_that_do_not_follow(store: Path) -> None:

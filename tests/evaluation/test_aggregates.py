@@ -164,7 +164,22 @@ def test_metrics() -> None:
     scores = np.array([10.0, -10.0, 30.0, 50.0])
     assert aggregate([made(scores)]).mean.value == 20.0
     assert aggregate([made(scores)], metric="return").mean.value == 2.0
-    assert aggregate([made(scores)], metric="success").mean.value == 0.75
+    rate = aggregate([made(scores)], metric="success")
+    assert rate.mean.value == 0.75 and "mean  0.750 [" in str(rate)
+    gap = compare([made(scores)], [made(scores - 20)], metric="success")
+    assert "+0.250 [" in str(gap)
+
+
+def test_other_settings_are_other_planners() -> None:
+    for key in ("trace", "spacing", "plausibility", "horizon", "recipe"):
+        runs = [made([1.0, 2.0], training_seed=seed, **{key: seed}) for seed in (0, 1)]
+        with pytest.raises(PgdiffError, match=f"must be of one planner.*`{key}` 0 and 1"):
+            aggregate(runs)
+
+
+def test_no_seed_is_no_seed() -> None:
+    assert made([1.0, 2.0], seed=None).summary()["seeds"] is None
+    assert made([1.0, 2.0], seed=7).summary()["seeds"] == [7, 8]
 
 
 def test_paired_comparison_is_free_of_the_starts() -> None:

@@ -11,7 +11,7 @@ import torch
 from stable_baselines3.common.evaluation import evaluate_policy
 from toys import tiny_model, walk
 
-from pgdiff import ObservationLayout, Planner, TrajectoryDiffusion
+from pgdiff import GoalValue, ObservationLayout, Planner, TrajectoryDiffusion
 from pgdiff.evaluation import evaluate
 from pgdiff.validation import PgdiffError
 
@@ -65,6 +65,27 @@ def test_the_layout_is_saved_with_the_model(tmp_path: Path) -> None:
     again = TrajectoryDiffusion.from_pretrained(tmp_path / "model")
     assert again.observation_layout == LAYOUT
     assert Planner(again).observation_layout == LAYOUT
+
+
+def test_a_planner_that_wants_no_goal_is_not_given_that_of_a_dict() -> None:
+    planner = Planner(tiny_model(EPISODES, known=("start",)), controller=Chase(), candidates=2)
+    assert not planner.wants_goal
+    observation = told(1)
+    flat = np.concatenate([observation["achieved_goal"], observation["speed"]], axis=1)
+    _, state = planner.predict(observation, planner.initial_state([5]))
+    _, expected = planner.predict(flat, planner.initial_state([5]))
+    np.testing.assert_array_equal(state.waypoints, expected.waypoints)
+
+
+def test_goals_are_of_the_features_that_the_layout_says() -> None:
+    sizes = {"a_clock": 2, "achieved_goal": 2, "desired_goal": 2}
+    episodes = replace(walk(), observation_layout=ObservationLayout.from_sizes(sizes))
+    model = tiny_model(episodes, known=("start_goal",))
+    assert model.position == (2, 3)
+    assert GoalValue.from_episodes(episodes, stride=3, width=16, depth=1).position == (2, 3)
+    assert tiny_model(episodes, known=("start_goal",), position=(0, 1)).position == (0, 1)
+    with pytest.raises(PgdiffError, match="`position` must be 2 features"):
+        GoalValue.from_episodes(episodes, stride=3, width=16, depth=1, position=[2])
 
 
 def test_what_does_not_fit_is_named() -> None:

@@ -247,6 +247,9 @@ def test_no_further_ahead_than_the_controller_has_learned() -> None:
     assert make(controller=controller, lookahead=2).lookahead == 2
     with pytest.raises(PgdiffError, match=r"`lookahead` must be at most 2 way-points of stride 3"):
         make(controller=controller, lookahead=3)
+    short = InverseDynamics.from_episodes(EPISODES, stride=1, width=16, depth=1)
+    with pytest.raises(PgdiffError, match="trained on way-points at most 1 steps away"):
+        make(controller=short)
     with pytest.raises(PgdiffError, match="`lookahead` must be an integer of at least 1"):
         make(lookahead=0)
 
