@@ -380,9 +380,12 @@ def test_on_a_ring_the_latent_distance_grows_with_the_way() -> None:
     assert correlation > 0.95
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"log_space": False}, {"value_features": None}, {"value_features": (0,)}]
-)
+def test_a_latent_distance_sees_the_position_alone() -> None:
+    value = GoalValue(normalizer=NORMALIZER, stride=1, log_space=True, latent=8)
+    assert value.value_features == value.position == (0, 1)
+
+
+@pytest.mark.parametrize("wrong", [{"log_space": False}, {"value_features": (0,)}])
 def test_a_latent_distance_is_of_positions_in_log_space(wrong: dict[str, Any]) -> None:
     settings = {"log_space": True, "value_features": (0, 1), "latent": 8} | wrong
     with pytest.raises(PgdiffError, match="`latent` needs log_space=True and value_features equal"):
