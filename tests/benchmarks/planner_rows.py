@@ -140,7 +140,7 @@ ROWS = {
     "driving": DRIVING,
     "umaze": [*DRIVING, Row("replan every step", ("planner.replan_every=1",), episodes=10)],
     "chunks": [
-        Row("inverse dynamics, replan every 10"),
+        Row("inverse dynamics, replan every 10", ("planner.controller=inverse_dynamics",)),
         Row("the plan's own actions", ("planner.controller=actions",)),
         Row("tracker (the environment's)", ("planner.controller=tracker",)),
     ],
