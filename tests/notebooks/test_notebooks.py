@@ -35,7 +35,7 @@ def test_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     work.mkdir()
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(
-        notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(work)}}
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(work)}}
     )
     client.execute()  # raises CellExecutionError at the first cell that fails
     outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
