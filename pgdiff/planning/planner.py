@@ -36,7 +36,7 @@ from pgdiff.planning.inputs import (
     warn_far,
 )
 from pgdiff.planning.memory import PlanMemory
-from pgdiff.planning.plausibility import Plausibility
+from pgdiff.planning.plausibility import Plausibility, check_plausibility
 from pgdiff.planning.previous import Previous, shifted
 from pgdiff.planning.settings import PlannerSettings
 from pgdiff.planning.warm_start import start_from
@@ -172,11 +172,7 @@ class Planner:
         self.hold_goal = bool(hold_goal)
         self.arrivals = check_arrivals(arrivals, model)
         self.scale_factors = check_scale_factors(scale_factors)
-        if plausibility is not None and not isinstance(plausibility, Plausibility):
-            raise PgdiffError(f"`plausibility` must be a Plausibility. Got {plausibility!r}.")
-        if plausibility is not None:
-            plausibility.check_model(model)
-        self.plausibility = plausibility
+        self.plausibility = check_plausibility(plausibility, model)
         self.seed = check_seed("seed", seed)
         self.noise_device = str(resolve_device(noise_device or self.model.device))
         self.plans_made = 0
@@ -486,10 +482,9 @@ class Planner:
 
     def _held(self, goal: Tensor | None) -> Tensor | None:
         """The goal, if it is to be held in the plans."""
-        if not self.hold_goal:
-            return None
         told_otherwise = steered_to_goal(self.model) or any(map(needs_goal, self.guides))
-        return goal if knows_goals(self.model) or not told_otherwise else None
+        held = self.hold_goal and (knows_goals(self.model) or not told_otherwise)
+        return goal if held else None
 
     def _previous(self, memory: PlanMemory, due: np.ndarray) -> Previous | None:
         """What is left of the plans that are followed where new ones are due."""

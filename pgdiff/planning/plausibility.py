@@ -57,15 +57,6 @@ class Plausibility:
             indices = tuple(check_positive_int("features", i, minimum=0) for i in self.features)
             object.__setattr__(self, "features", indices)
 
-    def check_model(self, model: TrajectoryDiffusion) -> None:
-        """Raise an error if the features are not ones of the model's observations."""
-        size = dict(model.layout.fields).get("observations", 0)
-        if self.features is not None and max(self.features, default=0) >= size:
-            raise PgdiffError(
-                f"`plausibility` must look at features of the {size} of an observation. "
-                f"Got {list(self.features)}."
-            )
-
     @torch.no_grad()
     def moves(
         self,
@@ -114,3 +105,20 @@ class Plausibility:
             (moves <= self.limit).any(axis=1), worth.argmax(axis=1), moves.argmin(axis=1)
         )
         return chosen
+
+
+def check_plausibility(
+    plausibility: Plausibility | None, model: TrajectoryDiffusion
+) -> Plausibility | None:
+    """Return what was given, if it is a Plausibility that looks at features the model has."""
+    if plausibility is None:
+        return None
+    if not isinstance(plausibility, Plausibility):
+        raise PgdiffError(f"`plausibility` must be a Plausibility. Got {plausibility!r}.")
+    size = dict(model.layout.fields).get("observations", 0)
+    if max(plausibility.features or (0,)) >= size:
+        raise PgdiffError(
+            f"`plausibility` must look at features of the {size} of an observation. "
+            f"Got {list(plausibility.features or ())}."
+        )
+    return plausibility

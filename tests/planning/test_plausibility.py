@@ -119,3 +119,8 @@ def test_bad_factors_are_named(factors: object) -> None:
         Planner(MODEL, scale_factors=factors)  # type: ignore[arg-type]
     with pytest.raises(PgdiffError, match="`plausibility` must be a Plausibility"):
         Planner(MODEL, plausibility=factors or 1.0)  # type: ignore[arg-type]
+
+
+def test_features_that_the_model_has_not_are_named() -> None:
+    with pytest.raises(PgdiffError, match="features of the 4 of an observation. Got \\[0, 4\\]"):
+        Planner(MODEL, plausibility=Plausibility(features=(0, 4)))
