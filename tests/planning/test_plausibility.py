@@ -122,5 +122,5 @@ def test_bad_factors_are_named(factors: object) -> None:
 
 
 def test_features_that_the_model_has_not_are_named() -> None:
-    with pytest.raises(PgdiffError, match="features of the 4 of an observation. Got \\[0, 4\\]"):
+    with pytest.raises(PgdiffError, match=r"the 4 of an observation\. Got \[0, 4\]"):
         Planner(MODEL, plausibility=Plausibility(features=(0, 4)))
