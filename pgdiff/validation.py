@@ -3,7 +3,7 @@
 import difflib
 import importlib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 
 
@@ -76,3 +76,16 @@ def require(module: str, *, extra: str) -> ModuleType:
             f"This needs the optional package '{module.partition('.')[0]}', which is not "
             f"installed. Install it with: pip install 'pgdiff[{extra}]'."
         ) from error
+
+
+def check_features(indices: Sequence[int] | None, *, size: int) -> tuple[int, ...] | None:
+    """Return the indices of the features that a value sees; None for all `size` of them."""
+    if indices is None:
+        return None
+    chosen = tuple(indices)
+    if not chosen or any(isinstance(i, bool) or not 0 <= i < size for i in chosen):
+        raise PgdiffError(
+            f"`value_features` must be indices of the {size} features of an observation. "
+            f"Got {list(chosen)}."
+        )
+    return chosen

@@ -16,7 +16,7 @@ from pgdiff.agents.slow import follow
 from pgdiff.data import Episodes, discounted_returns
 from pgdiff.data.normalizers import Normalizer
 from pgdiff.registry import register
-from pgdiff.validation import PgdiffError, check_range
+from pgdiff.validation import PgdiffError, check_features, check_range
 
 MOST_WEIGHT = 100.0
 """Greatest weight of an action in the actor's loss, as in the code of Kostrikov et al."""
@@ -45,6 +45,9 @@ class IQL(ActorCritic):
         slow: share of the critics that their slow copies take on at every step.
         reward_scale: factor of the rewards that are learned from. Values are told without it, but
             with it the temperature is another.
+        value_features: features of an observation that the value sees, by index; all if None. A
+            value of the position alone takes every position for one that can be left, or kept, at
+            the best recorded velocity.
         width: of the hidden layers.
         depth: number of hidden layers.
     """
@@ -61,6 +64,7 @@ class IQL(ActorCritic):
         temperature: float = 3.0,
         slow: float = 0.005,
         reward_scale: float = 1.0,
+        value_features: Sequence[int] | None = None,
         width: int = 256,
         depth: int = 2,
     ) -> None:
@@ -80,7 +84,9 @@ class IQL(ActorCritic):
         self.temperature = check_range("temperature", temperature, low=0)
         self.reward_scale = check_range("reward_scale", reward_scale, low=0, open_low=True)
         size = self.normalizer.features
-        self.value_network = BatchedMLP(members, size, 1, width=width, depth=depth)
+        self.value_features = check_features(value_features, size=size)
+        seen = size if self.value_features is None else len(self.value_features)
+        self.value_network = BatchedMLP(members, seen, 1, width=width, depth=depth)
         self._add_critics()
         self.actor = GaussianActor(members, size, self.actions.features, width=width, depth=depth)
 
@@ -95,6 +101,7 @@ class IQL(ActorCritic):
         temperature: float = 3.0,
         slow: float = 0.005,
         normalize_returns: bool = False,
+        value_features: Sequence[int] | None = None,
         width: int = 256,
         depth: int = 2,
         normalizer: str = "standard",
@@ -113,6 +120,7 @@ class IQL(ActorCritic):
             slow: see the class.
             normalize_returns: scale rewards so that the returns of the recorded episodes lie 1000
                 apart, which is what the paper does with D4RL's locomotion tasks.
+            value_features: see the class.
             width: see the class.
             depth: see the class.
             normalizer: "standard" or "limits", of observations.
@@ -137,6 +145,7 @@ class IQL(ActorCritic):
             temperature=temperature,
             slow=slow,
             reward_scale=_return_scale(episodes) if normalize_returns else 1.0,
+            value_features=value_features,
             width=width,
             depth=depth,
         )
@@ -151,10 +160,10 @@ class IQL(ActorCritic):
         observation, action, reward, following, ongoing = self._prepared(batch)
         pair = torch.cat([observation, action], dim=-1)
         with torch.no_grad():
-            ahead = self.value_network(following)[..., 0]
+            ahead = self.value_network(self._seen(following))[..., 0]
             target = reward + self.discount * ongoing * ahead
             worth = self.slow_critic(pair).amin(dim=1)
-        advantage = worth - self.value_network(observation)[..., 0]
+        advantage = worth - self.value_network(self._seen(observation))[..., 0]
         expectile = torch.where(advantage > 0, self.expectile, 1 - self.expectile)
         weight = (self.temperature * advantage.detach()).exp().clamp(max=MOST_WEIGHT)
         density = gaussian_log_prob(action, *self.actor(observation))
@@ -171,8 +180,14 @@ class IQL(ActorCritic):
     def value(self, observation: Float[Tensor, "*batch observation"]) -> Float[Tensor, "*batch"]:
         """Estimated return from observations on; differentiable."""
         x = self._normalized(observation)
-        values: Tensor = self.value_network(flat(x)[None], members=FIRST)
+        values: Tensor = self.value_network(self._seen(flat(x))[None], members=FIRST)
         return values.reshape(x.shape[:-1]) / self.reward_scale
+
+    def _seen(self, normalized: Tensor) -> Tensor:
+        """What the value sees of normalised observations."""
+        if self.value_features is None:
+            return normalized
+        return normalized[..., list(self.value_features)]
 
 
 def _return_scale(episodes: Episodes) -> float:

@@ -1,7 +1,5 @@
 """Whether a value network and the segments that it is asked about fit together."""
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from pgdiff.data import Episodes
@@ -31,19 +29,6 @@ def check_segment(
                 f"`{name}` of a segment must be that of its value, {own}. Got {given}: the value "
                 "and the model were trained on different segments."
             )
-
-
-def check_features(indices: Sequence[int] | None, *, size: int) -> tuple[int, ...] | None:
-    """Return the indices of the features that a value sees; None for all `size` of them."""
-    if indices is None:
-        return None
-    chosen = tuple(indices)
-    if not chosen or any(isinstance(i, bool) or not 0 <= i < size for i in chosen):
-        raise PgdiffError(
-            f"`value_features` must be indices of the {size} features of an observation. "
-            f"Got {list(chosen)}."
-        )
-    return chosen
 
 
 def check_rewards(episodes: Episodes) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pgdiff.critics.bellman import expectile_loss, follow, read_value, value_error
-from pgdiff.critics.checks import check_features, check_segment
+from pgdiff.critics.checks import check_segment
 from pgdiff.critics.hindsight import HindsightDataset, check_position, check_shares
 from pgdiff.critics.lambda_return import lambda_return
 from pgdiff.critics.latent_distance import LatentDistance
@@ -22,7 +22,7 @@ from pgdiff.denoisers.mlp import mlp
 from pgdiff.pretrained import Pretrained, seeded_torch
 from pgdiff.registry import register
 from pgdiff.trajectory import Segment
-from pgdiff.validation import PgdiffError, check_positive_int, check_range
+from pgdiff.validation import PgdiffError, check_features, check_positive_int, check_range
 
 
 @register("learner", "goal_value")

@@ -14,7 +14,7 @@ from pgdiff.critics.bellman import (
     read_value,
     value_error,
 )
-from pgdiff.critics.checks import check_features, check_rewards, check_segment
+from pgdiff.critics.checks import check_rewards, check_segment
 from pgdiff.critics.lambda_return import lambda_return
 from pgdiff.data import Episodes, SegmentDataset
 from pgdiff.data.normalizers import Normalizer, fit_normalizer
@@ -23,7 +23,7 @@ from pgdiff.denoisers.mlp import mlp
 from pgdiff.pretrained import Pretrained, seeded_torch
 from pgdiff.registry import register
 from pgdiff.trajectory import Segment
-from pgdiff.validation import check_positive_int, check_range
+from pgdiff.validation import check_features, check_positive_int, check_range
 
 
 @register("learner", "transition_value")
@@ -47,7 +47,8 @@ class TransitionValue(Pretrained):
         expectile: in (0, 1); 0.5 is the mean.
         width: of both networks.
         depth: hidden layers of both networks.
-        slow: share of `V` that its slow copy takes on at every training step.
+        slow: share of `V` that its slow copy takes on at every training step. `V` settles as
+            `exp(-steps slow (1 - discount^stride))` does.
         log_space: learn the logarithm of `V`, for rewards that are never negative: errors then
             count in relation to the value, and what is far from a reward is known as well as what
             is near.

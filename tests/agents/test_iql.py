@@ -50,6 +50,29 @@ def test_the_value_of_a_coin_is_known_for_every_expectile(terminal: bool, expect
     torch.testing.assert_close(q, known, rtol=0.02, atol=0.02)
 
 
+@pytest.mark.parametrize(("features", "tau"), [(None, 0.5), ((0,), 0.9)])
+def test_a_value_of_some_features_is_the_expectile_over_the_others(
+    features: Any, tau: float
+) -> None:
+    """Observations are drawn anew in every step, and the second feature f pays 1 + f.
+
+    `V(f) = 1 + f + gamma / (1 - gamma)` where all is seen; without f, `V = 2 tau / (1 - gamma)`.
+    """
+    whole = coin(terminal=False)
+    shown = np.stack([np.zeros(len(whole.rewards)), whole.actions[:, 0]], axis=1)
+    rng = np.random.default_rng(0)
+    episodes = record(
+        shown, rng.uniform(-1, 1, whole.actions.shape), whole.rewards, lengths=[5] * 400
+    )
+    agent = learn(episodes, expectile=tau, value_features=features, temperature=0.0, steps=1000)
+    with torch.no_grad():
+        low, high = agent.value(torch.tensor([[0.0, -1.0], [0.0, 1.0]])).tolist()
+    rest = DISCOUNT / (1 - DISCOUNT)
+    known = (rest, 2 + rest) if features is None else (2 * tau / (1 - DISCOUNT),) * 2
+    np.testing.assert_allclose((low, high), known, rtol=0.02, atol=0.02)
+    assert (low == high) == (features is not None)
+
+
 def test_the_actor_is_the_weighted_maximum_likelihood() -> None:
     """Of actions -1 and 1 with weights `exp(beta A)` the mean is tanh(beta), the rest follows."""
     agent = learn(coin(terminal=False), expectile=0.5, temperature=0.5, steps=1000)
@@ -144,6 +167,10 @@ def test_weights_are_bounded() -> None:
         ({"expectile": "high"}, r"`expectile` must be a number in .* Got 'high'"),
         ({"temperature": -1.0}, r"`temperature` must be a number in \[0, "),
         ({"discount": 1.0}, r"`discount` must be a number in \(0, 1\)"),
+        (
+            {"value_features": [7]},
+            r"`value_features` must be indices of the . features .* Got \[7\]",
+        ),
         ({"slow": 0.0}, r"`slow` must be a number in \(0, 1\]"),
     ],
 )
