@@ -9,9 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from pgdiff.clipping import Limits, checked_range, limits_of, recorded_range
 from pgdiff.conditioning import Conditioning
 from pgdiff.data import ConditionedDataset, Conditioner, Episodes, SegmentDataset
-from pgdiff.data.normalizers import LimitsNormalizer, Normalizer, fit_normalizer
+from pgdiff.data.normalizers import Normalizer, fit_normalizer
 from pgdiff.data.observation_layout import ObservationLayout, position_of_goals
 from pgdiff.data.segments import token_fields
 from pgdiff.denoisers import DenoiserConfig, TransformerConfig
@@ -73,12 +74,11 @@ class TrajectoryDiffusion(Pretrained):
         levels: law of the noise levels that training draws; one for all tokens of a sequence if
             None. (Format 1 has a tuple of the one name that it knew.)
         loss_weight: how much an error counts at a level; alike if None.
-        distilled: whether x0_hat is a consistency function, the end of the sampling path, and not
-            the mean of the clean values; a consistency solver needs it.
+        distilled: whether x0_hat is a consistency function, which a consistency solver needs.
         conditions: what samples can be asked to be like: a return, a goal, a class.
-        condition_dropout: share of the training's segments whose condition is hidden, from which
-            the model learns to do without (Ho & Salimans 2022); 0 to 1.
+        condition_dropout: share of segments trained on without it (Ho & Salimans 2022); 0 to 1.
         observation_layout: how Dict observations were flattened; None where they were flat.
+        action_range: least and greatest action, which samples keep to; None for any.
     """
 
     def __init__(
@@ -98,6 +98,7 @@ class TrajectoryDiffusion(Pretrained):
         conditions: Sequence[Conditioner] = (),
         condition_dropout: float = 0.1,
         observation_layout: ObservationLayout | None = None,
+        action_range: Sequence[Sequence[float]] | None = None,
     ) -> None:
         super().__init__()
         prediction.check(schedule)
@@ -115,6 +116,7 @@ class TrajectoryDiffusion(Pretrained):
             denoiser.check_tokens(layout.horizon)
         self.layout = layout
         self.observation_layout = observation_layout
+        self.action_range = checked_range(action_range, layout)
         self.normalizer = normalizer
         self.denoiser = denoiser
         self.schedule = schedule
@@ -209,6 +211,7 @@ class TrajectoryDiffusion(Pretrained):
                 conditions=[condition.fit(episodes) for condition in conditions],
                 condition_dropout=condition_dropout,
                 observation_layout=episodes.observation_layout,
+                action_range=recorded_range(episodes, layout),
             )
 
     # ---------------------------------------------------------------------------------- learning
@@ -357,7 +360,7 @@ class TrajectoryDiffusion(Pretrained):
         guidance: Sequence[Guidance] = (),
         trust_region: TrustRegion | None = None,
         resample: Resample | None = None,
-        clip: float | Literal["auto"] | None = "auto",
+        clip: float | Limits | Literal["auto"] | None = "auto",
         start: Signal | None = None,
         callback: Callable[[SamplerStep], None] | None = None,
     ) -> Signal:
@@ -380,7 +383,7 @@ class TrajectoryDiffusion(Pretrained):
             trust_region: limits how far they move a sample.
             resample: draws each generator's segments anew by their weights.
             clip: limit of x0_hat after guidance; None for no limit. "auto" is 1 with the limits
-                normaliser, which puts the data into [-1, 1], and no limit with another.
+                normaliser, which puts the data into [-1, 1], and with another `action_range`.
             start: noisy segments at the levels of a level matrix's first row, to begin from; noise
                 if None.
             callback: called after every row.
@@ -397,7 +400,7 @@ class TrajectoryDiffusion(Pretrained):
                 stacklevel=2,
             )
         if clip == "auto":
-            clip = 1.0 if isinstance(self.normalizer, LimitsNormalizer) else None
+            clip = limits_of(self.layout, self.normalizer, self.action_range)
         if classifier_free is not None and condition is None:
             raise PgdiffError("`condition` must be given with `classifier_free`. Got None.")
         weighting = ClassifierFree() if classifier_free is None else classifier_free

@@ -58,7 +58,7 @@ def sample(
     guidance: Sequence[Guidance] = (),
     trust_region: TrustRegion | None = None,
     resample: Resample | None = None,
-    clip: float | None = None,
+    clip: float | tuple[Tensor, Tensor] | None = None,
     distilled: bool = False,
     start: Signal | None = None,
     callback: Callable[[SamplerStep], None] | None = None,
@@ -80,7 +80,8 @@ def sample(
         trust_region: limits how far they move a sample.
         resample: draws the trajectories of each generator anew by their weights, in place of the
             ones that guidance alone would give.
-        clip: limit of the absolute value of `x0_hat` after guidance, in normalised units.
+        clip: limit of the absolute value of `x0_hat` after guidance, in normalised units, or its
+            least and its greatest value, `[features]` each.
         distilled: whether `denoise` is a consistency function, which a consistency solver needs.
         start: `x` at the first row; noise of the first row's sigma if None.
         callback: called after every row.
@@ -98,8 +99,11 @@ def sample(
         _check_shape("known", known.values, one if len(known.values) == 1 else shape)
     given = None if known is None else known.tokens
     check_levels(levels, batch=batch, tokens=tokens, known=given, started=start is not None)
-    if clip is not None:
-        check_range("clip", clip, low=0.0, open_low=True)
+    if isinstance(clip, tuple):
+        low, high = (bound.to(device=device, dtype=dtype) for bound in clip)
+    elif clip is not None:
+        high = torch.tensor(check_range("clip", clip, low=0.0, open_low=True)).to(device, dtype)
+        low = -high
     if hasattr(solver, "check"):
         solver.check(schedule=schedule, distilled=distilled)
     levels = levels.to(device=device, dtype=dtype)
@@ -138,7 +142,7 @@ def sample(
         return x if known is None else known.hold(x)
 
     def finished(x0_hat: Tensor) -> Tensor:
-        return held(x0_hat if clip is None else x0_hat.clamp(-clip, clip))
+        return held(x0_hat if clip is None else x0_hat.clamp(low, high))
 
     def estimate(
         x: Tensor, at: Tensor, *, row: int, level_to: Tensor, made: list[tuple[Tensor, Trace]]

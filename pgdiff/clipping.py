@@ -1,0 +1,80 @@
+"""Limits of clean estimates: actions stay in the range that was recorded."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pgdiff.data import Episodes
+from pgdiff.data.normalizers import LimitsNormalizer, Normalizer
+from pgdiff.trajectory import Layout
+from pgdiff.validation import PgdiffError, check_range
+
+Range = tuple[tuple[float, ...], tuple[float, ...]]
+Limits = tuple[Float[Tensor, " features"], Float[Tensor, " features"]]
+
+_FIELDS = ("actions", "action_chunks")
+
+
+def recorded_range(episodes: Episodes, layout: Layout) -> Range | None:
+    """Return the least and the greatest value of each feature of a recorded action.
+
+    None for a layout without actions.
+    """
+    if not any(name in layout.slices for name in _FIELDS):
+        return None
+    actions = np.asarray(episodes.actions)
+    return (
+        tuple(map(float, actions.min(axis=0))),
+        tuple(map(float, actions.max(axis=0))),
+    )
+
+
+def checked_range(given: Sequence[Sequence[float]] | None, layout: Layout) -> Range | None:
+    """Return the range as tuples.
+
+    Raises:
+        PgdiffError: it is no pair of bounds, in order, that fits the actions of the layout.
+    """
+    if given is None:
+        return None
+    sizes = [
+        size // (layout.stride if name == "action_chunks" else 1)
+        for name, size in layout.fields
+        if name in _FIELDS
+    ]
+    pair = len(given) == 2 and all(len(bounds) == size for bounds in given for size in sizes)
+    if not sizes or not pair or any(not a <= b for a, b in zip(*given, strict=True)):
+        raise PgdiffError(
+            "`action_range` must be the least and the greatest value of each feature of an "
+            f"action that the layout has, {sizes[:1] or 'none'}. Got {given!r}."
+        )
+    low, high = (tuple(check_range("action_range", bound) for bound in bounds) for bounds in given)
+    return low, high
+
+
+def limits_of(
+    layout: Layout, normalizer: Normalizer, action_range: Range | None
+) -> float | Limits | None:
+    """Return the limits of a clean estimate in normalised units.
+
+    1 with the limits normaliser, which puts the data into [-1, 1]; with another the range of
+    actions, and none of what else a token holds.
+    """
+    if isinstance(normalizer, LimitsNormalizer):
+        return 1.0
+    if action_range is None:
+        return None
+    ends = []
+    for bound, far in zip(action_range, (-torch.inf, torch.inf), strict=True):
+        # What is normalised must be finite: the other features are set after it.
+        raw, free = torch.zeros(layout.features), torch.ones(layout.features, dtype=torch.bool)
+        for name in _FIELDS:
+            where = layout.slices.get(name)
+            if where is not None:
+                raw[where] = torch.tensor(bound).repeat((where.stop - where.start) // len(bound))
+                free[where] = False
+        ends.append(torch.where(free, far, normalizer.normalize(raw)))
+    return ends[0], ends[1]
