@@ -144,6 +144,7 @@ def main() -> None:
                 steps=options.steps,
                 spacing=LogSnrSpacing(high=options.high),
                 trust_region=trust,
+                clip=None,  # what guidance pushes out of the range of actions is to be seen
             )
             seeds = [options.seed + number for number in range(len(starts))]
             found = figures(planner.plan_batch(starts, seeds=seeds), env, agent, cloned, unit)
