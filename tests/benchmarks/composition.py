@@ -25,8 +25,8 @@ from pgdiff.planning.from_run import read_run
 # The recording is everywhere from 0.8 to 1.0, and crosses them.
 DISCS = (((0.75, 2.2), 0.25), ((0.75, 1.1), 0.25))
 ENV = "pgdiff_envs:maze2d-umaze-v1"
-# Chosen on environment seeds from 10000 on. With a plan every 10 steps inertia carries the ball into
-# discs; without the plan that is being followed among the candidates some wait beside one for ever.
+# Chosen on environment seeds from 10000 on. With a plan every 10 steps inertia carries the ball
+# into discs; without the plan that is followed among the candidates some wait beside one for ever.
 SCALE, MARGIN, WEIGHT = 300.0, 0.1, 100.0
 OFTEN: dict[str, Any] = {"replan_every": 5, "keep_plan": True}
 

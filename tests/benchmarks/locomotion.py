@@ -36,7 +36,14 @@ DEFAULTS: dict[str, Any] = {
     "region": {},
     "planner": {"candidates": 16, "steps": 5, "replan_every": 4},
 }
-CHOICES: dict[str, dict[str, Any]] = {}
+CHOICES: dict[str, dict[str, Any]] = {
+    "walker2d": {
+        "value": {"scale": 100.0},
+        "critic": {"scale": 0.3, "fields": ["actions"]},
+        "policy": {"scale": 1.0},
+        "region": {"radius": 0.5, "nats": 0.5},
+    }
+}
 """What differs from DEFAULTS, by task."""
 
 
