@@ -22,7 +22,8 @@ def unchecked() -> Iterator[None]:
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Parts that a test registers are gone after it."""
     registry = importlib.import_module("pgdiff.registry")
-    importlib.import_module("pgdiff.workflows.stages")  # all of the package's own are there by now
+    for home in ("pgdiff.workflows.stages", "pgdiff.planning"):
+        importlib.import_module(home)  # all of the package's own parts are there by now
     kinds = {kind: dict(parts) for kind, parts in registry._REGISTRY.items()}
     monkeypatch.setattr(registry, "_REGISTRY", kinds)
     monkeypatch.setattr(registry, "_NAMES", dict(registry._NAMES))

@@ -73,7 +73,9 @@ def test_commands_of_the_page_on_guides(tmp_path: Path, monkeypatch: pytest.Monk
     for line in lines:
         words = command(line)
         assert words is not None, line
-        words = [word if word != "steps=12000" else "steps=2000" for word in reduced(words)]
+        words = reduced(words)
+        if "task=hopper" in words:  # a maze is recorded faster
+            words = [word if word != "steps=12000" else "steps=2000" for word in words]
         assert main(words) == 0, line
 
 
