@@ -23,7 +23,7 @@ POLICIES = (
     *(("better", noise) for noise in (0.0, 0.05, 0.1, 0.15, 0.25, 0.7, 1.0, 2.0)),
     *(("worse", noise) for noise in (0.3, 0.5)),
 )
-"""Chosen for returns that are apart, before anything was estimated."""
+"""Chosen by their true returns, which are far apart; not by estimates."""
 
 DISCOUNT = 0.997
 """Nearer to 1 than where a policy is learned: what is ranked are returns of 1,000 steps."""
