@@ -70,7 +70,7 @@ def test_a_saved_model_keeps_its_range(tmp_path: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [[[0.0, 0.0]], [[0.0], [1.0]], [[1.0, 0.0], [0.0, 1.0]], [[0, 0], [1, math.nan]]]
+    "wrong", [[[0.0, 0.0]], [[0.0], [1.0]], [[1.0, 0.0], [0.0, 1.0]], [[0.0, 0.0], [1.0, math.nan]]]
 )
 def test_a_range_that_is_none_is_named(wrong: Any) -> None:
     own = model()
