@@ -41,8 +41,12 @@ CHOICES: dict[str, dict[str, Any]] = {
         "value": {"scale": 100.0},
         "critic": {"scale": 0.3, "fields": ["actions"]},
         "policy": {"scale": 1.0},
-        "region": {"radius": 0.5, "nats": 0.5},
-    }
+    },
+    "hopper": {
+        "value": {"scale": 3.0},
+        "critic": {"scale": 0.03, "fields": ["actions"]},
+        "policy": {"scale": 0.3},
+    },
 }
 """What differs from DEFAULTS, by task."""
 
@@ -101,7 +105,7 @@ def main() -> None:
         return Policy(agent, **chosen["policy"])
 
     def planner(*guides: Any, **changes: Any) -> pgdiff.Planner:
-        region = TrustRegion(**chosen["region"]) if guides and chosen["region"] else None
+        region = TrustRegion(**chosen["region"]) if guides else None
         settings = chosen["planner"] | changes
         return pgdiff.Planner(
             model, guides=guides, controller="actions", trust_region=region, **settings
