@@ -47,6 +47,11 @@ CHOICES: dict[str, dict[str, Any]] = {
         "critic": {"scale": 0.03, "fields": ["actions"]},
         "policy": {"scale": 0.3},
     },
+    "halfcheetah": {
+        "value": {"scale": 3.0},
+        "critic": {"scale": 0.03, "fields": ["actions"]},
+        "policy": {"scale": 0.3},
+    },
 }
 """What differs from DEFAULTS, by task."""
 
