@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         evaluation,
         guides,
         plotting,
+        synthesis,
         testing,
     )
     from pgdiff.critics import GoalValue, SegmentValue, TransitionValue
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from pgdiff.model import TrajectoryDiffusion
     from pgdiff.planning import Planner
     from pgdiff.pretrained import load_learner
+    from pgdiff.synthesis import generate
     from pgdiff.training import EvaluationCallback, Trainer, TrainingInterrupted
     from pgdiff.trajectory import Condition, Layout, Plan, Segment
     from pgdiff.validation import PgdiffError
@@ -64,10 +66,12 @@ __all__ = [
     "dynamics",
     "evaluation",
     "from_replay_buffer",
+    "generate",
     "guides",
     "load_episodes",
     "load_learner",
     "plotting",
+    "synthesis",
     "testing",
     "to_replay_buffer",
     "write_hdf5",
@@ -94,6 +98,7 @@ _HOMES = {
     "check": "data",
     "collect": "workflows.collect",
     "from_replay_buffer": "data",
+    "generate": "synthesis",
     "load_episodes": "data",
     "load_learner": "pretrained",
     "to_replay_buffer": "data",

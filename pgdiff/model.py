@@ -11,10 +11,10 @@ from torch import Tensor
 
 from pgdiff.clipping import Limits, checked_range, limits_of, recorded_range
 from pgdiff.conditioning import Conditioning
-from pgdiff.data import ConditionedDataset, Conditioner, Episodes, SegmentDataset
-from pgdiff.data.normalizers import Normalizer, fit_normalizer
+from pgdiff.data import ConditionedDataset, Conditioner, Episodes, Normalizer, SegmentDataset
 from pgdiff.data.observation_layout import ObservationLayout, position_of_goals
 from pgdiff.data.segments import token_fields
+from pgdiff.data.squashed import fit_tokens
 from pgdiff.denoisers import DenoiserConfig, TransformerConfig
 from pgdiff.diffusion import (
     DDIM,
@@ -174,12 +174,12 @@ class TrajectoryDiffusion(Pretrained):
             horizon: tokens of a segment.
             stride: environment steps between neighbouring tokens.
             fields: what a token holds: "observations", and with them "actions" (the one at its row)
-                or "action_chunks" (all those up to the next token), and "rewards" (their sum up to
-                the next token).
+                or "action_chunks" (all those up to the next token), "rewards" (their sum up to the
+                next token), "terminals" and "next_observations" (after the row).
             denoiser: the network; a transformer of width 128 and depth 3 if None.
             schedule: cosine if None.
             prediction: x0 if None.
-            normalizer: "limits" or "standard".
+            normalizer: "limits", "standard" or "arctanh" (of actions; the rest as "standard").
             known: patterns of given features to train on.
             position: indices of the features that a goal gives; those of the recording's layout
                 of Dict observations if None, and the first two where it has none.
@@ -193,13 +193,12 @@ class TrajectoryDiffusion(Pretrained):
         check_positive_int("stride", stride)
         parts = token_fields(episodes, fields, stride=stride)
         sizes = tuple((name, array.shape[-1] * repeat) for name, array, repeat in parts)
-        _, arrays, repeats = zip(*parts, strict=True) if parts else ((), (), ())
         layout = Layout(fields=sizes, horizon=horizon, stride=stride)
         Conditioning(conditions)  # the clearest error, where one of them is something else
         with seeded_torch(seed=seed):
             return cls(
                 layout=layout,
-                normalizer=fit_normalizer(normalizer, arrays, repeats=repeats),
+                normalizer=fit_tokens(normalizer, parts),
                 denoiser=TransformerConfig() if denoiser is None else denoiser,
                 schedule=CosineSchedule() if schedule is None else schedule,
                 prediction=X0Prediction() if prediction is None else prediction,
@@ -222,7 +221,8 @@ class TrajectoryDiffusion(Pretrained):
             episodes,
             self.layout.horizon,
             self.layout.stride,
-            fields=tuple(name for name, _ in self.layout.fields),
+            fields=tuple(self.layout.slices),
+            padding="terminal" if "terminals" in self.layout.slices else "none",
         )
         return ConditionedDataset(segments, self.conditions) if self.conditions else segments
 
@@ -266,11 +266,11 @@ class TrajectoryDiffusion(Pretrained):
             actions: of every environment step, for a model that generates actions.
 
         Raises:
-            PgdiffError: a model that generates rewards.
+            PgdiffError: a model that generates what plans do not keep, such as rewards.
         """
-        if "rewards" in self.layout.slices:
+        for name in set(self.layout.slices) - {"observations", "actions", "action_chunks"}:
             raise PgdiffError(
-                "`fields` must not hold 'rewards' where a plan is put back into tokens, which does "
+                f"`fields` must not hold '{name}' where a plan is put back into tokens, which does "
                 "not keep them: plan with keep_plan=False and without `warm_start`."
             )
         parts = {"observations": torch.as_tensor(observations)}
@@ -492,8 +492,8 @@ class TrajectoryDiffusion(Pretrained):
             steps=steps,
             known=Known(mask[None], x),
         )
-        scale = self.normalizer.scale.to(found.value)  # of a feature, the same for all tokens
-        return LogLikelihood(found.value - (scale.log() * ~mask).sum(), found.standard_error)
+        slope = self.normalizer.log_slope(self.tokens(batch).to(found.value))
+        return LogLikelihood(found.value + (slope * ~mask).sum(dim=(1, 2)), found.standard_error)
 
     def segment(self, x: Signal) -> Segment:
         """Normalised tokens as a segment in raw units, differentiable."""

@@ -13,7 +13,14 @@ from torch import Tensor
 from pgdiff.registry import register
 from pgdiff.validation import PgdiffError, check_in, check_positive_int
 
-FIELDS = ("observations", "actions", "action_chunks", "rewards")
+FIELDS = (
+    "observations",
+    "actions",
+    "action_chunks",
+    "rewards",
+    "terminals",
+    "next_observations",
+)
 """What a token may hold; the names of `Segment`."""
 
 
@@ -50,8 +57,15 @@ class Layout:
                 "`fields` must give 'action_chunks' the size of `stride` actions. Got "
                 f"{dict(self.fields)['action_chunks']} with a stride of {self.stride}."
             )
-        if dict(self.fields).get("rewards", 1) != 1:
-            raise PgdiffError("`fields` must give 'rewards' the size 1. Got another.")
+        sizes = dict(self.fields)
+        for name in ("rewards", "terminals"):
+            if sizes.get(name, 1) != 1:
+                raise PgdiffError(f"`fields` must give '{name}' the size 1. Got {sizes[name]}.")
+        if sizes.get("next_observations", sizes["observations"]) != sizes["observations"]:
+            raise PgdiffError(
+                "`fields` must give 'next_observations' the size of the observations, "
+                f"{sizes['observations']}. Got {sizes['next_observations']}."
+            )
         # A layout that is read back from JSON, which has lists only, must equal the one written.
         object.__setattr__(self, "fields", tuple((name, int(size)) for name, size in self.fields))
 
@@ -85,6 +99,9 @@ class Segment:
         action_chunks: `[batch, tokens, stride * action]`, the actions of the `stride` steps from
             each token on, one after the other; or None.
         rewards: `[batch, tokens, 1]`, or None.
+        terminals: `[batch, tokens, 1]`, above 0.5 where the task ends after the token's step; None
+            where the model does not generate them.
+        next_observations: `[batch, tokens, observation]`, what follows each token's step; or None.
         stride: environment steps between neighbouring tokens.
         goal: `[batch or 1, goal]`, what the plans are to reach, or None where none was asked for.
     """
@@ -93,6 +110,8 @@ class Segment:
     actions: Float[Tensor, "batch tokens action"] | None = None
     action_chunks: Float[Tensor, "batch tokens chunk"] | None = None
     rewards: Float[Tensor, "batch tokens 1"] | None = None
+    terminals: Float[Tensor, "batch tokens 1"] | None = None
+    next_observations: Float[Tensor, "batch tokens observation"] | None = None
     stride: int = 1
     goal: Float[Tensor, "#batch goal"] | None = None
 

@@ -174,6 +174,30 @@ class MazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._place_goal(goal)
         return np.concatenate([self._qpos, self._qvel]), self._info(self._distance())
 
+    def set_observation(self, observation: Any) -> Float[np.ndarray, "4"]:
+        """Set the ball to the position and velocity of an observation, recorded or generated.
+
+        They are the whole state: what follows is exact. The goal stays, and a place inside a wall
+        is taken as it is.
+
+        Args:
+            observation: [x, y, vx, vy], finite.
+
+        Raises:
+            PgdiffEnvsError: another shape, or values that are not finite numbers.
+        """
+        try:
+            given = np.asarray(observation, dtype=np.float64)
+        except (TypeError, ValueError):
+            given = np.empty(0)
+        if given.shape != (4,) or not np.isfinite(given).all():
+            raise PgdiffEnvsError(
+                f"`observation` must be finite numbers [x, y, vx, vy]. Got {observation!r}."
+            )
+        self._mj_reset(self._model, self.data)
+        self._qpos[:], self._qvel[:] = given[:2], given[2:]
+        return np.concatenate([self._qpos, self._qvel])
+
     def step(self, action: Any) -> tuple[Float[np.ndarray, "4"], float, bool, bool, dict[str, Any]]:
         """Clip the command and the velocity, then let MuJoCo make one step of 0.01 s.
 

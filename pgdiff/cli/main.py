@@ -20,6 +20,7 @@ COMMANDS = {
     "train": ("train", False, "train every stage of a recipe into a run folder"),
     "plan": ("plan", False, "make one plan of a run, with pictures of it"),
     "evaluate": ("evaluate", False, "act in the environment: score, interval, success, speed"),
+    "generate": ("generate", False, "write a synthetic data set, sampled by a run's model"),
     "info": ("info", True, "say what a data file, a saved network or a run folder holds"),
 }
 

@@ -16,10 +16,10 @@ TRACKER = "tracker"
 
 def guide_settings(settings: dict[str, Any], run: RunInfo) -> dict[str, dict[str, Any]]:
     """Return the settings of the guides that are asked for, by name; empty for none."""
-    return chosen_settings(run, _guides(settings), {})
+    return chosen_settings(run, guide_choice(settings), {})
 
 
-def _guides(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def guide_choice(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What the command line says of each guide: of `guide`, and of those in `guide.also`."""
     own = dict(settings["guide"])
     name, also = str(own.pop("name")), own.pop("also")
@@ -67,7 +67,7 @@ def make_planner(
     if controller is not None:
         controller = controller_name(settings, run)
     arguments: dict[str, Any] = {
-        "guide": _guides(settings),
+        "guide": guide_choice(settings),
         **planner_values(chosen),
         "controller": _tracker(env) if controller == TRACKER else controller,
         "seed": settings["seed"],

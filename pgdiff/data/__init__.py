@@ -22,8 +22,10 @@ from pgdiff.data.problems import Problem
 from pgdiff.data.replay_buffer import from_replay_buffer, to_replay_buffer
 from pgdiff.data.returns import discounted_returns
 from pgdiff.data.segments import SegmentBatch, SegmentDataset, SegmentIndex, segments
+from pgdiff.data.squashed import ArctanhNormalizer, fit_tokens
 
 __all__ = [
+    "ArctanhNormalizer",
     "ClassCondition",
     "ConditionedDataset",
     "Conditioner",
@@ -41,6 +43,7 @@ __all__ = [
     "check",
     "discounted_returns",
     "fit_normalizer",
+    "fit_tokens",
     "from_replay_buffer",
     "load_episodes",
     "segments",

@@ -310,6 +310,8 @@ class ConditionedBatch(NamedTuple):
         rewards: `[batch, tokens]` float32.
         mask: `[batch, tokens]` bool, False at padded tokens.
         action_chunks: `[batch, tokens, stride * act]` float32.
+        terminals: `[batch, tokens]` float32.
+        next_observations: `[batch, tokens, obs]` float32.
         condition: `[batch, width]` float32, raw values side by side.
     """
 
@@ -318,6 +320,8 @@ class ConditionedBatch(NamedTuple):
     rewards: Float[np.ndarray, "batch tokens"]
     mask: Bool[np.ndarray, "batch tokens"]
     action_chunks: Float[np.ndarray, "batch tokens chunk"]
+    terminals: Float[np.ndarray, "batch ends"]
+    next_observations: Float[np.ndarray, "batch tokens next"]
     condition: Float[np.ndarray, "batch width"]
 
 

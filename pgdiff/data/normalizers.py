@@ -74,6 +74,10 @@ class Normalizer:
         """Map back to raw units; device and type are those of `x`."""
         return x * self.scale.to(x) + self.center.to(x)
 
+    def log_slope(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+        """Logarithm of the derivative of each normalised feature by its raw one, at `x`, raw."""
+        return (-self.scale.to(x).log()).expand_as(x)
+
 
 @register("normalizer", "limits")
 class LimitsNormalizer(Normalizer):

@@ -11,8 +11,15 @@ from pgdiff.data.episodes import Episodes
 from pgdiff.data.returns import chunk_rewards
 from pgdiff.validation import PgdiffError, check_in, check_positive_int, check_range
 
-FIELDS = ("observations", "actions", "rewards", "action_chunks")
-PADDINGS = ("none", "repeat")
+FIELDS = (
+    "observations",
+    "actions",
+    "rewards",
+    "action_chunks",
+    "terminals",
+    "next_observations",
+)
+PADDINGS = ("none", "repeat", "terminal")
 
 
 class SegmentBatch(NamedTuple):
@@ -26,6 +33,10 @@ class SegmentBatch(NamedTuple):
         action_chunks: `[batch, tokens, stride * act]` float32, the actions of the steps from each
             token's row up to the next token's, one after the other; past the episode's end its last
             action is repeated.
+        terminals: `[batch, tokens]` float32, 1 where the task itself ended after the token's row,
+            else 0; `[batch, 0]` if not asked for.
+        next_observations: `[batch, tokens, obs]` float32, what followed the token's row; after a
+            terminal of a recording without them the row itself.
     """
 
     observations: Float[np.ndarray, "batch tokens obs"]
@@ -33,6 +44,8 @@ class SegmentBatch(NamedTuple):
     rewards: Float[np.ndarray, "batch tokens"]
     mask: Bool[np.ndarray, "batch tokens"]
     action_chunks: Float[np.ndarray, "batch tokens chunk"]
+    terminals: Float[np.ndarray, "batch ends"]
+    next_observations: Float[np.ndarray, "batch tokens next"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,6 +61,7 @@ class SegmentIndex:
             number of windows.
         horizon: tokens of a window.
         stride: steps between tokens.
+        absorbing: whether tokens past an episode's end are real: its end repeated.
     """
 
     starts: Int[np.ndarray, " episodes"]
@@ -55,6 +69,7 @@ class SegmentIndex:
     offsets: Int[np.ndarray, " bounds"]
     horizon: int
     stride: int
+    absorbing: bool = False
 
     def __len__(self) -> int:
         return int(self.offsets[-1])
@@ -68,7 +83,7 @@ class SegmentIndex:
         first = self.starts[episode] + indices - self.offsets[episode]
         rows = first[:, None] + np.arange(self.horizon, dtype=np.int64) * self.stride
         last = self.ends[episode, None] - 1
-        return np.minimum(rows, last), rows <= last
+        return np.minimum(rows, last), (rows <= last) | self.absorbing
 
     def last_rows(self, indices: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " batch"]:
         """Return the last row of the episode of each window."""
@@ -89,19 +104,24 @@ def segments(
     *,
     padding: str = "none",
     min_tokens: int | None = None,
+    ahead: int = 0,
 ) -> SegmentIndex:
     """Number all windows that stay inside one episode.
 
     Padding rule: a window may start at any row from which the episode still holds `min_tokens`
     tokens. With `padding="none"` that is `horizon`, so nothing is padded. With `padding="repeat"`
-    (by default from one token on) the missing tokens repeat the episode's last row.
+    (by default from one token on) the missing tokens repeat the episode's last row. With
+    `padding="terminal"` so do those of an episode that a terminal ended, from its every row on, and
+    they count as real: where the task has ended nothing changes any more. Other episodes are not
+    padded.
 
     Args:
         episodes: the recording.
         horizon: tokens of a window, at least 1.
         stride: steps between tokens, at least 1.
-        padding: "none" or "repeat".
+        padding: "none", "repeat" or "terminal".
         min_tokens: tokens that must be real; only with `padding="repeat"`.
+        ahead: rows that an episode without a terminal must hold after a window.
 
     Raises:
         PgdiffError: if an argument is out of range or no episode is long enough.
@@ -109,7 +129,7 @@ def segments(
     check_positive_int("horizon", horizon)
     check_positive_int("stride", stride)
     check_in("padding", padding, PADDINGS)
-    if padding == "none":
+    if padding != "repeat":
         if min_tokens not in (None, horizon):
             raise PgdiffError(
                 f"`min_tokens` must be `horizon` without padding. Got {min_tokens}; "
@@ -121,17 +141,23 @@ def segments(
     elif check_positive_int("min_tokens", min_tokens) > horizon:
         raise PgdiffError(f"`min_tokens` must be at most `horizon` {horizon}. Got {min_tokens}.")
     needed = (min_tokens - 1) * stride + 1
-    counts = np.maximum(episodes.lengths - needed + 1, 0)
+    ended = episodes.terminals[episodes.ends - 1]
+    spared = needed + np.where(ended, 0, ahead)
+    if padding == "terminal":
+        spared = np.where(ended, 1, spared)
+    counts = np.maximum(episodes.lengths - spared + 1, 0)
     kept = counts > 0
     if not kept.any():
         longest = int(episodes.lengths.max())
         raise PgdiffError(
-            f"`horizon` {horizon} at `stride` {stride} needs {needed} rows of one episode. "
+            f"`horizon` {horizon} at `stride` {stride} needs {needed + ahead} rows of one episode. "
             f"The longest of the {len(episodes)} episodes has {longest} rows, enough for a "
-            f"horizon of {(longest - 1) // stride + 1}."
+            f"horizon of {max(longest - 1 - ahead, 0) // stride + 1}."
         )
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts[kept])])
-    return SegmentIndex(episodes.starts[kept], episodes.ends[kept], offsets, horizon, stride)
+    return SegmentIndex(
+        episodes.starts[kept], episodes.ends[kept], offsets, horizon, stride, padding == "terminal"
+    )
 
 
 class SegmentDataset:
@@ -145,7 +171,8 @@ class SegmentDataset:
         episodes: the recording.
         horizon: tokens of a segment.
         stride: steps between tokens.
-        fields: which of "observations", "actions", "rewards", "action_chunks" to gather.
+        fields: which to gather: "observations", "actions", "rewards", "action_chunks",
+            "terminals", "next_observations".
         discount: of the rewards within a token's stride, in (0, 1].
         padding: see `segments`.
         min_tokens: see `segments`.
@@ -170,7 +197,16 @@ class SegmentDataset:
             check_in("fields", name, FIELDS)
         check_range("discount", discount, low=0.0, high=1.0, open_low=True)
         self.episodes = episodes
-        self.index = segments(episodes, horizon, stride, padding=padding, min_tokens=min_tokens)
+        # The last row of an episode that was cut has no successor but a recorded one.
+        follows = "next_observations" in fields and episodes.next_observations is None
+        self.index = segments(
+            episodes,
+            horizon,
+            stride,
+            padding=padding,
+            min_tokens=min_tokens,
+            ahead=int(follows),
+        )
         self.fields = tuple(fields)
         self._rewards = (
             chunk_rewards(episodes, self.index.stride, discount) if "rewards" in fields else None
@@ -195,6 +231,8 @@ class SegmentDataset:
             rewards,
             mask,
             self._chunks(indices, rows),
+            self._terminals(rows),
+            self._next(indices, rows),
         )
 
     def _gather(self, name: str, rows: np.ndarray) -> np.ndarray:
@@ -202,6 +240,21 @@ class SegmentDataset:
             return np.zeros((*rows.shape, 0), np.float32)
         values: np.ndarray = getattr(self.episodes, name)
         return values.take(rows, axis=0)
+
+    def _terminals(self, rows: np.ndarray) -> np.ndarray:
+        if "terminals" not in self.fields:
+            return np.zeros((len(rows), 0), np.float32)
+        return self.episodes.terminals.take(rows).astype(np.float32)
+
+    def _next(self, indices: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        if "next_observations" not in self.fields:
+            return np.zeros((*rows.shape, 0), np.float32)
+        recorded = self.episodes.next_observations
+        if recorded is not None:
+            return recorded.take(rows, axis=0)
+        after = np.minimum(rows + 1, self.index.last_rows(indices)[:, None])
+        values: np.ndarray = self.episodes.observations.take(after, axis=0)
+        return values
 
     def _chunks(self, indices: np.ndarray, rows: np.ndarray) -> np.ndarray:
         if "action_chunks" not in self.fields:
@@ -218,7 +271,7 @@ def token_fields(
     """Return name, recorded values and repeats in a token of each field.
 
     What a normaliser is fitted to: rewards are summed over the stride, actions of a chunk stand in
-    a token `stride` times.
+    a token `stride` times, next observations are normalised as observations are.
 
     Raises:
         PgdiffError: an unknown field.
@@ -231,6 +284,10 @@ def token_fields(
             found.append((name, sums[~np.isnan(sums), None], 1))  # NaN is of no episode
         elif name == "action_chunks":
             found.append((name, episodes.actions, stride))
+        elif name == "terminals":
+            found.append((name, episodes.terminals[:, None], 1))
+        elif name == "next_observations":
+            found.append((name, episodes.observations, 1))
         else:
             found.append((name, getattr(episodes, name), 1))
     return found

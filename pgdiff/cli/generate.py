@@ -1,0 +1,93 @@
+"""`pgdiff generate`: a synthetic data set, sampled by a run's model, steered by a policy or not."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+from pgdiff.cli.planners import guide_choice
+from pgdiff.cli.values import flag, path, swept
+from pgdiff.model import TrajectoryDiffusion
+from pgdiff.planning.from_run import RunInfo, read_run
+from pgdiff.planning.run_guides import run_guides
+from pgdiff.planning.settings import planner_values
+from pgdiff.synthesis import Counts, ShardFolder, generate
+from pgdiff.synthesis.shards import shards_of
+from pgdiff.trajectory import Condition
+from pgdiff.validation import PgdiffError, check_positive_int, check_seed
+
+OF_THE_RUN, POLICY = "run", "policy"
+
+
+def run(settings: dict[str, Any]) -> int:
+    """Sample, write, and say what was written."""
+    run = read_run(path(settings, "run"))
+    out = path(settings, "out", f"data/{run.task['name']}-synthetic{swept(settings)}.hdf5")
+    model = run.load("model", device=settings["device"])
+    if not isinstance(model, TrajectoryDiffusion):
+        raise PgdiffError(
+            f"The stage 'model' of '{run.path}' must be a trajectory_diffusion. Got a "
+            f"{type(model).__name__}."
+        )
+    parts = planner_values(
+        {
+            key: settings[key]
+            for key in ("steps", "solver", "spacing", "trust_region")
+            if settings[key] is not None
+        }
+    )
+    began = time.perf_counter()
+    episodes = generate(
+        model,
+        transitions=check_positive_int("transitions", settings["transitions"]),
+        out=out,
+        guides=run_guides(run, _choice(settings, run), {}, device=settings["device"]),
+        seed=check_seed("seed", settings["seed"]),
+        batch=settings["batch"],
+        condition=_condition(settings["condition"]),
+        threads=settings["threads"],
+        workers=settings["workers"],
+        resume=flag(settings, "resume"),
+        overwrite=flag(settings, "overwrite"),
+        **parts,
+    )
+    seconds = time.perf_counter() - began
+    print(f"{episodes.steps} transitions, {len(episodes)} trajectories, in {seconds:.0f} s")
+    print(_counts(out))
+    print(f"data: {out}")
+    return 0
+
+
+def _choice(settings: dict[str, Any], run: RunInfo) -> Any:
+    """The guides that are asked for; `policy=PATH` is one of them."""
+    asked = guide_choice(settings)
+    policy = settings["policy"]
+    if policy is not None:
+        own = asked.pop(OF_THE_RUN, asked.pop(POLICY, {}))
+        return {**asked, POLICY: own | {"agent": str(path(settings, "policy"))}}
+    # A run that names no guide samples without one.
+    if run.guide is None and set(asked) == {OF_THE_RUN}:
+        if any(value is not None for value in asked[OF_THE_RUN].values()):
+            raise PgdiffError("`guide` must be named, or `policy` given, to have settings.")
+        return "none"
+    return asked
+
+
+def _condition(value: Any) -> Condition | None:
+    if value is None:
+        return None
+    if not isinstance(value, dict):
+        raise PgdiffError(
+            f"`condition` must give values by name, {{return: 100.0}}. Got {value!r}."
+        )
+    rows = {key: [one if isinstance(one, list) else [one]] for key, one in value.items()}
+    return Condition(values=rows)  # type: ignore[arg-type]
+
+
+def _counts(out: Path) -> str:
+    """What became of the samples, over all shards."""
+    folder = ShardFolder(shards_of(out))
+    total = sum((folder.counts(number) or Counts() for number in folder.finished()), Counts())
+    return (
+        f"{total.terminals} of {total.trajectories} trajectories end in a terminal, {total.cut} "
+        f"tokens after one are cut, {total.clipped} values of actions were clipped to their bounds"
+    )

@@ -1,0 +1,139 @@
+"""Actions through the inverse tangent, and the normaliser of a token's fields side by side."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pgdiff.data.normalizers import Normalizer, StandardNormalizer, fit_normalizer
+from pgdiff.registry import register
+from pgdiff.validation import PgdiffError, check_range
+
+FieldPart = tuple[str, Float[np.ndarray, "rows size"], int]
+"""Name, recorded values and repeats in a token of a field (`pgdiff.data.segments.token_fields`)."""
+
+_ACTIONS = ("actions", "action_chunks")
+_LIMIT = 0.999
+
+
+@register("normalizer", "arctanh")
+@dataclass(frozen=True, eq=False)
+class ArctanhNormalizer(StandardNormalizer):
+    """Mean 0 and deviation 1, of actions after the inverse hyperbolic tangent.
+
+    A feature with `low < high` is first mapped from there to [-1, 1], clipped to `limit`, and put
+    through arctanh: what samples make of it lies within its bounds, wherever noise or a guide takes
+    them. Policy-guided diffusion's code (Jackson et al. 2024) treats actions so, with the limit
+    0.999. Other features have `low` and `high` 0 and are standardised as they are.
+
+    Attributes:
+        low: `[features]` least value of a feature, or 0 for none; a sequence is made a tensor.
+        high: `[features]` greatest value, or 0.
+        limit: greatest value that goes into arctanh, in (0, 1).
+    """
+
+    low: Float[Tensor, " bounds"] = field(default_factory=lambda: torch.zeros(0))
+    high: Float[Tensor, " bounds"] = field(default_factory=lambda: torch.zeros(0))
+    limit: float = _LIMIT
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_range("limit", self.limit, low=0.0, high=1.0, open_low=True, open_high=True)
+        for name in ("low", "high"):
+            value = torch.as_tensor(getattr(self, name), dtype=torch.float32)
+            if not len(value):
+                value = torch.zeros_like(self.center)
+            if value.shape != self.center.shape or not bool(torch.isfinite(value).all()):
+                raise PgdiffError(
+                    f"`{name}` must be {self.features} finite numbers, one a feature. "
+                    f"Got {list(value.shape)}."
+                )
+            object.__setattr__(self, name, value)
+        if bool((self.low > self.high).any()):
+            raise PgdiffError("`low` must be at most `high` in every feature. Got more.")
+
+    def normalize(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+        """Map raw units to standard ones; device and type are those of `x`."""
+        inner = torch.where(self._squashed(x), torch.arctanh(self._clipped(x)), x)
+        return super().normalize(inner)
+
+    def unnormalize(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+        """Map back to raw units; device and type are those of `x`."""
+        inner = super().unnormalize(x)
+        middle, half = self._span(x)
+        return torch.where(self._squashed(x), middle + half * torch.tanh(inner), inner)
+
+    def log_slope(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
+        """Logarithm of each feature's derivative; 1 / (1 - u^2) of one that is squashed."""
+        _, half = self._span(x)
+        u = self._clipped(x)
+        return super().log_slope(x) - torch.where(
+            self._squashed(x), (half * (1 - u.square())).log(), 0.0
+        )
+
+    def _squashed(self, x: Tensor) -> Tensor:
+        return (self.low < self.high).to(x.device)
+
+    def _span(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        half = (self.high - self.low).to(x) / 2
+        return (self.high + self.low).to(x) / 2, torch.where(half > 0, half, 1.0)
+
+    def _clipped(self, x: Tensor) -> Tensor:
+        middle, half = self._span(x)
+        return ((x - middle) / half).clamp(-self.limit, self.limit)
+
+
+def fit_tokens(kind: str, parts: Sequence[FieldPart]) -> Normalizer:
+    """Fit a normaliser to the fields of a token.
+
+    Flags, which are bool, are mapped to -1 and 1 whatever their share: a standardised flag of a
+    rare event would lie tens of deviations off.
+
+    Args:
+        kind: "limits", "standard" or "arctanh".
+        parts: of each field, in the order of a token.
+    """
+    if kind != "arctanh":
+        return _with_flags(
+            fit_normalizer(kind, [a for _, a, _ in parts], repeats=[n for _, _, n in parts]), parts
+        )
+    bounds = [_bounds(name, values, repeats) for name, values, repeats in parts]
+    low, high = (torch.cat([pair[end] for pair in bounds]) for end in (0, 1))
+    plain = ArctanhNormalizer(torch.zeros_like(low), torch.ones_like(low), low, high)
+    inner, first = [], 0
+    for name, values, repeats in parts:
+        size = values.shape[-1]
+        if name in _ACTIONS:
+            where = slice(first, first + size)
+            own = ArctanhNormalizer(
+                torch.zeros(size), torch.ones(size), plain.low[where], plain.high[where]
+            )
+            values = own.normalize(torch.from_numpy(np.array(values))).numpy()
+        inner.append(values)
+        first += size * repeats
+    fitted = fit_normalizer("standard", inner, repeats=[n for _, _, n in parts])
+    fitted = _with_flags(fitted, parts)
+    return ArctanhNormalizer(fitted.center, fitted.scale, low, high)
+
+
+def _with_flags(fitted: Normalizer, parts: Sequence[FieldPart]) -> Normalizer:
+    flags = torch.cat(
+        [
+            torch.full((values.shape[-1] * repeats,), values.dtype == np.bool_)
+            for _, values, repeats in parts
+        ]
+    )
+    center, scale = (torch.where(flags, 0.5, stat) for stat in (fitted.center, fitted.scale))
+    return type(fitted)(center, scale)
+
+
+def _bounds(name: str, values: np.ndarray, repeats: int) -> tuple[Tensor, Tensor]:
+    """Least and greatest recorded action; zeros for other fields."""
+    if name not in _ACTIONS:
+        none = torch.zeros(values.shape[-1] * repeats)
+        return none, none
+    low, high = (torch.from_numpy(np.asarray(end(values, axis=0))) for end in (np.min, np.max))
+    return low.repeat(repeats), high.repeat(repeats)

@@ -1,0 +1,125 @@
+"""From sampled segments to recorded rows: ends by threshold, actions within their bounds."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from pgdiff.trajectory import Layout, Segment
+from pgdiff.validation import PgdiffError
+
+NEEDED = ("actions", "rewards", "terminals")
+ENDED = 0.5
+"""A terminal above this ends a trajectory (Lu et al. 2023; Jackson et al. 2024)."""
+
+Bounds = tuple[Float[np.ndarray, " action"], Float[np.ndarray, " action"]]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What was made of a batch of samples.
+
+    Attributes:
+        trajectories: sampled.
+        transitions: kept.
+        terminals: trajectories that the task itself ended.
+        cut: tokens after a terminal, which are left out.
+        clipped: features of kept actions that lay outside their bounds, and were put on them.
+    """
+
+    trajectories: int = 0
+    transitions: int = 0
+    terminals: int = 0
+    cut: int = 0
+    clipped: int = 0
+
+    def __add__(self, other: "Counts") -> "Counts":
+        return Counts(**{name: value + vars(other)[name] for name, value in vars(self).items()})
+
+
+def check_layout(layout: Layout) -> None:
+    """Refuse a model whose tokens do not make transitions.
+
+    Raises:
+        PgdiffError: a field that is lacking, or tokens more than one step apart.
+    """
+    fields = layout.slices
+    lacking = [name for name in NEEDED if name not in fields]
+    if lacking:
+        raise PgdiffError(
+            f"`model` must generate {', '.join(NEEDED)} beside observations. Got one without "
+            f"{', '.join(lacking)}; train it with pgdiff train recipe=synthesis."
+        )
+    if layout.stride != 1:
+        raise PgdiffError(
+            f"`model` must have a token for every step, a stride of 1. Got {layout.stride}."
+        )
+    if layout.horizon == 1 and "next_observations" not in fields:
+        raise PgdiffError(
+            "`model` must generate 'next_observations' where its horizon is 1. Got one without."
+        )
+
+
+def decode(segment: Segment, *, bounds: Bounds | None) -> tuple[dict[str, np.ndarray], Counts]:
+    """Turn segments into rows of D4RL's fields, one trajectory after the other.
+
+    A trajectory goes up to its first terminal, whose row is kept with its own observation as the
+    next one: nothing follows. Where no terminal ends it, its last row is marked as a timeout. Of T
+    tokens that hold no `next_observations` the last then has no successor, and only T - 1 rows are
+    kept.
+
+    Args:
+        segment: in raw units, with `NEEDED`.
+        bounds: least and greatest action, or None for any.
+
+    Returns:
+        `observations`, `actions`, `rewards`, `next_observations` (float32), `terminals` and
+        `timeouts` (bool), and what was cut and clipped.
+    """
+    assert segment.actions is not None
+    assert segment.rewards is not None
+    assert segment.terminals is not None
+    observations, actions = _array(segment.observations), _array(segment.actions)
+    rewards = _array(segment.rewards)[..., 0]
+    ends = np.greater(_array(segment.terminals)[..., 0], ENDED)
+    batch, tokens = ends.shape
+    ended = ends.any(axis=1)
+    # Rows up to and with the first terminal; all tokens that have a successor where there is none.
+    told = segment.next_observations is not None
+    kept = np.where(ended, ends.argmax(axis=1) + 1, tokens if told else tokens - 1)
+    where = np.less(np.arange(tokens), kept[:, None])
+    if segment.next_observations is not None:
+        after = _array(segment.next_observations)
+    else:
+        after = np.concatenate([observations[:, 1:], observations[:, -1:]], axis=1)
+    last = np.equal(np.arange(tokens), kept[:, None] - 1)
+    over = last & ended[:, None]
+    after = np.where(over[..., None], observations, after)
+    clipped = 0
+    if bounds is not None:
+        low, high = bounds
+        outside = np.less(actions, low) | np.greater(actions, high)
+        clipped = int(outside[where].sum())
+        actions = np.clip(actions, low, high)
+    rows = {
+        "observations": observations[where],
+        "actions": actions[where],
+        "rewards": rewards[where],
+        "next_observations": after[where],
+        "terminals": over[where],
+        "timeouts": (last & ~ended[:, None])[where],
+    }
+    counts = Counts(
+        trajectories=batch,
+        transitions=int(kept.sum()),
+        terminals=int(ended.sum()),
+        cut=int((tokens - kept)[ended].sum()),
+        clipped=clipped,
+    )
+    return rows, counts
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    found: np.ndarray = tensor.detach().cpu().numpy().astype(np.float32)
+    return found

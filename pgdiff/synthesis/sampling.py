@@ -1,0 +1,157 @@
+"""How one shard of a synthetic data set is sampled: a function of the seed and its number alone."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from pgdiff.diffusion import Churn, Solver, TrustRegion
+from pgdiff.diffusion.spacing import Spacing
+from pgdiff.guides import Guide, bind
+from pgdiff.model import TrajectoryDiffusion
+from pgdiff.registry import to_config
+from pgdiff.synthesis.decode import Bounds, Counts, check_layout, decode
+from pgdiff.trajectory import Condition
+from pgdiff.validation import PgdiffError, check_positive_int, check_seed
+
+
+@dataclass(kw_only=True)
+class ShardSampler:
+    """Samples a shard: `batch` trajectories whose noise is of (seed, number) alone.
+
+    Attributes:
+        model: generates observations, actions, rewards and terminals, one token a step.
+        guides: what steers it.
+        seed: of all shards.
+        batch: trajectories of a shard.
+        steps: of the sampler.
+        solver: the churned Heun's method of Karras et al. (2022) if None.
+        spacing: which levels a token visits; equal steps of the level if None.
+        trust_region: limits how far guides move a sample.
+        condition: what the trajectories are to be like; None for any.
+        threads: of torch while a shard is sampled, which the result depends on.
+
+    Raises:
+        PgdiffError: a model that generates no transitions, a guide that does not fit it, or a
+            setting out of its range.
+    """
+
+    model: TrajectoryDiffusion
+    guides: Sequence[Guide] = ()
+    seed: int = 0
+    batch: int = 256
+    steps: int = 32
+    solver: Solver | None = None
+    spacing: Spacing | None = None
+    trust_region: TrustRegion | None = None
+    condition: Condition | None = None
+    threads: int = 1
+    _bounds: Bounds | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        check_layout(self.model.layout)
+        check_seed("seed", self.seed)
+        for name in ("batch", "steps", "threads"):
+            check_positive_int(name, getattr(self, name))
+        self.solver = Churn() if self.solver is None else self.solver
+        for guide in self.guides:
+            bind(guide, self.model)  # the clearest error, before anything is written
+        if self.model.action_range is not None:
+            low, high = (np.asarray(end, np.float32) for end in self.model.action_range)
+            self._bounds = low, high
+
+    @property
+    def most(self) -> int:
+        """Transitions of a shard at most."""
+        return self.batch * self.model.layout.horizon
+
+    def shard(self, number: int) -> tuple[dict[str, np.ndarray], Counts]:
+        """Sample the trajectories of shard `number`, as rows.
+
+        Raises:
+            PgdiffError: guidance or the network gives NaN or infinite samples; the shard and the
+                guides are named.
+        """
+        source = np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64)[0]
+        generator = torch.Generator(self.model.device).manual_seed(int(source >> 1))
+        threads = torch.get_num_threads()
+        torch.set_num_threads(self.threads)
+        try:
+            x = self.model.sample(
+                batch=self.batch,
+                generators=[generator],
+                steps=self.steps,
+                solver=self.solver,
+                spacing=self.spacing,
+                guidance=[bind(guide, self.model) for guide in self.guides],
+                trust_region=self.trust_region,
+                condition=self.condition,
+            )
+            segment = self.model.segment(x)
+            if not all(torch.isfinite(part).all() for part in _tensors(segment)):
+                raise PgdiffError("Samples are NaN or Inf in raw units.")
+        except PgdiffError as error:
+            scales = ", ".join(f"'{g.name}' of scale {g.scale:g}" for g in self.guides)
+            raise PgdiffError(
+                f"Shard {number} cannot be sampled: {error} Guides: {scales or 'none'}."
+            ) from error
+        finally:
+            torch.set_num_threads(threads)
+        return decode(segment, bounds=self._bounds)
+
+    def settings(self) -> dict[str, Any]:
+        """All that a shard depends on beside its number, as plain JSON values."""
+        return {
+            "model": described(self.model)
+            | {"settings": described(json.dumps(to_config(self.model), sort_keys=True))},
+            "guides": [described(guide) for guide in self.guides],
+            "seed": self.seed,
+            "batch": self.batch,
+            "steps": self.steps,
+            "threads": self.threads,
+            "device": self.model.device.type,
+            "solver": to_config(self.solver),
+            "spacing": described(self.spacing),
+            "trust_region": described(self.trust_region),
+            "condition": described(self.condition),
+        }
+
+
+def described(value: Any) -> Any:
+    """What a part is made of, as JSON: settings in words, networks and arrays by their SHA-256."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, nn.Module):
+        return {"network": type(value).__name__, "sha256": _digest(value)}
+    if isinstance(value, torch.Tensor | np.ndarray):
+        return {"sha256": hashlib.sha256(_bytes(value)).hexdigest()}
+    if isinstance(value, dict):
+        return {str(key): described(part) for key, part in sorted(value.items())}
+    if isinstance(value, list | tuple):
+        return [described(part) for part in value]
+    name = {"kind": type(value).__qualname__}
+    if hasattr(value, "__dict__"):
+        return name | {key: described(part) for key, part in sorted(vars(value).items())}
+    return name
+
+
+def _digest(module: nn.Module) -> str:
+    total = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        total.update(name.encode())
+        total.update(_bytes(tensor))
+    return total.hexdigest()
+
+
+def _bytes(value: torch.Tensor | np.ndarray) -> bytes:
+    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+    return array.tobytes()
+
+
+def _tensors(segment: Any) -> list[torch.Tensor]:
+    return [part for part in vars(segment).values() if isinstance(part, torch.Tensor)]

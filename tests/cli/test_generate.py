@@ -1,0 +1,89 @@
+"""`pgdiff generate`: from a run to a data set that trains an agent."""
+
+from pathlib import Path
+
+import gymnasium as gym
+import pytest
+
+import pgdiff as package
+from pgdiff.cli import main
+
+SMALL = ["transitions=300", "batch=16", "steps=2"]
+SHORT = ["trainer.steps=20", "trainer.batch_size=8", "denoiser.width=16"]
+
+
+@pytest.fixture(scope="module")
+def runs(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("synthesis")
+    words = ["task=maze2d-umaze-v1", f"data={made / 'data.hdf5'}", *SHORT]
+    small = {"synthesis": ["denoiser.depth=1"], "transitions": ["denoiser.embedding=16"]}
+    for recipe, extra in small.items():
+        assert main(["train", f"recipe={recipe}", f"out={folder / recipe}", *words, *extra]) == 0
+    return folder
+
+
+@pytest.mark.parametrize("recipe", ["synthesis", "transitions"])
+def test_rows_that_an_agent_learns_from(pgdiff, runs: Path, recipe: str) -> None:
+    result = pgdiff("generate", f"run={runs / recipe}", *SMALL, "out=made.hdf5")
+    assert result.code == 0, result.err
+    assert "data: made.hdf5" in result.out
+    episodes = package.load_episodes("made.hdf5")
+    assert f"{episodes.steps} transitions, {len(episodes)} trajectories" in result.out
+    assert pgdiff("check", "made.hdf5").code == 0
+    words = ["recipe=iql", "recipe.stages.iql.arguments.width=16", "trainer.steps=3"]
+    result = pgdiff("train", *words, "task=maze2d-umaze-v1", "data=made.hdf5", "out=agent")
+    assert result.code == 0, result.err
+
+
+def test_a_policy_steers_and_a_sweep_names_its_outputs(pgdiff, runs: Path, made: Path) -> None:
+    words = ["recipe=cloning", "recipe.stages.cloning.arguments.width=16", "trainer.steps=3"]
+    data = f"data={made / 'data.hdf5'}"
+    assert pgdiff("train", *words, "task=maze2d-umaze-v1", data, "out=agent").code == 0
+    policy = "policy=agent/cloning"
+    result = pgdiff("generate", f"run={runs / 'synthesis'}", *SMALL, policy, "out=guided.hdf5")
+    assert result.code == 0, result.err
+    assert pgdiff("generate", f"run={runs / 'synthesis'}", *SMALL, "out=plain.hdf5").code == 0
+    guided, plain = (package.load_episodes(f"{name}.hdf5") for name in ("guided", "plain"))
+    assert guided.actions.shape[1:] == plain.actions.shape[1:]
+    assert not (guided.actions[:50] == plain.actions[:50]).all()
+    result = pgdiff("generate", "-m", f"run={runs / 'synthesis'}", *SMALL, "seed=1,2")
+    assert result.code == 0, result.err
+    assert len(list(Path("data").glob("*.hdf5"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["transitions=0"], "`transitions` must be"),
+        (["solver=euler"], "`solver` must be"),
+        (["guide.scale=2"], "`guide` must be named"),
+        (["policy=nowhere.zip"], "nowhere.zip"),
+        (["guide=policy"], "policy"),
+        (["condition=3"], "`condition` must give values"),
+        (["condition={return: 3}"], "condition"),
+        (["trust_region={name: own_step, radius: -1.0}"], "`radius` must be"),
+        (["seed=-2"], "`seed` must be"),
+        (["resume=maybe"], "`resume` must be true or false"),
+        (["workers=1.5"], "`workers` must be"),
+        (["out=."], "`out` must be a file"),
+    ],
+)
+def test_bad_words_are_named(pgdiff, runs: Path, words: list[str], message: str) -> None:
+    result = pgdiff("generate", f"run={runs / 'synthesis'}", *SMALL, *words)
+    assert result.code == 1
+    assert message in result.error
+    assert not list(Path.cwd().rglob("*.hdf5"))
+
+
+def test_other_runs_and_agents_are_refused(pgdiff, runs: Path, made: Path) -> None:
+    result = pgdiff("generate", f"run={made / 'run'}", *SMALL)
+    assert result.code == 1
+    assert "without actions, rewards, terminals" in result.error
+    from stable_baselines3 import SAC
+
+    SAC("MlpPolicy", gym.make("Pendulum-v1"), device="cpu").save("other.zip")
+    result = pgdiff("generate", f"run={runs / 'synthesis'}", *SMALL, "policy=other.zip")
+    assert result.code == 1
+    assert "`policy` must be of the model's task" in result.error
+    result = pgdiff("generate", *SMALL)
+    assert "`run` must be given" in result.error

@@ -1,0 +1,112 @@
+"""Rows against the simulator that made them, and against their own faults."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import pgdiff_envs  # noqa: F401  registers the tasks
+from pgdiff import Episodes, PgdiffError
+from pgdiff.evaluation.simulated import replay_errors, step_errors, units
+
+TASKS = ("hopper", "halfcheetah")
+
+
+def recorded(task: str, *, episodes: int = 12, steps: int = 60) -> Episodes:
+    """Random actions in the simulator, small enough that no velocity reaches its clip."""
+    env = gym.make(f"pgdiff_envs:{task}-v5")
+    env.action_space.seed(0)
+    parts: list[dict[str, Any]] = []
+    for number in range(episodes):
+        observation, _ = env.reset(seed=number)
+        for step in range(steps):
+            action = 0.3 * env.action_space.sample()
+            after, reward, terminal, _, _ = env.step(action)
+            last = step == steps - 1
+            parts.append(
+                {
+                    "observations": observation,
+                    "actions": action,
+                    "rewards": reward,
+                    "next_observations": after,
+                    "terminals": terminal,
+                    "timeouts": last and not terminal,
+                }
+            )
+            if terminal:
+                break
+            observation = after
+    return Episodes.from_arrays(**{name: [part[name] for part in parts] for name in parts[0]})
+
+
+def env_of(task: str) -> gym.Env[Any, Any]:
+    return gym.make(f"pgdiff_envs:{task}-v5")
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("told", [True, False])
+def test_a_recording_agrees_with_its_simulator(task: str, told: bool) -> None:
+    episodes = recorded(task)
+    if not told:
+        fields = episodes.fields()
+        fields.pop("next_observations")
+        episodes = Episodes.from_arrays(**fields)  # type: ignore[arg-type]
+    unit = units(episodes)
+    one = step_errors(env_of(task), episodes, units=unit, positions=10)
+    assert one.observation.max() < 1e-3
+    assert one.reward.max() < 1e-3
+    assert (one.terminal == 1).all()
+    assert one.count[0] == 12
+    whole = replay_errors(env_of(task), episodes, units=unit, positions=10)
+    # float32 starts, and contacts that grow small differences.
+    assert whole.observation.max() < 0.05
+    assert whole.position.tolist() == list(range(1, 11))
+
+
+def test_errors_are_in_units_of_one_step_changes() -> None:
+    episodes = recorded("halfcheetah")
+    unit = units(episodes)
+    fields: dict[str, Any] = episodes.fields()
+    source = np.random.default_rng(0)
+    off = source.normal(size=episodes.observations.shape)
+    fields["next_observations"] = fields["next_observations"] + 0.5 * unit.scale * off
+    fields["rewards"] = fields["rewards"] + 0.25 * unit.reward
+    wrong = Episodes.from_arrays(**fields)
+    found = step_errors(env_of("halfcheetah"), wrong, units=unit, positions=20)
+    # 12 rows of 17 features at 20 positions: the root mean square within 4 standard errors.
+    assert found.mean(1, 20) == pytest.approx(0.5, abs=4 * 0.5 / np.sqrt(2 * 12 * 17 * 20))
+    assert found.reward == pytest.approx(np.full(20, 0.25), abs=1e-3)
+    assert np.abs(found.observation - 0.5).max() < 6 * found.standard_error.mean()
+
+
+def test_a_terminal_that_the_simulator_does_not_know_is_counted() -> None:
+    episodes = recorded("hopper", steps=4)
+    fields: dict[str, Any] = episodes.fields()
+    last = episodes.ends - 1
+    fields["terminals"] = fields["terminals"].copy()
+    fields["timeouts"] = np.zeros_like(fields["timeouts"])
+    fields["terminals"][last] = True
+    found = step_errors(
+        env_of("hopper"), Episodes.from_arrays(**fields), units=units(episodes), positions=4
+    )
+    assert found.terminal.tolist() == [1, 1, 1, 0]
+
+
+def test_the_same_seed_compares_the_same_rows() -> None:
+    episodes = recorded("halfcheetah")
+    chosen: dict[str, Any] = {"units": units(episodes), "positions": 5, "rows": 4}
+    env = env_of("halfcheetah")
+    first, again, other = (step_errors(env, episodes, seed=s, **chosen) for s in (0, 0, 1))
+    assert np.array_equal(first.observation, again.observation)
+    assert not np.array_equal(first.observation, other.observation)
+
+
+def test_what_cannot_be_reset_is_named() -> None:
+    episodes = recorded("halfcheetah", episodes=2, steps=5)
+    with pytest.raises(PgdiffError, match=r"`env` must have set_observation.*Pendulum"):
+        step_errors(gym.make("Pendulum-v1"), episodes, units=units(episodes))
+    with pytest.raises(PgdiffError, match="`positions` must be"):
+        step_errors(env_of("halfcheetah"), episodes, units=units(episodes), positions=0)
+    with pytest.raises(PgdiffError, match="There must be a position"):
+        step_errors(env_of("halfcheetah"), episodes, units=units(episodes), positions=3).mean(5, 9)

@@ -1,0 +1,65 @@
+"""Samples become rows: ends by threshold, what follows them cut, actions within bounds."""
+
+import numpy as np
+import pytest
+import torch
+from line_world import model
+
+from pgdiff import PgdiffError
+from pgdiff.synthesis import Counts, decode
+from pgdiff.synthesis.decode import check_layout
+from pgdiff.trajectory import Layout, Segment
+
+BOUNDS = (np.float32([-1.0]), np.float32([1.0]))
+
+
+def segment(ends: list[list[float]], *, following: bool = False) -> Segment:
+    flags = torch.tensor(ends)[..., None]
+    places = torch.arange(flags.numel(), dtype=torch.float32).reshape(flags.shape)
+    return Segment(
+        observations=places,
+        actions=places - 4,
+        rewards=-places,
+        terminals=flags,
+        next_observations=places + 0.5 if following else None,
+    )
+
+
+def test_a_trajectory_ends_with_its_first_terminal() -> None:
+    rows, counts = decode(
+        segment([[0.1, 0.6, 0.0, 0.9], [0.4, -3.0, 0.5, 0.2], [0.0, 0.0, 0.0, 2.0]]), bounds=BOUNDS
+    )
+    assert rows["observations"][:, 0].tolist() == [0, 1, 4, 5, 6, 8, 9, 10, 11]
+    assert rows["terminals"].tolist() == [False, True, *[False] * 6, True]
+    assert rows["timeouts"].tolist() == [*[False] * 4, True, *[False] * 4]
+    # What follows: the next token, and the row itself where nothing does.
+    assert rows["next_observations"][:, 0].tolist() == [1, 1, 5, 6, 7, 9, 10, 11, 11]
+    assert rows["actions"][:, 0].tolist() == [-1, -1, 0, 1, 1, 1, 1, 1, 1]
+    assert rows["rewards"].tolist() == [0, -1, -4, -5, -6, -8, -9, -10, -11]
+    assert counts == Counts(trajectories=3, transitions=9, terminals=2, cut=2, clipped=7)
+
+
+def test_tokens_that_hold_what_follows_are_rows_by_themselves() -> None:
+    rows, counts = decode(segment([[0.1], [0.7]], following=True), bounds=None)
+    assert rows["next_observations"][:, 0].tolist() == [0.5, 1]
+    assert rows["timeouts"].tolist() == [True, False]
+    assert rows["terminals"].tolist() == [False, True]
+    assert counts.transitions == 2
+    assert rows["actions"][:, 0].tolist() == [-4, -3]
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        (Layout(fields=(("observations", 1),), horizon=4), "without actions, rewards, terminals"),
+        (
+            Layout(fields=(("observations", 1), ("actions", 1), ("rewards", 1)), horizon=4),
+            "without terminals",
+        ),
+        (model(horizon=3).layout.__class__(fields=model().layout.fields, horizon=3, stride=2), "2"),
+        (Layout(fields=model().layout.fields, horizon=1), "'next_observations'"),
+    ],
+)
+def test_a_model_that_makes_no_transitions_is_refused(layout: Layout, message: str) -> None:
+    with pytest.raises(PgdiffError, match=message):
+        check_layout(layout)

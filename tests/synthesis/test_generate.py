@@ -1,0 +1,189 @@
+"""Shards: the same whoever makes them, resumed, hashed, refused where they would mix."""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from line_world import Right, Undefined, model, recording
+
+import pgdiff
+from pgdiff import PgdiffError
+from pgdiff.diffusion import DDIM
+from pgdiff.guides import Policy
+from pgdiff.synthesis import ShardFolder
+
+SMALL: dict[str, Any] = {"batch": 8, "steps": 2, "solver": DDIM(), "progress": False}
+
+
+def sums(folder: Path) -> dict[str, str]:
+    return {
+        file.name: hashlib.sha256(file.read_bytes()).hexdigest()
+        for file in sorted(folder.glob("*.hdf5"))
+    }
+
+
+@pytest.mark.parametrize("horizon", [8, 1])
+def test_rows_are_sound_and_as_many_as_were_asked_for(tmp_path: Path, horizon: int) -> None:
+    out = tmp_path / "data.hdf5"
+    episodes = pgdiff.generate(model(horizon=horizon), transitions=100, out=out, **SMALL)
+    assert episodes.steps >= 100
+    assert pgdiff.check(out) == []
+    assert np.abs(episodes.actions).max() <= 1
+    assert episodes.next_observations is not None
+    shards = ShardFolder(tmp_path / "data.hdf5.shards")
+    total = sum(shards.counts(n).transitions for n in shards.finished())  # type: ignore[union-attr]
+    assert total == episodes.steps
+    # The least number of whole shards.
+    last = shards.counts(shards.finished()[-1])
+    assert last is not None
+    assert total - last.transitions < 100
+
+
+def test_in_memory_is_what_would_be_written(tmp_path: Path) -> None:
+    written = pgdiff.generate(model(), transitions=90, out=tmp_path / "a.hdf5", **SMALL)
+    here = pgdiff.generate(model(), transitions=90, **SMALL)
+    for name, values in written.fields().items():
+        assert np.array_equal(values, here.fields()[name]), name
+
+
+def test_shards_depend_on_seed_and_number_alone(tmp_path: Path) -> None:
+    made = {}
+    for name, settings in {
+        "one": {"transitions": 200},
+        "two": {"transitions": 200, "workers": 2},
+        "fewer": {"transitions": 100},
+        "other": {"transitions": 200, "seed": 1},
+    }.items():
+        pgdiff.generate(model(), out=tmp_path / f"{name}.hdf5", **SMALL, **settings)
+        made[name] = sums(tmp_path / f"{name}.hdf5.shards")
+    assert made["one"] == made["two"]
+    assert made["fewer"].items() <= made["one"].items()
+    assert not set(made["one"].values()) & set(made["other"].values())
+    assert (tmp_path / "one.hdf5").read_bytes() == (tmp_path / "two.hdf5").read_bytes()
+
+
+def test_going_on_makes_no_shard_twice(tmp_path: Path) -> None:
+    out = tmp_path / "data.hdf5"
+    pgdiff.generate(model(), transitions=60, out=out, **SMALL)
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path).rglob("0*.hdf5")}
+    pgdiff.generate(model(), transitions=150, out=out, resume=True, **SMALL)
+    assert all(file.stat().st_mtime_ns == then for file, then in before.items())
+    whole = pgdiff.generate(model(), transitions=150, **SMALL)
+    assert np.array_equal(pgdiff.load_episodes(out).observations, whole.observations)
+
+
+@pytest.mark.slow
+def test_kills_leave_the_same_shards(tmp_path: Path) -> None:
+    script = textwrap.dedent(
+        f"""
+        import sys
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        import pgdiff
+        from pgdiff.diffusion import DDIM
+        from line_world import model
+        pgdiff.generate(model(), transitions=4000, out={str(tmp_path / "killed.hdf5")!r}, batch=8,
+                        steps=2, solver=DDIM(), progress=False, resume=True)
+        """
+    )
+    wait = np.random.default_rng(0).uniform(4.0, 8.0, 10)
+    for seconds in wait:
+        run = subprocess.Popen([sys.executable, "-c", script], cwd=Path.cwd())
+        time.sleep(float(seconds))
+        run.send_signal(signal.SIGKILL)
+        run.wait()
+    subprocess.run([sys.executable, "-c", script], check=True, env=dict(os.environ))
+    pgdiff.generate(model(), transitions=4000, out=tmp_path / "whole.hdf5", **SMALL)
+    assert sums(tmp_path / "killed.hdf5.shards") == sums(tmp_path / "whole.hdf5.shards")
+    assert (tmp_path / "killed.hdf5").read_bytes() == (tmp_path / "whole.hdf5").read_bytes()
+
+
+def test_a_policy_makes_its_actions_likelier() -> None:
+    from pgdiff import Trainer
+
+    learned = model(untrained_size=0.0)
+    Trainer(steps=150, batch_size=64, learning_rate=3e-3, progress=False, device="cpu").fit(
+        learned, recording()
+    )
+    settings = SMALL | {"batch": 128, "steps": 8}
+    plain = pgdiff.generate(learned, transitions=800, **settings)
+    guided = pgdiff.generate(learned, transitions=800, guides=[Policy(Right())], **settings)
+    likely = [
+        float(Right().log_prob(torch.tensor([[0.0]]), torch.as_tensor(np.array(e.actions))).mean())
+        for e in (plain, guided)
+    ]
+    print(f"\nlog-likelihood of actions: {likely[0]:.2f} unguided, {likely[1]:.2f} guided")
+    assert likely[1] > likely[0] + 0.2
+
+
+def make(out: Path, **settings: Any) -> None:
+    given = SMALL | {"transitions": 60, "out": out} | settings
+    pgdiff.generate(given.pop("model", None) or model(), **given)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"transitions": 0}, "`transitions` must be"),
+        ({"transitions": 1.5}, "`transitions` must be"),
+        ({"workers": 0}, "`workers` must be"),
+        ({"batch": 0}, "`batch` must be"),
+        ({"steps": -1}, "`steps` must be"),
+        ({"seed": -1}, "`seed` must be"),
+        ({"threads": 0}, "`threads` must be"),
+        ({"guides": ["policy"]}, "`guides` must have"),
+        ({"guides": [Policy(Undefined())]}, "Shard 0 cannot be sampled.*'policy' of scale 1"),
+    ],
+)
+def test_bad_settings_are_named(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(PgdiffError, match=message):
+        make(tmp_path / "data.hdf5", **settings)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_there_is_not_overwritten_unasked(tmp_path: Path) -> None:
+    out = tmp_path / "data.hdf5"
+    make(out)
+    with pytest.raises(PgdiffError, match=r"exists. resume=true goes on with it"):
+        make(out)
+    make(out, overwrite=True, seed=3)
+    with pytest.raises(PgdiffError, match=r"`seed` must be what the shards .* 3. Got 0"):
+        make(out, resume=True)
+    with pytest.raises(PgdiffError, match="`guides` must be what the shards"):
+        make(out, resume=True, seed=3, guides=[Policy(Right())])
+    with pytest.raises(PgdiffError, match="`model` must be what the shards"):
+        make(out, resume=True, seed=3, model=model(untrained_size=0.2))
+    with pytest.raises(PgdiffError, match="`out` must be a file"):
+        make(tmp_path)
+
+
+def test_a_damaged_shard_is_found(tmp_path: Path) -> None:
+    out = tmp_path / "data.hdf5"
+    make(out)
+    shard = tmp_path / "data.hdf5.shards" / "00000.hdf5"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(PgdiffError, match=r"00000.hdf5' is missing or damaged"):
+        make(out, resume=True)
+    note = shard.with_suffix(".json")
+    kept = json.loads(note.read_text())["sha256"]
+    note.unlink()
+    make(out, resume=True)
+    assert hashlib.sha256(shard.read_bytes()).hexdigest() == kept
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_text("")
+    with pytest.raises((PgdiffError, OSError), match="file"):
+        make(blocked / "data.hdf5")
