@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pgdiff.agents.batched_mlp import BatchedMLP
+from pgdiff.denoisers.batched_mlp import BatchedMLP
 from pgdiff.validation import check_range
 
 LEAST_LOG, MOST_LOG = -5.0, 2.0

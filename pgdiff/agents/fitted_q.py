@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pgdiff.agents.batched_mlp import BatchedMLP
 from pgdiff.agents.bounds import action_scale, recorded_bounds
 from pgdiff.agents.members import joined
 from pgdiff.agents.offline import check_flat, check_last, flat
@@ -17,6 +16,7 @@ from pgdiff.agents.slow import follow, slow_copy
 from pgdiff.data import Episodes
 from pgdiff.data.normalizers import Normalizer, fit_normalizer
 from pgdiff.data.transitions import TransitionDataset
+from pgdiff.denoisers.batched_mlp import BatchedMLP
 from pgdiff.pretrained import Pretrained, seeded_torch
 from pgdiff.registry import register
 from pgdiff.validation import PgdiffError, check_positive_int, check_range

@@ -9,12 +9,12 @@ from torch import Tensor
 
 from pgdiff.agents.actor_critic import ActorCritic
 from pgdiff.agents.actors import GaussianActor
-from pgdiff.agents.batched_mlp import BatchedMLP
 from pgdiff.agents.density import gaussian_log_prob
 from pgdiff.agents.offline import FIRST, flat
 from pgdiff.agents.slow import follow
 from pgdiff.data import Episodes, discounted_returns
 from pgdiff.data.normalizers import Normalizer
+from pgdiff.denoisers.batched_mlp import BatchedMLP
 from pgdiff.registry import register
 from pgdiff.validation import PgdiffError, check_features, check_range
 

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pgdiff.agents.batched_mlp import BatchedMLP
+from pgdiff.denoisers.batched_mlp import BatchedMLP
 
 HEADS = 2
 

@@ -49,6 +49,9 @@ class TransitionDataset:
         discount: of the rewards within a transition, in (0, 1].
         next_actions: `[rows, ...]` float32, what is done at each row of `successors(episodes)`.
 
+    Attributes:
+        ahead: in `successors(episodes)`, rows from a transition's first to its next observation.
+
     Raises:
         PgdiffError: an argument is out of range, or there is no transition.
     """
@@ -74,8 +77,8 @@ class TransitionDataset:
             )
         self._next_actions = next_actions
         # A recorded next observation stands in the transition's own last row.
-        self._ahead = steps if episodes.next_observations is None else steps - 1
-        self._rows, self._ongoing = _transitions(episodes, steps=steps, ahead=self._ahead)
+        self.ahead = steps if episodes.next_observations is None else steps - 1
+        self._rows, self._ongoing = _transitions(episodes, steps=steps, ahead=self.ahead)
         if not len(self._rows):
             raise PgdiffError(
                 f"The {len(episodes)} episodes hold no transition of {steps} steps: none is long "
@@ -87,6 +90,11 @@ class TransitionDataset:
     def __len__(self) -> int:
         return len(self._rows)
 
+    @property
+    def rows(self) -> tuple[Int[np.ndarray, " transitions"], Bool[np.ndarray, " transitions"]]:
+        """First row of every transition, and whether the task goes on after it."""
+        return self._rows, self._ongoing
+
     def batch(self, indices: Int[np.ndarray, " batch"]) -> TransitionBatch:
         """Gather the transitions of these numbers.
 
@@ -95,7 +103,7 @@ class TransitionDataset:
         """
         numbers = spread(indices, len(self), copies=self.copies)
         rows, ongoing = self._rows.take(numbers), self._ongoing.take(numbers)
-        after = rows + ongoing * self._ahead
+        after = rows + ongoing * self.ahead
         actions = self._next_actions
         return TransitionBatch(
             self.episodes.observations.take(rows, axis=0),

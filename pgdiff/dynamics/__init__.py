@@ -1,5 +1,6 @@
 """Networks of how actions move the environment."""
 
+from pgdiff.dynamics.ensemble import DynamicsEnsemble
 from pgdiff.dynamics.inverse import InverseDynamics
 
-__all__ = ["InverseDynamics"]
+__all__ = ["DynamicsEnsemble", "InverseDynamics"]

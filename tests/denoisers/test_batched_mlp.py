@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from pgdiff.agents.batched_mlp import BatchedMLP
 from pgdiff.agents.members import joined, taken
+from pgdiff.denoisers.batched_mlp import BatchedMLP
 from pgdiff.pretrained import seeded_torch
 from pgdiff.validation import PgdiffError
 
