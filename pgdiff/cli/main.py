@@ -21,6 +21,7 @@ COMMANDS = {
     "plan": ("plan", False, "make one plan of a run, with pictures of it"),
     "evaluate": ("evaluate", False, "act in the environment: score, interval, success, speed"),
     "generate": ("generate", False, "write a synthetic data set, sampled by a run's model"),
+    "compare": ("compare", False, "check synthetic data sets against real rows and the simulator"),
     "info": ("info", True, "say what a data file, a saved network or a run folder holds"),
 }
 

@@ -3,6 +3,7 @@
 from pgdiff.evaluation.aggregates import Aggregate, Estimate, aggregate
 from pgdiff.evaluation.bootstrap import interval, paired_difference
 from pgdiff.evaluation.comparisons import Comparison, compare
+from pgdiff.evaluation.fidelity import Fidelity, fidelity
 from pgdiff.evaluation.files import load_evaluation, load_evaluations
 from pgdiff.evaluation.results import Evaluation, comparison_table
 from pgdiff.evaluation.rollouts import Agent, evaluate
@@ -13,10 +14,12 @@ __all__ = [
     "Comparison",
     "Estimate",
     "Evaluation",
+    "Fidelity",
     "aggregate",
     "compare",
     "comparison_table",
     "evaluate",
+    "fidelity",
     "interval",
     "load_evaluation",
     "load_evaluations",

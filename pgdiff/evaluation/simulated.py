@@ -202,17 +202,19 @@ def _trajectories(
     """First rows of some trajectories, and how many of their rows are told the next observation."""
     check_positive_int("rows", rows)
     source = np.random.default_rng(check_seed("seed", seed))
-    chosen = source.permutation(len(episodes))
-    lengths = episodes.lengths[chosen]
-    # A long episode is entered anywhere; one of a generator is as long as a trajectory.
-    spare = np.maximum(lengths - positions - 1, 0)
+    # A long episode is entered anywhere, and again where there are few; one of a generator, which
+    # is as long as a trajectory, once.
+    rounds = -(-rows // len(episodes))
+    chosen = np.concatenate([source.permutation(len(episodes)) for _ in range(rounds)])
+    spare = np.maximum(episodes.lengths[chosen] - positions - 1, 0)
+    kept = (spare > 0) | (np.arange(len(chosen)) < len(episodes))
+    chosen, spare = chosen[kept][:rows], spare[kept][:rows]
     first = episodes.starts[chosen] + (source.random(len(chosen)) * (spare + 1)).astype(np.int64)
     ends = episodes.ends[chosen]
     told = ends - first
     if episodes.next_observations is None:
         told = told - ~episodes.terminals[ends - 1]
-    # The longest of a random order first would choose by length; all are taken up to `rows`.
-    return first[:rows], told[:rows]
+    return first, told
 
 
 def _compared(

@@ -4,6 +4,7 @@ from pgdiff.plotting.animations import denoising_gif, episode_gif
 from pgdiff.plotting.coverage import coverage_picture
 from pgdiff.plotting.explanation import explanation_picture
 from pgdiff.plotting.failures import ShownEpisode, failures_picture, worst
+from pgdiff.plotting.fidelity import fidelity_picture, marginals_picture
 from pgdiff.plotting.losses import loss_picture
 from pgdiff.plotting.plans import comparison_picture, plan_picture
 from pgdiff.plotting.reach import reach_picture
@@ -18,7 +19,9 @@ __all__ = [
     "episode_gif",
     "explanation_picture",
     "failures_picture",
+    "fidelity_picture",
     "loss_picture",
+    "marginals_picture",
     "plan_picture",
     "reach_picture",
     "score_picture",

@@ -15,7 +15,7 @@ def test_help_lists_the_commands_with_one_line_each(pgdiff) -> None:
     lines = [line.strip() for line in result.out.splitlines()]
     for name, (_, _, line) in COMMANDS.items():
         assert any(text.startswith(name) and text.endswith(line) for text in lines)
-    for later in ("bench", "compare"):
+    for later in ("bench",):
         assert later not in result.out
 
 

@@ -1,9 +1,13 @@
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # `locomotion_rows.py`, recordings of the simulator
 
 
 class Counter(gym.Env[np.ndarray, np.ndarray]):

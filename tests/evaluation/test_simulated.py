@@ -5,43 +5,12 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from locomotion_rows import env_of, recorded
 
-import pgdiff_envs  # noqa: F401  registers the tasks
 from pgdiff import Episodes, PgdiffError
 from pgdiff.evaluation.simulated import replay_errors, step_errors, units
 
 TASKS = ("hopper", "halfcheetah")
-
-
-def recorded(task: str, *, episodes: int = 12, steps: int = 60) -> Episodes:
-    """Random actions in the simulator, small enough that no velocity reaches its clip."""
-    env = gym.make(f"pgdiff_envs:{task}-v5")
-    env.action_space.seed(0)
-    parts: list[dict[str, Any]] = []
-    for number in range(episodes):
-        observation, _ = env.reset(seed=number)
-        for step in range(steps):
-            action = 0.3 * env.action_space.sample()
-            after, reward, terminal, _, _ = env.step(action)
-            last = step == steps - 1
-            parts.append(
-                {
-                    "observations": observation,
-                    "actions": action,
-                    "rewards": reward,
-                    "next_observations": after,
-                    "terminals": terminal,
-                    "timeouts": last and not terminal,
-                }
-            )
-            if terminal:
-                break
-            observation = after
-    return Episodes.from_arrays(**{name: [part[name] for part in parts] for name in parts[0]})
-
-
-def env_of(task: str) -> gym.Env[Any, Any]:
-    return gym.make(f"pgdiff_envs:{task}-v5")
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -57,7 +26,7 @@ def test_a_recording_agrees_with_its_simulator(task: str, told: bool) -> None:
     assert one.observation.max() < 1e-3
     assert one.reward.max() < 1e-3
     assert (one.terminal == 1).all()
-    assert one.count[0] == 12
+    assert one.count[0] == 200
     whole = replay_errors(env_of(task), episodes, units=unit, positions=10)
     # float32 starts, and contacts that grow small differences.
     assert whole.observation.max() < 0.05

@@ -13,6 +13,7 @@ EXTRA = {
         "denoiser.width=16",
     ],
     "plan": ["planner.candidates=3", "planner.steps=2"],
+    "compare": ["rows=4", "points=100", "positions=3"],
     "generate": ["transitions=400", "batch=32", "steps=2"],
     "evaluate": ["episodes=2", "record=0", "planner.candidates=3", "planner.steps=2"],
 }

@@ -29,7 +29,7 @@ from zips import make_model
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8")
-COMMANDS = ("collect", "check", "train", "plan", "evaluate", "info", "generate")
+COMMANDS = ("collect", "check", "train", "plan", "evaluate", "info", "generate", "compare")
 
 
 def demo_lines() -> list[str]:

@@ -1,0 +1,107 @@
+"""Generated data sets beside real rows: errors by position, marginals, coverage."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pgdiff.data import Episodes
+from pgdiff.plotting.canvas import COLOURS, PathLike, heading, new_figure, save_png, tidy
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+MEASURES = ("density", "coverage", "precision", "recall")
+
+
+def fidelity_picture(found: Mapping[str, Any], path: PathLike) -> Path:
+    """Write errors by position, and coverage, of every data set.
+
+    Args:
+        found: what `pgdiff.evaluation.Fidelity.to_dict` gives.
+        path: the PNG to write.
+    """
+    figure = new_figure(11.0, 3.6)
+    one, replay, bars = figure.subplots(1, 3)
+    columns = found["columns"]
+    for number, (name, column) in enumerate(columns.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        for axes, key in ((one, "steps"), (replay, "replay")):
+            if column[key] is not None:
+                _line(axes, column[key], name, colour)
+        heights = [column["coverage"][measure] for measure in MEASURES]
+        width = 0.8 / len(columns)
+        bars.bar(
+            np.arange(4) + (number + 0.5) * width - 0.4, heights, width, color=colour, label=name
+        )
+    for axes, title in ((one, "One step, from each row"), (replay, "Replay of all actions")):
+        heading(axes, title)
+        tidy(axes, x="position in the trajectory", y="error, in one-step changes")
+        if found["exact"]:
+            axes.set_yscale("log")
+        else:
+            axes.text(0.5, 0.5, "not simulated", ha="center", transform=axes.transAxes)
+    heading(bars, "Neighbourhoods")
+    tidy(bars)
+    bars.set_xticks(np.arange(4), MEASURES)
+    bars.set_ylim(top=1.3 * bars.get_ylim()[1])  # room for the legend
+    bars.legend(frameon=False, fontsize=8)
+    return save_png(figure, path)
+
+
+def marginals_picture(
+    data: Mapping[str, Episodes], path: PathLike, *, rows: int = 20_000, features: int = 24
+) -> Path:
+    """Write histograms of the first features of rows: observations, actions, rewards.
+
+    Args:
+        data: by name; the first, of real rows, gives the range.
+        path: the PNG to write.
+        rows: of each, the first ones.
+        features: shown at most.
+    """
+    shown = {
+        name: np.concatenate(
+            [e.observations[:rows], e.actions[:rows], e.rewards[:rows, None]], axis=1
+        )
+        for name, e in data.items()
+    }
+    real = next(iter(data.values()))
+    names = [f"observation {i}" for i in range(real.observations.shape[1])]
+    names += [f"action {i}" for i in range(real.actions.shape[1])] + ["reward"]
+    # Where not all fit, the last ones stay: actions and reward.
+    chosen = list(range(len(names)))[-features:]
+    columns = min(6, len(chosen))
+    height = -(-len(chosen) // columns)
+    figure = new_figure(2.1 * columns, 1.6 * height + 0.4)
+    grid = np.atleast_1d(figure.subplots(height, columns)).ravel()
+    for axes in grid[len(chosen) :]:
+        axes.set_axis_off()
+    for axes, feature in zip(grid, chosen, strict=False):
+        low, high = np.quantile(next(iter(shown.values()))[:, feature], [0.001, 0.999])
+        bins = np.linspace(low, high if high > low else low + 1, 41)
+        for number, (name, values) in enumerate(shown.items()):
+            axes.hist(
+                np.clip(values[:, feature], bins[0], bins[-1]),
+                bins=bins.tolist(),
+                density=True,
+                histtype="step",
+                color=COLOURS[number % len(COLOURS)],
+                label=name,
+            )
+        heading(axes, names[feature])
+        tidy(axes)
+        axes.set_yticks([])
+    grid[0].legend(frameon=False, fontsize=7)
+    return save_png(figure, path)
+
+
+def _line(axes: "Axes", errors: Mapping[str, Any], name: str, colour: str) -> None:
+    place, error, spread = (
+        np.array(errors[key], dtype=np.float64)  # None, of no row, becomes NaN
+        for key in ("position", "observation", "standard_error")
+    )
+    axes.plot(place, np.maximum(error, 1e-6), color=colour, label=name)
+    low, high = (np.maximum(error + sign * 2 * spread, 1e-6) for sign in (-1, 1))
+    axes.fill_between(place, low, high, color=colour, alpha=0.2, linewidth=0)

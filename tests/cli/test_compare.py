@@ -1,0 +1,67 @@
+"""`pgdiff compare`: figures and pictures for synthetic data."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pgdiff as package
+
+SMALL = ["rows=10", "points=200", "positions=5"]
+MAZE = "env=pgdiff_envs:maze2d-umaze-v1"
+
+
+def test_a_recording_and_a_blurred_one(pgdiff, data: Path, tmp_path: Path) -> None:
+    episodes = package.load_episodes(data)
+    fields = episodes.fields()
+    noise = np.random.default_rng(0).normal(0, 0.02, fields["observations"].shape)
+    fields["observations"] = np.float32(fields["observations"] + noise)
+    package.write_hdf5("blurred.hdf5", fields)
+    words = [f"real={data}", f"synthetic=[{data},blurred.hdf5]", MAZE, *SMALL]
+    result = pgdiff("compare", *words, "out=page")
+    assert result.code == 0, result.err
+    assert "one-step error" in result.out
+    found = json.loads(Path("page/fidelity.json").read_text())["columns"]
+    assert list(found) == ["real, held out", data.stem, "blurred"]
+    errors = [np.sqrt(np.mean(np.square(c["steps"]["observation"]))) for c in found.values()]
+    assert errors[0] < 1e-3 and errors[1] < 1e-3 < 0.3 < errors[2]
+    assert {file.name for file in Path("page").glob("*.png")} == {"fidelity.png", "marginals.png"}
+
+
+def test_a_policy_and_no_simulator(pgdiff, data: Path) -> None:
+    words = ["recipe=cloning", "recipe.stages.cloning.arguments.width=16", "trainer.steps=3"]
+    task = "task=maze2d-umaze-v1"
+    assert pgdiff("train", *words, task, f"data={data}", "out=agent").code == 0
+    package.write_hdf5("made.hdf5", package.load_episodes(data))
+    words = [f"real={data}", "synthetic=made.hdf5", "target=agent/cloning", *SMALL]
+    result = pgdiff("compare", *words)
+    assert result.code == 0, result.err
+    assert "log-likelihood, target" in result.out
+    assert Path("made.hdf5.fidelity/fidelity.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["real=null"], "`real` must be given"),
+        (["synthetic=null"], "`synthetic` must be given"),
+        (["real=nothing.hdf5"], "nothing.hdf5"),
+        (["synthetic=[made.hdf5,made.hdf5]"], "must name each data set once"),
+        (["env=Nothing-v0"], "Nothing-v0"),
+        (["env=Pendulum-v1"], "must have set_observation"),
+        (["target=nobody.zip"], "nobody.zip"),
+        (["held_out=2.0"], "`validation` must be"),
+        (["points=0"], "`points` must be"),
+        (["positions=-1"], "`positions` must be"),
+        (["neighbours=1000"], "points"),
+    ],
+)
+def test_bad_words_are_named(pgdiff, data: Path, words: list[str], message: str) -> None:
+    package.write_hdf5("made.hdf5", package.load_episodes(data))
+    given = {"real": f"real={data}", "synthetic": "synthetic=made.hdf5", "env": MAZE}
+    given |= {word.partition("=")[0]: word for word in [*SMALL, *words]}
+    result = pgdiff("compare", *given.values())
+    assert result.code == 1
+    assert message in result.error
+    assert not Path("made.hdf5.fidelity").exists()

@@ -1,0 +1,39 @@
+"""Short recordings of random actions in the locomotion tasks."""
+
+from typing import Any
+
+import gymnasium as gym
+
+import pgdiff_envs  # noqa: F401  registers the tasks
+from pgdiff import Episodes
+
+
+def recorded(task: str, *, episodes: int = 12, steps: int = 60) -> Episodes:
+    """Random actions in the simulator, small enough that no velocity reaches its clip."""
+    env = gym.make(f"pgdiff_envs:{task}-v5")
+    env.action_space.seed(0)
+    parts: list[dict[str, Any]] = []
+    for number in range(episodes):
+        observation, _ = env.reset(seed=number)
+        for step in range(steps):
+            action = 0.3 * env.action_space.sample()
+            after, reward, terminal, _, _ = env.step(action)
+            last = step == steps - 1
+            parts.append(
+                {
+                    "observations": observation,
+                    "actions": action,
+                    "rewards": reward,
+                    "next_observations": after,
+                    "terminals": terminal,
+                    "timeouts": last and not terminal,
+                }
+            )
+            if terminal:
+                break
+            observation = after
+    return Episodes.from_arrays(**{name: [part[name] for part in parts] for name in parts[0]})
+
+
+def env_of(task: str) -> gym.Env[Any, Any]:
+    return gym.make(f"pgdiff_envs:{task}-v5")
