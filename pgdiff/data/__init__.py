@@ -10,6 +10,7 @@ from pgdiff.data.conditions import (
 from pgdiff.data.episodes import Episodes
 from pgdiff.data.hdf5 import write_hdf5
 from pgdiff.data.load import check, load_episodes
+from pgdiff.data.mdp_arrays import to_mdp_arrays
 from pgdiff.data.minari_write import write_minari
 from pgdiff.data.normalizers import (
     LimitsNormalizer,
@@ -47,6 +48,7 @@ __all__ = [
     "from_replay_buffer",
     "load_episodes",
     "segments",
+    "to_mdp_arrays",
     "to_replay_buffer",
     "write_hdf5",
     "write_minari",
