@@ -46,7 +46,7 @@ def _stage(name: str, stage: Any, settings: dict[str, Any]) -> Stage:
     where = f"recipe.stages.{name}"
     if not isinstance(stage, dict) or not isinstance(stage.get("learner"), str):
         raise PgdiffError(f"`{where}` must name its `learner`. Got {stage!r}.")
-    parts = {key: stage.get(key) or {} for key in ("arguments", "trainer")}
+    parts = {key: stage.get(key) or {} for key in ("arguments", "trainer", "synthetic")}
     for key, part in parts.items():
         if not isinstance(part, dict):
             raise PgdiffError(f"`{where}.{key}` must be settings by name. Got {part!r}.")
@@ -55,6 +55,7 @@ def _stage(name: str, stage: Any, settings: dict[str, Any]) -> Stage:
         learner=stage["learner"],
         arguments=parts["arguments"],
         trainer=_trainer(parts["trainer"], settings["trainer"]),
+        synthetic=parts["synthetic"],
     )
 
 
@@ -74,10 +75,12 @@ def run(settings: dict[str, Any]) -> int:
         join_continuous=flag(settings, "join_continuous"),
         episode_length=None if length is None else check_positive_int("episode_length", length),
     )
-    print(f"{recipe['name']}: {', '.join(recipe['stages'])} on {episodes.steps} steps of {data}")
+    # A recipe that extends another may leave a stage of it out.
+    stages = {str(name): stage for name, stage in recipe["stages"].items() if stage is not None}
+    print(f"{recipe['name']}: {', '.join(stages)} on {episodes.steps} steps of {data}")
     info = train_stages(
         episodes,
-        [_stage(str(name), stage, settings) for name, stage in recipe["stages"].items()],
+        [_stage(name, stage, settings) for name, stage in stages.items()],
         folder=out,
         task=task,
         recipe=recipe["name"],

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class StageRecord:
         trainer: settings of its `Trainer`.
         seed: of first weights, batches and noise.
         finished: whether its result is there.
+        synthetic: of an agent that learns from what the run's model makes, how; else empty.
     """
 
     name: str
@@ -47,6 +48,7 @@ class StageRecord:
     trainer: Mapping[str, Any]
     seed: int
     finished: bool = False
+    synthetic: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -153,7 +153,7 @@ def _check_same(present: StageRecord, stage: StageRecord, folder: Path) -> None:
 def _differences(present: StageRecord, stage: StageRecord) -> Sequence[tuple[str, tuple[Any, Any]]]:
     # Through JSON, as what is there has come: tuples are lists there.
     old, new = (json.loads(json.dumps(asdict(record))) for record in (present, stage))
-    pairs = [(key, (old[key], new[key])) for key in ("learner", "seed")]
+    pairs = [(key, (old[key], new[key])) for key in ("learner", "seed", "synthetic")]
     of_trainer = _FREE if new["trainer"].get("best") else _FREE | _RECORDS
     for part, free in (("arguments", set()), ("trainer", of_trainer)):
         keys = {**old[part], **new[part]}

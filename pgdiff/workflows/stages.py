@@ -12,10 +12,12 @@ import pgdiff.agents
 import pgdiff.critics
 import pgdiff.dynamics
 import pgdiff.model  # noqa: F401  (these four register the learners)
+from pgdiff.agents.offline import OfflineAgent
 from pgdiff.data import Episodes
 from pgdiff.registry import from_config, registered
 from pgdiff.training import Learner, Trainer
 from pgdiff.validation import PgdiffError, check_in, nearest
+from pgdiff.workflows.regeneration import Regeneration
 
 PARTS = ("denoiser", "schedule", "prediction", "levels", "loss_weight")
 """Arguments that are described as {"name": …, …} and become objects of the kind of that name."""
@@ -39,12 +41,15 @@ class Stage:
         arguments: of the learner's `from_episodes`; those in `PARTS` are
             {"name": …, …} of a registered part, those in `LISTS` lists of such.
         trainer: arguments of `Trainer`; "steps" must be among them.
+        synthetic: of an agent: that it learns from what the run's model generates, and how; see
+            `pgdiff.workflows.regeneration.Regeneration`. Empty for real data alone.
     """
 
     name: str
     learner: str
     arguments: Mapping[str, Any] = field(default_factory=dict)
     trainer: Mapping[str, Any] = field(default_factory=dict)
+    synthetic: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or self.name in RESERVED:
@@ -53,6 +58,14 @@ class Stage:
                 f"{sorted(RESERVED)}. Got {self.name!r}."
             )
         check_in(f"learner of the stage '{self.name}'", self.learner, registered("learner"))
+        if self.synthetic:
+            Regeneration.from_settings(self.synthetic)
+            learner = registered("learner")[self.learner]
+            if not (issubclass(learner, OfflineAgent) and learner.learns_from_rewards):
+                raise PgdiffError(
+                    f"The stage '{self.name}' must learn from rewards, as td3_bc or iql does, to "
+                    f"have `synthetic`. Got '{self.learner}'."
+                )
 
     def build(self, episodes: Episodes, *, seed: int) -> Learner:
         """Make the learner, untrained.

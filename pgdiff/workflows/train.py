@@ -4,7 +4,7 @@ import contextlib
 import importlib.util
 import signal
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from pgdiff.data import Episodes
-from pgdiff.planning.from_run import RUN, PathLike, RunInfo, StageRecord, read_run
+from pgdiff.planning.from_run import MODEL, RUN, PathLike, RunInfo, StageRecord, read_run
 from pgdiff.planning.run_guides import check_guide
 from pgdiff.planning.settings import check_planner
 from pgdiff.plotting import loss_picture
@@ -20,6 +20,7 @@ from pgdiff.saving import library_version
 from pgdiff.training import Callback, Learner, Trainer, TrainingInterrupted
 from pgdiff.training.stopping import StopSignals
 from pgdiff.validation import PgdiffError, check_in, check_seed
+from pgdiff.workflows.regeneration import Regenerate, Regeneration
 from pgdiff.workflows.runs import claim, logs, remove, write_run
 from pgdiff.workflows.stages import Stage, check_examples
 
@@ -95,6 +96,7 @@ def train_stages(
                 arguments=dict(stage.arguments),
                 trainer=dict(stage.trainer),
                 seed=seed,
+                synthetic=dict(stage.synthetic),
             )
             for stage in stages
         ),
@@ -140,7 +142,8 @@ def train_stages(
     with StopSignals() as stop:
         for number, job in enumerate(jobs):
             try:
-                job.trainer.fit(job.learner, episodes)
+                with _synthetic(info, job, seed=seed, device=device):
+                    job.trainer.fit(job.learner, episodes)
             except BaseException:
                 if number == 0 and job.trainer.step == 0 and not (overwrite or resume):
                     _undo(info, job, created, before)
@@ -193,6 +196,30 @@ def _prepare(
     learner = stage.build(episodes, seed=seed)
     check_examples(learner, trainer, episodes)
     return _Job(stage, learner, trainer)
+
+
+@contextlib.contextmanager
+def _synthetic(
+    info: RunInfo, job: _Job, *, seed: int, device: str | torch.device
+) -> Iterator[None]:
+    """Within it, an agent's batches are what the run's model makes, where its stage says so."""
+    if not job.stage.synthetic:
+        yield
+        return
+    learner: Any = job.learner
+    regenerate = Regenerate(
+        info.load(MODEL, device=device),  # type: ignore[arg-type]
+        learner,
+        settings=Regeneration.from_settings(job.stage.synthetic),
+        folder=logs(info, job.stage.name) / "synthetic",
+        seed=seed,
+    )
+    job.trainer.callbacks = (*job.trainer.callbacks, regenerate)
+    learner.dataset = regenerate.source
+    try:
+        yield
+    finally:
+        del learner.dataset
 
 
 def _finish(info: RunInfo, job: _Job) -> RunInfo:

@@ -87,3 +87,18 @@ def test_other_runs_and_agents_are_refused(pgdiff, runs: Path, made: Path) -> No
     assert "`policy` must be of the model's task" in result.error
     result = pgdiff("generate", *SMALL)
     assert "`run` must be given" in result.error
+
+
+def test_an_agent_learns_from_what_it_steers(pgdiff, runs: Path, made: Path) -> None:
+    import shutil
+
+    shutil.copytree(runs / "synthesis", "run")
+    words = ["agent=iql", "agent.stages.iql.arguments.width=16", "trainer.steps=4"]
+    sizes = [
+        *("recipe.stages.agent.synthetic.trajectories=8", "recipe.stages.agent.synthetic.every=2"),
+        "recipe.stages.agent.synthetic.sampling.steps=2",
+    ]
+    result = pgdiff("train", "recipe=pgd_agent", "base=run", *words, *sizes)
+    assert result.code == 0, result.err
+    assert "agent (iql): finished, 4 steps" in result.out
+    assert package.load_learner("run/agent").members == 4  # type: ignore[attr-defined]

@@ -1,0 +1,174 @@
+"""Policy-guided regeneration: an agent learns from data that its present policy steers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pgdiff.agents.offline import OfflineAgent
+from pgdiff.data import Episodes, load_episodes, write_hdf5
+from pgdiff.data.transitions import TransitionDataset
+from pgdiff.guides import Policy
+from pgdiff.model import TrajectoryDiffusion
+from pgdiff.planning.settings import planner_values
+from pgdiff.synthesis import Counts, ShardSampler
+from pgdiff.synthesis.mixture import MixedTransitions
+from pgdiff.training import Callback, Learner, Trainer
+from pgdiff.validation import PgdiffError, check_positive_int, check_range, nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Regeneration:
+    """How synthetic experience is made anew while an agent learns.
+
+    Jackson et al. (2024): the first set is unguided; every 10,000 updates one of 8,192 trajectories
+    is steered by the present policy; 240 of 256 examples are synthetic. There it is one agent;
+    here each member has its own set, so that `trajectories` are shared out.
+
+    Attributes:
+        every: updates between two sets.
+        trajectories: of a set, all members together.
+        share: of a batch that is synthetic, in [0, 1].
+        guide: settings of `pgdiff.guides.Policy`, such as scale; None for none at all.
+        sampling: "steps", "solver", "spacing", "trust_region" of the sampler, as a planner has
+            them.
+    """
+
+    every: int = 10_000
+    trajectories: int = 1024
+    share: float = 240 / 256
+    guide: Mapping[str, Any] | None = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_positive_int("every", self.every)
+        check_positive_int("trajectories", self.trajectories)
+        check_range("share", self.share, low=0.0, high=1.0)
+        known = ("steps", "solver", "spacing", "trust_region")
+        for name in self.sampling:
+            if name not in known:
+                raise PgdiffError(f"`sampling` has no '{name}'. It must be {nearest(name, known)}")
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> "Regeneration":
+        """Make it from plain values.
+
+        Raises:
+            PgdiffError: an unknown setting, or one out of its range.
+        """
+        known = ("every", "trajectories", "share", "guide", "sampling")
+        for name in settings:
+            if name not in known:
+                raise PgdiffError(f"`synthetic` has no '{name}'. It must be {nearest(name, known)}")
+        return cls(**{key: value for key, value in settings.items()})
+
+
+class Regenerate(Callback):
+    """Makes the sets, and hands them to the learner's batches; a callback of the trainer.
+
+    A set depends on the seed, the update and the policies alone. Sets are kept in `folder` as long
+    as a checkpoint may need them.
+
+    Args:
+        model: generates transitions.
+        agent: learns; its members steer.
+        settings: see `Regeneration`.
+        folder: for the newest sets.
+        seed: of all noise.
+
+    Raises:
+        PgdiffError: a model that generates no transitions, or an agent that no set could steer.
+    """
+
+    def __init__(
+        self,
+        model: TrajectoryDiffusion,
+        agent: OfflineAgent,
+        *,
+        settings: Regeneration,
+        folder: Path,
+        seed: int,
+    ) -> None:
+        if settings.trajectories < agent.members:
+            raise PgdiffError(
+                f"`trajectories` must be at least {agent.members}, one for each member. "
+                f"Got {settings.trajectories}."
+            )
+        self.model, self.agent, self.settings = model, agent, settings
+        self.folder, self.seed = folder, seed
+        self.counts: list[Counts] = []
+        self._mixed: MixedTransitions | None = None
+        self._trainer: Trainer | None = None
+        self._sampler(None)  # the clearest error, before anything is trained
+
+    def source(self, episodes: Episodes) -> MixedTransitions:
+        """The batches of a training; the agent's `dataset` in its place."""
+        real = TransitionDataset(episodes, copies=self.agent.members)
+        mixed = MixedTransitions(real, share=self.settings.share)
+        if self._mixed is None or len(mixed) > len(self._mixed):
+            self._mixed = mixed  # held-out episodes, which are fewer, stay real
+        return mixed
+
+    def on_start(self, trainer: Trainer, learner: Learner) -> None:
+        """Make the first set, or read the one that the training was at."""
+        self._trainer = trainer
+        at = trainer.step - trainer.step % self.settings.every
+        if not at:
+            self._make(at)
+            return
+        lost = [file for file in self._files(at) if not file.is_file()]
+        if lost:
+            raise PgdiffError(
+                f"'{lost[0]}' must be there to go on from update {trainer.step}: the policy that "
+                "steered it is gone. Train the stage anew with overwrite=true."
+            )
+        self._take([load_episodes(file) for file in self._files(at)])
+
+    def on_step(self, step: int, metrics: dict[str, float]) -> None:
+        """Make a set, where it is time to."""
+        assert self._trainer is not None
+        if step % self.settings.every == 0 and step < self._trainer.steps:
+            self._make(step)
+
+    def _make(self, step: int) -> None:
+        sets = []
+        for member, file in enumerate(self._files(step)):
+            guided = step > 0 and self.settings.guide is not None
+            sampler = self._sampler(self.agent.member(member).eval() if guided else None)
+            number = step // self.settings.every * self.agent.members + member
+            rows, counts = sampler.shard(number)
+            self.counts.append(counts)
+            write_hdf5(file, rows)
+            fields: dict[str, Any] = rows
+            sets.append(Episodes.from_arrays(**fields))
+        self._take(sets)
+        for old in self.folder.glob("*.hdf5"):
+            if int(old.stem.partition("-")[0]) < self._oldest(step):
+                old.unlink()
+
+    def _oldest(self, step: int) -> int:
+        """Update of the oldest set that a training may still go on with, from a checkpoint."""
+        assert self._trainer is not None
+        between = self._trainer.checkpoint_every
+        if not between:
+            return step
+        # In this update none has been written yet.
+        last = (step - 1) // between * between - (self._trainer.keep - 1) * between
+        return max(last, 0) // self.settings.every * self.settings.every
+
+    def _take(self, sets: Sequence[Episodes]) -> None:
+        assert self._mixed is not None
+        self._mixed.replace(sets)
+
+    def _files(self, step: int) -> list[Path]:
+        return [self.folder / f"{step:08d}-{member}.hdf5" for member in range(self.agent.members)]
+
+    def _sampler(self, agent: OfflineAgent | None) -> ShardSampler:
+        settings: dict[str, Any] = dict(self.settings.guide or {})
+        return ShardSampler(
+            model=self.model,
+            guides=() if agent is None else (Policy(agent, **settings),),
+            seed=self.seed,
+            batch=self.settings.trajectories // self.agent.members,
+            **planner_values(dict(self.settings.sampling)),
+        )

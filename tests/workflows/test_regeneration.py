@@ -1,0 +1,142 @@
+"""An agent that learns from what its own policy steers."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "synthesis"))
+from line_world import FIELDS, recording
+
+from pgdiff import PgdiffError, load_episodes, load_learner
+from pgdiff.training import Callback, TrainingInterrupted
+from pgdiff.workflows.stages import Stage
+from pgdiff.workflows.train import train_stages
+
+MODEL = Stage(
+    name="model",
+    learner="trajectory_diffusion",
+    arguments={
+        "horizon": 6,
+        "fields": list(FIELDS),
+        "known": ["none"],
+        "position": [0],
+        "normalizer": "arctanh",
+        "denoiser": {"name": "transformer", "width": 16, "depth": 1, "heads": 2},
+    },
+    trainer={"steps": 30, "batch_size": 16},
+)
+SYNTHETIC = {
+    "every": 4,
+    "trajectories": 16,
+    "share": 0.5,
+    "guide": {"scale": 1.0},
+    "sampling": {"steps": 2, "solver": "ddim"},
+}
+
+
+def agent(learner: str, *, steps: int = 10, **changes: Any) -> Stage:
+    return Stage(
+        name="agent",
+        learner=learner,
+        arguments={"members": 2, "width": 16},
+        trainer={
+            "steps": steps,
+            "batch_size": 16,
+            "ema_decay": 0.0,
+            "validation": 0.0,
+            "checkpoint_every": 3,
+        },
+        synthetic=SYNTHETIC | changes,
+    )
+
+
+def train(folder: Path, *stages: Stage, **options: Any) -> Any:
+    settings: dict[str, Any] = {"task": {"name": "line"}, "progress": False, "device": "cpu"}
+    return train_stages(recording(), stages, folder=folder, **(settings | options))
+
+
+@pytest.mark.parametrize("learner", ["td3_bc", "iql"])
+def test_sets_are_made_anew_and_steered(tmp_path: Path, learner: str) -> None:
+    run = train(tmp_path / "run", MODEL, agent(learner))
+    assert run.finished
+    folder = tmp_path / "run" / "logs" / "agent" / "synthetic"
+    # The checkpoint of update 3 is kept, and the first set with it; one file for each member.
+    assert len(list(folder.glob("*.hdf5"))) == 6
+    kept = sorted(folder.glob("00000008-*.hdf5"))
+    assert len(kept) == 2
+    first, second = (load_episodes(file) for file in kept)
+    assert not np.array_equal(first.observations[:3], second.observations[:3])
+    written = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert written["stages"][1]["synthetic"]["every"] == 4
+    real = train(tmp_path / "real", MODEL, agent(learner, share=0.0))
+    assert real.finished
+    weights = [
+        torch.cat([p.flatten() for p in load_learner(tmp_path / name / "agent").parameters()])  # type: ignore[attr-defined]
+        for name in ("run", "real")
+    ]
+    assert not torch.equal(*weights)
+
+
+class Stop(Callback):
+    """Interrupts a training."""
+
+    def __init__(self, at: int) -> None:
+        self.at = at
+
+    def on_step(self, step: int, metrics: dict[str, float]) -> None:
+        if step == self.at:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("at", [2, 5, 9])
+def test_one_that_goes_on_ends_the_same(tmp_path: Path, at: int) -> None:
+    whole = train(tmp_path / "whole", MODEL, agent("td3_bc"))
+    assert whole.finished
+    with pytest.raises((KeyboardInterrupt, TrainingInterrupted)):
+        train(tmp_path / "cut", MODEL, agent("td3_bc"), callbacks={"agent": [Stop(at)]})
+    train(tmp_path / "cut", MODEL, agent("td3_bc"), resume=True)
+    states = [
+        load_learner(tmp_path / name / "agent", device="cpu").state_dict()  # type: ignore[attr-defined]
+        for name in ("whole", "cut")
+    ]
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
+def test_old_sets_go_and_one_that_is_lost_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "logs" / "agent" / "synthetic"
+    with pytest.raises((KeyboardInterrupt, TrainingInterrupted)):
+        train(tmp_path / "run", MODEL, agent("td3_bc", steps=40), callbacks={"agent": [Stop(30)]})
+    # Checkpoints of updates 24 and 27 were there when the set of 28 was made: the set of 24 stays.
+    assert sorted({int(file.name[:8]) for file in folder.glob("*.hdf5")}) == [24, 28]
+    for file in folder.glob("*.hdf5"):
+        file.unlink()
+    with pytest.raises(PgdiffError, match="must be there to go on from update 27"):
+        train(tmp_path / "run", MODEL, agent("td3_bc", steps=40), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: agent("td3_bc", every=0), "`every` must be"),
+        (lambda: agent("td3_bc", share=2.0), "`share` must be"),
+        (lambda: agent("td3_bc", evry=3), "`synthetic` has no 'evry'"),
+        (lambda: agent("td3_bc", sampling={"stps": 3}), "`sampling` has no 'stps'"),
+        (lambda: agent("cloning"), "must learn from rewards"),
+    ],
+)
+def test_bad_settings_are_named(make: Any, message: str) -> None:
+    with pytest.raises(PgdiffError, match=message):
+        make()
+
+
+def test_what_no_model_makes_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PgdiffError, match="`stage` must be"):
+        train(tmp_path / "alone", agent("td3_bc"))
+    with pytest.raises(PgdiffError, match="`trajectories` must be at least 2"):
+        train(tmp_path / "few", MODEL, agent("td3_bc", trajectories=1))
