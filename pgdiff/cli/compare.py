@@ -4,15 +4,21 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pgdiff.agents import load
 from pgdiff.cli.environments import make_env
 from pgdiff.cli.values import path, paths
 from pgdiff.data import Episodes, load_episodes
+from pgdiff.dynamics import DynamicsEnsemble
 from pgdiff.evaluation import fidelity
+from pgdiff.model import TrajectoryDiffusion
 from pgdiff.plotting import fidelity_picture, marginals_picture
 from pgdiff.pretrained import load_learner
-from pgdiff.validation import PgdiffError
+from pgdiff.validation import PgdiffError, check_positive_int
 from pgdiff.workflows.files import write_json
+
+ENSEMBLE = "ensemble"
 
 
 def run(settings: dict[str, Any]) -> int:
@@ -27,6 +33,9 @@ def run(settings: dict[str, Any]) -> int:
         for name in ("target", "behaviour")
         if settings[name] is not None
     }
+    if settings["ensemble"] is not None:
+        data[ENSEMBLE] = _rolled_out(settings, real, policies.get("target"))
+    model = settings["model"] and _loaded(settings, "model", TrajectoryDiffusion)
     env = None if settings["env"] is None else make_env(settings["env"])
     try:
         found = fidelity(
@@ -34,6 +43,7 @@ def run(settings: dict[str, Any]) -> int:
             data,
             env=env,
             policies=policies,
+            model=model,
             **{
                 key: settings[key]
                 for key in ("held_out", "positions", "rows", "points", "neighbours", "seed")
@@ -55,12 +65,35 @@ def run(settings: dict[str, Any]) -> int:
     return 0
 
 
+def _rolled_out(settings: dict[str, Any], real: Episodes, target: Any) -> Episodes:
+    """Trajectories of the target in an ensemble, from recorded observations."""
+    if target is None:
+        raise PgdiffError("`target` must be given: it acts in the ensemble. Got null.")
+    ensemble = _loaded(settings, "ensemble", DynamicsEnsemble)
+    steps = check_positive_int("positions", settings["positions"]) + 1
+    count = 2 * max(check_positive_int("rows", settings["rows"]), 500)
+    rows = np.random.default_rng(settings["seed"]).choice(len(real.observations), size=count)
+    starts = real.observations[np.sort(rows)]
+    made: Episodes = ensemble.rollout(target, starts, steps=steps, seed=settings["seed"])
+    return made
+
+
+def _loaded(settings: dict[str, Any], name: str, kind: type) -> Any:
+    found = load_learner(path(settings, name), device="cpu")
+    if not isinstance(found, kind):
+        raise PgdiffError(
+            f"`{name}` must be the folder of a {kind.__name__}, a stage of a run. Got that of a "
+            f"{type(found).__name__}."
+        )
+    return found
+
+
 def _by_name(files: list[Path]) -> dict[str, Episodes]:
     names = [file.stem for file in files]
     if len(set(names)) < len(names):
         names = [str(file) for file in files]
-    if len(set(names)) < len(names):
-        raise PgdiffError("`synthetic` must name each data set once.")
+    if len({*names, ENSEMBLE}) <= len(names):
+        raise PgdiffError(f"`synthetic` must name each data set once, and none '{ENSEMBLE}'.")
     return {name: load_episodes(file) for name, file in zip(names, files, strict=True)}
 
 

@@ -3,6 +3,8 @@
 import functools
 import sys
 from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -13,10 +15,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pgdiff.cli.overrides import Override, base_words, check_keys, parse
 from pgdiff.cli.places import CONFIG_DIR, groups
+from pgdiff.saving import write_whole
 from pgdiff.validation import PgdiffError
 
 SWEEP = ("-m", "--multirun")
 VERSION = "1.3"
+PLACE, EXIT = Path("runs/multirun"), ".exit"
 
 
 def is_sweep(words: Sequence[str]) -> bool:
@@ -42,8 +46,8 @@ def settings(command: str, words: Sequence[str]) -> dict[str, Any]:
 def sweep(command: str, words: Sequence[str], module: Any) -> int:
     """Run a command for every combination of comma-separated values, by Hydra's launcher.
 
-    A job that fails is reported and the others go on. Jobs run in this process: Hydra's own
-    launcher, one after the other.
+    A job that fails is reported and the others go on. Hydra's own launcher runs them in this
+    process, one after the other; others in processes or on machines that share this folder.
 
     Returns:
         0 where every job went well, else 1.
@@ -54,21 +58,24 @@ def sweep(command: str, words: Sequence[str], module: Any) -> int:
         words = prepare(words, sweep=True)
     overrides = parse(words, sweep=True)
     _check(command, [override for override in overrides if not override.hydras])
-    codes = []
+    place = (PLACE / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")).absolute()
 
     def job(config: DictConfig) -> None:
-        own = HydraConfig.get().overrides.task
+        hydras = HydraConfig.get()
+        own = hydras.overrides.task
         swept = {override.key for override in overrides if override.values is not None}
         label = [word for word in own if word.partition("=")[0] in swept]
         print(f"--- {command} {' '.join(label)}", flush=True)
         try:
-            codes.append(int(module.run(_plain(config) | {"sweep": label})))
+            code = int(module.run(_plain(config) | {"sweep": label}))
         except (ValueError, OSError) as error:
             print(f"error: {error}", file=sys.stderr)
-            codes.append(1)
+            code = 1
+        # Hydra drops what a job returns, and the job may run elsewhere.
+        write_whole(place / f"{hydras.job.num}{EXIT}", str(code))
 
     own_settings = [
-        "hydra.sweep.dir=runs/multirun/${now:%Y-%m-%d_%H-%M-%S}",
+        f"hydra.sweep.dir={place}",
         "hydra/job_logging=disabled",
         "hydra/hydra_logging=disabled",
     ]
@@ -81,7 +88,8 @@ def sweep(command: str, words: Sequence[str], module: Any) -> int:
         main(job)()
     finally:
         sys.argv = argv
-    return int(any(codes) or not codes)
+    codes = [file.read_text() for file in place.glob(f"*{EXIT}")]
+    return int(set(codes) != {"0"})
 
 
 def _check(command: str, overrides: Sequence[Override]) -> None:

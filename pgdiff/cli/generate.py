@@ -10,7 +10,7 @@ from pgdiff.model import TrajectoryDiffusion
 from pgdiff.planning.from_run import RunInfo, read_run
 from pgdiff.planning.run_guides import run_guides
 from pgdiff.planning.settings import planner_values
-from pgdiff.synthesis import Counts, ShardFolder, generate
+from pgdiff.synthesis import Counts, ShardFolder, ShardSampler, generate, write_part
 from pgdiff.synthesis.shards import shards_of
 from pgdiff.trajectory import Condition
 from pgdiff.validation import PgdiffError, check_positive_int, check_seed
@@ -21,35 +21,44 @@ OF_THE_RUN, POLICY = "run", "policy"
 def run(settings: dict[str, Any]) -> int:
     """Sample, write, and say what was written."""
     run = read_run(path(settings, "run"))
-    out = path(settings, "out", f"data/{run.task['name']}-synthetic{swept(settings)}.hdf5")
+    label = swept(settings, named=("part", "parts"))
+    out = path(settings, "out", f"data/{run.task['name']}-synthetic{label}.hdf5")
     model = run.load("model", device=settings["device"])
     if not isinstance(model, TrajectoryDiffusion):
         raise PgdiffError(
             f"The stage 'model' of '{run.path}' must be a trajectory_diffusion. Got a "
             f"{type(model).__name__}."
         )
-    parts = planner_values(
+    chosen = planner_values(
         {
             key: settings[key]
             for key in ("steps", "solver", "spacing", "trust_region")
             if settings[key] is not None
         }
     )
+    sampling: dict[str, Any] = {
+        "guides": run_guides(run, _choice(settings, run), {}, device=settings["device"]),
+        "seed": check_seed("seed", settings["seed"]),
+        "batch": settings["batch"],
+        "condition": _condition(settings["condition"]),
+        "threads": settings["threads"],
+        **chosen,
+    }
+    asked: dict[str, Any] = {
+        "transitions": check_positive_int("transitions", settings["transitions"]),
+        "out": out,
+        "workers": settings["workers"],
+    }
+    resume, overwrite = flag(settings, "resume"), flag(settings, "overwrite")
+    if settings["parts"] is not None:
+        if overwrite:
+            raise PgdiffError("`overwrite` must be false with `parts`: jobs would undo each other.")
+        sampler = ShardSampler(model=model, **sampling)
+        write_part(sampler, part=settings["part"], parts=settings["parts"], **asked)
+        print(f"shards: {shards_of(out)}; resume=true without `parts` joins them")
+        return 0
     began = time.perf_counter()
-    episodes = generate(
-        model,
-        transitions=check_positive_int("transitions", settings["transitions"]),
-        out=out,
-        guides=run_guides(run, _choice(settings, run), {}, device=settings["device"]),
-        seed=check_seed("seed", settings["seed"]),
-        batch=settings["batch"],
-        condition=_condition(settings["condition"]),
-        threads=settings["threads"],
-        workers=settings["workers"],
-        resume=flag(settings, "resume"),
-        overwrite=flag(settings, "overwrite"),
-        **parts,
-    )
+    episodes = generate(model, resume=resume, overwrite=overwrite, **asked, **sampling)
     seconds = time.perf_counter() - began
     print(f"{episodes.steps} transitions, {len(episodes)} trajectories, in {seconds:.0f} s")
     print(_counts(out))

@@ -33,9 +33,8 @@ def to_mdp_arrays(episodes: Episodes) -> dict[str, np.ndarray]:
         wrong = inside[(after[inside] != fields["observations"][inside + 1]).any(axis=1)]
         if len(wrong):
             raise PgdiffError(
-                f"`next_observations` must be the next row's observation, which is all that "
-                f"d3rlpy keeps. Got another in row {wrong[0]} of the rows. Split the episode there "
-                "by a timeout."
+                "`next_observations` must be the next row's observation, which is all that d3rlpy "
+                f"keeps. Got another in row {wrong[0]}. Split the episode there by a timeout."
             )
     added = last[~fields["terminals"][last]] if after is not None else np.zeros(0, np.int64)
     # Each of these rows stands twice: as it is, and as the row after it.
@@ -47,14 +46,12 @@ def to_mdp_arrays(episodes: Episodes) -> dict[str, np.ndarray]:
     observations = np.array(fields["observations"][rows], np.float32)
     rewards = np.array(fields["rewards"][rows], np.float32)
     timeouts = np.zeros(len(rows), np.float32)
-    ended = np.zeros(ends[-1], bool)
-    ended[last] = ~fields["terminals"][last]
     if after is not None:
         observations[extra] = after[added]
         rewards[extra] = 0
         timeouts[extra] = 1
     else:
-        timeouts[:] = ended[rows]
+        timeouts[last] = ~fields["terminals"][last]
     return {
         "observations": observations,
         "actions": np.array(fields["actions"][rows], np.float32),

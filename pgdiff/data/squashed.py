@@ -1,4 +1,4 @@
-"""Actions through the inverse tangent, and the normaliser of a token's fields side by side."""
+"""Actions through the area tangent, and the normaliser of a token's fields side by side."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -100,22 +100,19 @@ def fit_tokens(kind: str, parts: Sequence[FieldPart]) -> Normalizer:
         return _with_flags(
             fit_normalizer(kind, [a for _, a, _ in parts], repeats=[n for _, _, n in parts]), parts
         )
-    bounds = [_bounds(name, values, repeats) for name, values, repeats in parts]
-    low, high = (torch.cat([pair[end] for pair in bounds]) for end in (0, 1))
-    plain = ArctanhNormalizer(torch.zeros_like(low), torch.ones_like(low), low, high)
-    inner, first = [], 0
-    for name, values, repeats in parts:
-        size = values.shape[-1]
+    bounds = [_bounds(name, values) for name, values, _ in parts]
+    repeats = [count for _, _, count in parts]
+    inner = []
+    for (name, values, _), (low, high) in zip(parts, bounds, strict=True):
         if name in _ACTIONS:
-            where = slice(first, first + size)
-            own = ArctanhNormalizer(
-                torch.zeros(size), torch.ones(size), plain.low[where], plain.high[where]
-            )
-            values = own.normalize(torch.from_numpy(np.array(values))).numpy()
+            plain = ArctanhNormalizer(torch.zeros_like(low), torch.ones_like(low), low, high)
+            values = plain.normalize(torch.from_numpy(np.array(values))).numpy()
         inner.append(values)
-        first += size * repeats
-    fitted = fit_normalizer("standard", inner, repeats=[n for _, _, n in parts])
-    fitted = _with_flags(fitted, parts)
+    fitted = _with_flags(fit_normalizer("standard", inner, repeats=repeats), parts)
+    low, high = (
+        torch.cat([pair[end].repeat(n) for pair, n in zip(bounds, repeats, strict=True)])
+        for end in (0, 1)
+    )
     return ArctanhNormalizer(fitted.center, fitted.scale, low, high)
 
 
@@ -130,10 +127,10 @@ def _with_flags(fitted: Normalizer, parts: Sequence[FieldPart]) -> Normalizer:
     return type(fitted)(center, scale)
 
 
-def _bounds(name: str, values: np.ndarray, repeats: int) -> tuple[Tensor, Tensor]:
+def _bounds(name: str, values: np.ndarray) -> tuple[Tensor, Tensor]:
     """Least and greatest recorded action; zeros for other fields."""
     if name not in _ACTIONS:
-        none = torch.zeros(values.shape[-1] * repeats)
+        none = torch.zeros(values.shape[-1])
         return none, none
     low, high = (torch.from_numpy(np.asarray(end(values, axis=0))) for end in (np.min, np.max))
-    return low.repeat(repeats), high.repeat(repeats)
+    return low, high

@@ -49,9 +49,6 @@ class TransitionDataset:
         discount: of the rewards within a transition, in (0, 1].
         next_actions: `[rows, ...]` float32, what is done at each row of `successors(episodes)`.
 
-    Attributes:
-        ahead: in `successors(episodes)`, rows from a transition's first to its next observation.
-
     Raises:
         PgdiffError: an argument is out of range, or there is no transition.
     """
@@ -77,8 +74,8 @@ class TransitionDataset:
             )
         self._next_actions = next_actions
         # A recorded next observation stands in the transition's own last row.
-        self.ahead = steps if episodes.next_observations is None else steps - 1
-        self._rows, self._ongoing = _transitions(episodes, steps=steps, ahead=self.ahead)
+        self._ahead = steps if episodes.next_observations is None else steps - 1
+        self._rows, self._ongoing = _transitions(episodes, steps=steps, ahead=self._ahead)
         if not len(self._rows):
             raise PgdiffError(
                 f"The {len(episodes)} episodes hold no transition of {steps} steps: none is long "
@@ -91,9 +88,16 @@ class TransitionDataset:
         return len(self._rows)
 
     @property
-    def rows(self) -> tuple[Int[np.ndarray, " transitions"], Bool[np.ndarray, " transitions"]]:
-        """First row of every transition, and whether the task goes on after it."""
-        return self._rows, self._ongoing
+    def ongoing(self) -> Bool[np.ndarray, " transitions"]:
+        """Whether the task goes on after each transition."""
+        return self._ongoing
+
+    def changes(self) -> Float[np.ndarray, "ongoing obs"]:
+        """What each transition after which the task goes on changes of the observation."""
+        rows = self._rows[self._ongoing]
+        after = self._successors.take(rows + self._ahead, axis=0)
+        change: np.ndarray = after - self.episodes.observations.take(rows, axis=0)
+        return change
 
     def batch(self, indices: Int[np.ndarray, " batch"]) -> TransitionBatch:
         """Gather the transitions of these numbers.
@@ -103,7 +107,7 @@ class TransitionDataset:
         """
         numbers = spread(indices, len(self), copies=self.copies)
         rows, ongoing = self._rows.take(numbers), self._ongoing.take(numbers)
-        after = rows + ongoing * self.ahead
+        after = rows + ongoing * self._ahead
         actions = self._next_actions
         return TransitionBatch(
             self.episodes.observations.take(rows, axis=0),

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pgdiff.data import Episodes, Normalizer, fit_normalizer
-from pgdiff.data.transitions import TransitionDataset, successors
+from pgdiff.data.transitions import TransitionDataset, rows_of
 from pgdiff.denoisers.batched_mlp import BatchedMLP
 from pgdiff.pretrained import Pretrained, seeded_torch
 from pgdiff.registry import register
@@ -87,16 +87,13 @@ class DynamicsEnsemble(Pretrained):
 
         `seed` gives the first weights; the other arguments are those of the class.
         """
-        data = TransitionDataset(episodes)
-        rows, ongoing = data.rows
-        after = successors(episodes)[rows + ongoing * data.ahead]
-        kept = rows[ongoing]
-        change = after[ongoing] - episodes.observations[kept]
+        change = TransitionDataset(episodes).changes()
+        rewards = episodes.rewards[rows_of(episodes), None]
         actions = np.asarray(episodes.actions)
         with seeded_torch(seed=seed):
             return cls(
                 normalizer=fit_normalizer("standard", [episodes.observations, actions]),
-                changes=fit_normalizer("standard", [change, episodes.rewards[kept, None]]),
+                changes=fit_normalizer("standard", [change, rewards]),
                 actions=actions.shape[1],
                 low=tuple(map(float, actions.min(axis=0))),
                 high=tuple(map(float, actions.max(axis=0))),
@@ -156,11 +153,11 @@ class DynamicsEnsemble(Pretrained):
         """Let a policy act in the ensemble, from given observations.
 
         Args:
-            policy: has Stable-Baselines3's `predict`, for batches; one that draws its actions by a
-                generator of its own is not seeded here.
+            policy: has Stable-Baselines3's `predict`, for batches; what it draws by PyTorch's
+                generator on the CPU is seeded too.
             starts: first observations.
             steps: of a trajectory, unless it ends before.
-            seed: of members and noise.
+            seed: of members, noise and actions.
             deterministic: whether the policy is asked for its mean action.
 
         Returns:
@@ -180,30 +177,36 @@ class DynamicsEnsemble(Pretrained):
         }
         ends, there = [], []
         low, high = torch.tensor(self.low), torch.tensor(self.high)
-        for _ in range(steps):
-            chosen, _ = policy.predict(now.numpy(), deterministic=deterministic)
-            action = torch.as_tensor(np.asarray(chosen, np.float32)).clamp(low, high)
-            parts = self(
-                *(part.expand(self.members, *part.shape).to(self.device) for part in (now, action))
-            )
-            mean, log_variance, logit = (part.cpu()[member, torch.arange(count)] for part in parts)
-            noise = torch.randn(mean.shape, generator=source)
-            drawn = self.changes.unnormalize(mean + (0.5 * log_variance).exp() * noise)
-            after = now + drawn[:, :-1]
-            ended = torch.sigmoid(logit) > ENDED
-            for name, part in zip(told, (now, action, drawn[:, -1], after), strict=True):
-                told[name].append(part)
-            ends.append(ended)
-            there.append(going)
-            going = going & ~ended
-            if not torch.isfinite(after[going]).all():
-                raise PgdiffError(
-                    "A roll-out of the ensemble must stay finite. Got NaN or Inf: shorten it, or "
-                    "train the ensemble longer."
+        with seeded_torch(seed=seed):
+            for _ in range(steps):
+                chosen, _ = policy.predict(now.numpy(), deterministic=deterministic)
+                action = torch.as_tensor(np.asarray(chosen, np.float32)).clamp(low, high)
+                parts = self(
+                    *(
+                        part.expand(self.members, *part.shape).to(self.device)
+                        for part in (now, action)
+                    )
                 )
-            now = torch.where(going[:, None], after, now)
-            if not going.any():
-                break
+                mean, log_variance, logit = (
+                    part.cpu()[member, torch.arange(count)] for part in parts
+                )
+                noise = torch.randn(mean.shape, generator=source)
+                drawn = self.changes.unnormalize(mean + (0.5 * log_variance).exp() * noise)
+                after = now + drawn[:, :-1]
+                ended = torch.sigmoid(logit) > ENDED
+                for name, part in zip(told, (now, action, drawn[:, -1], after), strict=True):
+                    told[name].append(part)
+                ends.append(ended)
+                there.append(going)
+                going = going & ~ended
+                if not torch.isfinite(after[going]).all():
+                    raise PgdiffError(
+                        "A roll-out of the ensemble must stay finite. Got NaN or Inf: shorten "
+                        "it, or train the ensemble longer."
+                    )
+                now = torch.where(going[:, None], after, now)
+                if not going.any():
+                    break
         return _episodes(told, torch.stack(ends, dim=1), torch.stack(there, dim=1))
 
 

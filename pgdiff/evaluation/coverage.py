@@ -173,7 +173,7 @@ def _radius(points: torch.Tensor, neighbours: int) -> torch.Tensor:
 def _drawn(episodes: Episodes, *, rows: int, seed: int) -> Rows:
     check_positive_int("rows", rows)
     data = TransitionDataset(episodes)
-    going = np.flatnonzero(data.rows[1])
+    going = np.flatnonzero(data.ongoing)
     if not len(going):
         raise PgdiffError("A recording must hold a transition that goes on. Got none.")
     source = np.random.default_rng(check_seed("seed", seed))

@@ -10,8 +10,10 @@ import numpy as np
 import torch
 
 from pgdiff.data import Episodes
+from pgdiff.data.transitions import rows_of
 from pgdiff.evaluation.coverage import Coverage, Space, copies, coverage
 from pgdiff.evaluation.marginals import marginals
+from pgdiff.evaluation.model_likelihood import model_likelihood
 from pgdiff.evaluation.simulated import StepErrors, replay_errors, step_errors, units
 from pgdiff.validation import PgdiffError, check_positive_int
 
@@ -36,6 +38,7 @@ class Column:
         spread: see `spread_by_start`.
         terminals: share of rows that are terminal.
         likelihood: log-density of an action by the name of a policy, in nats per action feature.
+        model_likelihood: see `model_likelihood`; None without a model.
     """
 
     rows: int
@@ -51,6 +54,7 @@ class Column:
     spread: float
     terminals: float
     likelihood: Mapping[str, float]
+    model_likelihood: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; None for what is no number."""
@@ -110,6 +114,8 @@ class Fidelity:
             lines.append(
                 (f"log-likelihood, {policy}", lambda c, p=policy: f"{c.likelihood[p]:.3f}")  # type: ignore[misc]
             )
+        if first.model_likelihood is not None:
+            lines.append(("log-likelihood, model", lambda c: f"{c.model_likelihood:.3f}"))
         width = max(len(name) for name, _ in lines)
         heads = " | ".join(f"{name:>14}" for name in self.columns)
         body = [
@@ -128,6 +134,7 @@ def fidelity(
     *,
     env: gym.Env[Any, Any] | None = None,
     policies: Mapping[str, Any] | None = None,
+    model: Any = None,
     held_out: float = 0.1,
     positions: int = 31,
     rows: int = 200,
@@ -145,6 +152,7 @@ def fidelity(
         generated: data sets by name.
         env: whose simulator is set to every observation; None to leave that out.
         policies: have `log_prob(observation, action)`, by name; the target, the behaviour.
+        model: a `TrajectoryDiffusion` whose density of segments is asked; None for none.
         held_out: share of the real episodes.
         positions: steps of a trajectory that go into the errors.
         rows: simulated at each position, at most.
@@ -176,7 +184,7 @@ def fidelity(
         alike = marginals(against, drawn)
         near = copies(drawn, known, reference)
         chosen: dict[str, Any] = {"units": unit, "positions": positions, "rows": rows, "seed": seed}
-        ends = sum(int(episodes.terminals[end - 1]) for end in episodes.ends)
+        ends = int(episodes.terminals[episodes.ends - 1].sum())
         columns[name] = Column(
             rows=int(episodes.lengths.sum()),
             trajectories=len(episodes),
@@ -194,6 +202,9 @@ def fidelity(
                 policy: likelihood(agent, episodes, rows=points, seed=seed)
                 for policy, agent in (policies or {}).items()
             },
+            model_likelihood=None
+            if model is None
+            else model_likelihood(model, episodes, seed=seed).mean,
         )
     words = (
         "observation, action, reward and next observation, each feature standardised by the "
@@ -264,10 +275,7 @@ def spread_by_start(
 
 
 def _rows(episodes: Episodes, *, rows: int, seed: int) -> np.ndarray:
-    numbers = np.concatenate(
-        [np.arange(a, b) for a, b in zip(episodes.starts, episodes.ends, strict=True)]
-    )
-    return np.sort(np.random.default_rng(seed).permutation(numbers)[:rows])
+    return np.sort(np.random.default_rng(seed).permutation(rows_of(episodes))[:rows])
 
 
 def _check_space(name: str, episodes: Episodes, real: Episodes) -> None:

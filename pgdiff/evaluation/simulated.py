@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pgdiff.data import Episodes
-from pgdiff.data.transitions import successors
+from pgdiff.data.transitions import TransitionDataset, rows_of, successors
 from pgdiff.evaluation.checks import name_of
 from pgdiff.validation import PgdiffError, check_positive_int, check_seed
 
@@ -61,11 +61,11 @@ class Units:
 
 def units(episodes: Episodes) -> Units:
     """Measure a recording's one-step changes and its rewards."""
-    rows = _ongoing(episodes)
-    after = successors(episodes)[rows if episodes.next_observations is not None else rows + 1]
-    change = np.asarray(after, np.float64) - episodes.observations[rows]
+    change = TransitionDataset(episodes).changes().astype(np.float64)
+    if not len(change):
+        raise PgdiffError("A recording must hold a row that another follows. Got none.")
     scale = change.std(axis=0)
-    reward = float(np.asarray(episodes.rewards, np.float64).std())
+    reward = float(np.asarray(episodes.rewards[rows_of(episodes)], np.float64).std())
     return Units(np.where(scale > 0, scale, 1.0), reward if reward > 0 else 1.0)
 
 
@@ -182,18 +182,6 @@ def _task(env: gym.Env[Any, Any]) -> Any:
 
 def _action(env: gym.Env[Any, Any], action: np.ndarray) -> np.ndarray:
     return np.asarray(action, env.action_space.dtype)
-
-
-def _ongoing(episodes: Episodes) -> np.ndarray:
-    """Rows that something follows."""
-    kept = []
-    for start, end in zip(episodes.starts, episodes.ends, strict=True):
-        told = episodes.next_observations is not None and not episodes.terminals[end - 1]
-        kept.append(np.arange(start, end if told else end - 1))
-    rows = np.concatenate(kept)
-    if not len(rows):
-        raise PgdiffError("A recording must hold a row that another follows. Got none.")
-    return rows
 
 
 def _trajectories(

@@ -107,6 +107,44 @@ def generate(
     return load_episodes(path)
 
 
+def write_part(
+    sampler: ShardSampler,
+    *,
+    transitions: int,
+    out: str | os.PathLike[str],
+    part: int,
+    parts: int,
+    workers: int = 1,
+    progress: bool = True,
+) -> None:
+    """Make every `parts`-th shard of a data set, from number `part` on, and join nothing.
+
+    So jobs on several machines share one data set; `generate` with `resume=True` then makes what is
+    missing, if anything, and joins all. Shards that are there already are kept.
+
+    Args:
+        sampler: makes the shards, the same one in every job.
+        transitions: of the whole data set; this part makes its share.
+        out: the file of the whole data set.
+        part: of `parts`, from 0.
+        parts: that share the data set.
+        workers: processes of this job.
+        progress: whether a bar shows rate and time left.
+
+    Raises:
+        PgdiffError: as `generate`.
+    """
+    check_positive_int("transitions", transitions)
+    check_positive_int("workers", workers)
+    if check_positive_int("part", part, minimum=0) >= check_positive_int("parts", parts):
+        raise PgdiffError(f"`part` must be 0 to {parts - 1}, below `parts`. Got {part}.")
+    share = -(-transitions // parts)
+    bar = tqdm(total=share, desc=f"part {part} of {parts}", unit="row", disable=not progress)
+    with bar, _maker(sampler, workers) as make:
+        folder = prepared(Path(out), sampler, resume=True, overwrite=False)
+        _written(sampler, folder, share, make, bar, first=part, apart=parts)
+
+
 Made = tuple[int, dict[str, np.ndarray], Counts]
 Make = Callable[[Iterable[int]], Iterator[Made]]
 
@@ -137,14 +175,21 @@ def prepared(out: Path, sampler: ShardSampler, *, resume: bool, overwrite: bool)
 
 
 def _written(
-    sampler: ShardSampler, folder: ShardFolder, transitions: int, make: Make, bar: tqdm
+    sampler: ShardSampler,
+    folder: ShardFolder,
+    transitions: int,
+    make: Make,
+    bar: tqdm,
+    *,
+    first: int = 0,
+    apart: int = 1,
 ) -> range:
     """Make shards until they hold enough, those that are there left out; return their numbers."""
-    total, count = 0, 0
+    total, count = 0, first
     while total < transitions:
         # No shard holds more than `most`: as many are surely needed, whoever makes them.
-        upper = count + -(-(transitions - total) // sampler.most)
-        numbers = range(count, upper)
+        upper = count + apart * -(-(transitions - total) // sampler.most)
+        numbers = range(count, upper, apart)
         for number, rows, counts in make(n for n in numbers if folder.counts(n) is None):
             folder.write(number, rows, counts)
             bar.update(counts.transitions)
@@ -152,8 +197,7 @@ def _written(
         total += sum(counts.transitions for counts in found if counts is not None)
         bar.n = min(total, transitions)
         count = upper
-        _check_progress(total, count)
-    return range(count)
+    return range(first, count, apart)
 
 
 def _in_memory(sampler: ShardSampler, transitions: int, make: Make, bar: tqdm) -> Episodes:
@@ -165,19 +209,10 @@ def _in_memory(sampler: ShardSampler, transitions: int, make: Make, bar: tqdm) -
             parts.append(made)
             total += counts.transitions
             bar.update(counts.transitions)
-        _check_progress(total, len(parts))
     rows: dict[str, Any] = {
         name: np.concatenate([part[name] for part in parts]) for name in parts[0]
     }
     return Episodes.from_arrays(**rows)
-
-
-def _check_progress(total: int, shards: int) -> None:
-    if not total:
-        raise PgdiffError(
-            f"The first {shards} shards hold no transition: the model has learned nothing, or its "
-            "horizon is 1 without `next_observations`."
-        )
 
 
 # ---------------------------------------------------------------------------------------- workers

@@ -1,11 +1,14 @@
 """A folder of finished shards: each whole or absent, hashed, and never written twice."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import h5py
 import numpy as np
@@ -38,8 +41,11 @@ class ShardFolder:
         file = self.path / SETTINGS
         content = {"format": FORMAT, **settings}
         if not file.is_file():
-            write_whole(file, _text(content))
-            return
+            # Jobs that share a data set may begin at once: one is the first, the others compare.
+            own = write_whole(self.path / f".{uuid4().hex}.json", _text(content))
+            with contextlib.suppress(FileExistsError):
+                os.link(own, file)
+            own.unlink()
         before = _read(file)
         known = json.loads(_text(content))
         for name in sorted(known.keys() | before.keys()):
@@ -100,9 +106,9 @@ class ShardFolder:
         part = out.with_name(f".{out.name}.part")
         try:
             with h5py.File(part, "w", track_order=False) as file:
-                for rows in self._read_all(numbers):
-                    for name in sorted(rows):
-                        _append(file, name, rows[name])
+                for number in numbers:
+                    for name, values in sorted(self.rows(number).items()):
+                        _append(file, name, values)
             part.replace(out)
         except OSError as error:
             part.unlink(missing_ok=True)
@@ -113,11 +119,6 @@ class ShardFolder:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
-
-    def _read_all(self, numbers: range) -> Iterator[dict[str, np.ndarray]]:
-        for number in numbers:
-            self.verify(number)
-            yield self.rows(number)
 
     def _note(self, number: int) -> Path:
         return self.path / f"{number:05d}.json"

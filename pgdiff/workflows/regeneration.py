@@ -11,7 +11,7 @@ from pgdiff.data.transitions import TransitionDataset
 from pgdiff.guides import Policy
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.planning.settings import planner_values
-from pgdiff.synthesis import Counts, ShardSampler
+from pgdiff.synthesis import ShardSampler
 from pgdiff.synthesis.mixture import MixedTransitions
 from pgdiff.training import Callback, Learner, Trainer
 from pgdiff.validation import PgdiffError, check_positive_int, check_range, nearest
@@ -60,7 +60,7 @@ class Regeneration:
         for name in settings:
             if name not in known:
                 raise PgdiffError(f"`synthetic` has no '{name}'. It must be {nearest(name, known)}")
-        return cls(**{key: value for key, value in settings.items()})
+        return cls(**settings)
 
 
 class Regenerate(Callback):
@@ -96,17 +96,19 @@ class Regenerate(Callback):
             )
         self.model, self.agent, self.settings = model, agent, settings
         self.folder, self.seed = folder, seed
-        self.counts: list[Counts] = []
         self._mixed: MixedTransitions | None = None
         self._trainer: Trainer | None = None
         self._sampler(None)  # the clearest error, before anything is trained
 
     def source(self, episodes: Episodes) -> MixedTransitions:
-        """The batches of a training; the agent's `dataset` in its place."""
+        """The batches of a training; the agent's `dataset` in its place.
+
+        The first ones that are asked for are learned from; others, of held-out episodes, stay real.
+        """
         real = TransitionDataset(episodes, copies=self.agent.members)
         mixed = MixedTransitions(real, share=self.settings.share)
-        if self._mixed is None or len(mixed) > len(self._mixed):
-            self._mixed = mixed  # held-out episodes, which are fewer, stay real
+        if self._mixed is None:
+            self._mixed = mixed
         return mixed
 
     def on_start(self, trainer: Trainer, learner: Learner) -> None:
@@ -136,8 +138,7 @@ class Regenerate(Callback):
             guided = step > 0 and self.settings.guide is not None
             sampler = self._sampler(self.agent.member(member).eval() if guided else None)
             number = step // self.settings.every * self.agent.members + member
-            rows, counts = sampler.shard(number)
-            self.counts.append(counts)
+            rows, _ = sampler.shard(number)
             write_hdf5(file, rows)
             fields: dict[str, Any] = rows
             sets.append(Episodes.from_arrays(**fields))

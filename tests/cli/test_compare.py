@@ -41,6 +41,32 @@ def test_a_policy_and_no_simulator(pgdiff, data: Path) -> None:
     assert Path("made.hdf5.fidelity/fidelity.json").is_file()
 
 
+def test_an_ensemble_and_the_model_itself(pgdiff, data: Path) -> None:
+    task, small = f"data={data}", ["trainer.steps=3", "task=maze2d-umaze-v1"]
+    arguments = "recipe.stages.{0}.arguments.width=16"
+    for recipe in ("cloning", "ensemble"):
+        words = [f"recipe={recipe}", arguments.format(recipe), f"out={recipe}"]
+        assert pgdiff("train", *words, task, *small).code == 0
+    words = ["recipe=synthesis", "denoiser.width=16", "trainer.batch_size=8", "out=run"]
+    assert pgdiff("train", *words, task, *small).code == 0
+    package.write_hdf5("made.hdf5", package.load_episodes(data))
+    words = [f"real={data}", "synthetic=made.hdf5", "target=cloning/cloning", *SMALL]
+    result = pgdiff("compare", *words, "ensemble=ensemble/ensemble", "model=run/model")
+    assert result.code == 0, result.err
+    assert "log-likelihood, model" in result.out
+    found = json.loads(Path("made.hdf5.fidelity/fidelity.json").read_text())["columns"]
+    assert list(found) == ["real, held out", "made", "ensemble"]
+    assert found["ensemble"]["trajectories"] == 1000
+    assert all(np.isfinite(column["model_likelihood"]) for column in found.values())
+    for wrong, message in {
+        "ensemble=cloning/cloning": "`ensemble` must be the folder of a DynamicsEnsemble",
+        "model=ensemble/ensemble": "`model` must be the folder of a TrajectoryDiffusion",
+    }.items():
+        result = pgdiff("compare", *words, wrong)
+        assert result.code == 1
+        assert message in result.error
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -50,6 +76,7 @@ def test_a_policy_and_no_simulator(pgdiff, data: Path) -> None:
         (["synthetic=[made.hdf5,made.hdf5]"], "must name each data set once"),
         (["env=Nothing-v0"], "Nothing-v0"),
         (["env=Pendulum-v1"], "must have set_observation"),
+        (["ensemble=nothing"], "`target` must be given"),
         (["target=nobody.zip"], "nobody.zip"),
         (["held_out=2.0"], "`validation` must be"),
         (["points=0"], "`points` must be"),

@@ -1,9 +1,11 @@
 """`pgdiff generate`: from a run to a data set that trains an agent."""
 
+import shutil
 from pathlib import Path
 
 import gymnasium as gym
 import pytest
+from stable_baselines3 import SAC
 
 import pgdiff as package
 from pgdiff.cli import main
@@ -51,9 +53,22 @@ def test_a_policy_steers_and_a_sweep_names_its_outputs(pgdiff, runs: Path, made:
     assert len(list(Path("data").glob("*.hdf5"))) == 2
 
 
+def test_jobs_of_a_launcher_share_a_data_set(pgdiff, runs: Path) -> None:
+    words = [f"run={runs / 'synthesis'}", "transitions=600", "batch=4", "steps=2"]
+    jobs = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "part=0,1", "parts=2"]
+    result = pgdiff("generate", *jobs, *words, "out=shared.hdf5")
+    assert result.code == 0, result.err
+    assert not Path("shared.hdf5").exists()
+    assert pgdiff("generate", *words, "out=shared.hdf5", "resume=true").code == 0
+    assert pgdiff("generate", *words, "out=whole.hdf5").code == 0
+    assert Path("shared.hdf5").read_bytes() == Path("whole.hdf5").read_bytes()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["parts=2", "part=2"], "`part` must be 0 to 1"),
+        (["parts=2", "overwrite=true"], "`overwrite` must be false"),
         (["transitions=0"], "`transitions` must be"),
         (["solver=euler"], "`solver` must be"),
         (["guide.scale=2"], "`guide` must be named"),
@@ -79,8 +94,6 @@ def test_other_runs_and_agents_are_refused(pgdiff, runs: Path, made: Path) -> No
     result = pgdiff("generate", f"run={made / 'run'}", *SMALL)
     assert result.code == 1
     assert "without actions, rewards, terminals" in result.error
-    from stable_baselines3 import SAC
-
     SAC("MlpPolicy", gym.make("Pendulum-v1"), device="cpu").save("other.zip")
     result = pgdiff("generate", f"run={runs / 'synthesis'}", *SMALL, "policy=other.zip")
     assert result.code == 1
@@ -90,8 +103,6 @@ def test_other_runs_and_agents_are_refused(pgdiff, runs: Path, made: Path) -> No
 
 
 def test_an_agent_learns_from_what_it_steers(pgdiff, runs: Path, made: Path) -> None:
-    import shutil
-
     shutil.copytree(runs / "synthesis", "run")
     words = ["agent=iql", "agent.stages.iql.arguments.width=16", "trainer.steps=4"]
     sizes = [

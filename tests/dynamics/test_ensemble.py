@@ -79,6 +79,18 @@ def test_the_same_seed_twice(learned: DynamicsEnsemble) -> None:
     assert not np.array_equal(one, other)
 
 
+def test_what_a_policy_draws_is_seeded(learned: DynamicsEnsemble) -> None:
+    class Draws(Pushes):
+        def predict(self, observation: Any, **_: Any) -> tuple[np.ndarray, None]:
+            return torch.randn(len(observation), 2).clamp(-1, 1).numpy(), None
+
+    starts = walk(seed=7).observations[:20].copy()
+    before = torch.get_rng_state()
+    one, again = (learned.rollout(Draws(), starts, steps=4, seed=0).actions for _ in range(2))
+    assert np.array_equal(one, again)
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_trajectories_end_where_it_says(learned: DynamicsEnsemble) -> None:
     """An ensemble that learned to end beyond x = 0 does so at once there."""
     source = np.random.default_rng(0)

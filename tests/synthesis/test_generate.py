@@ -17,10 +17,10 @@ import torch
 from line_world import Right, Undefined, model, recording
 
 import pgdiff
-from pgdiff import PgdiffError
+from pgdiff import PgdiffError, Trainer
 from pgdiff.diffusion import DDIM
 from pgdiff.guides import Policy
-from pgdiff.synthesis import ShardFolder
+from pgdiff.synthesis import ShardFolder, ShardSampler, write_part
 
 SMALL: dict[str, Any] = {"batch": 8, "steps": 2, "solver": DDIM(), "progress": False}
 
@@ -82,6 +82,31 @@ def test_going_on_makes_no_shard_twice(tmp_path: Path) -> None:
     assert np.array_equal(pgdiff.load_episodes(out).observations, whole.observations)
 
 
+def test_jobs_share_a_data_set(tmp_path: Path) -> None:
+    whole, shared = tmp_path / "whole.hdf5", tmp_path / "shared.hdf5"
+    pgdiff.generate(model(), transitions=300, out=whole, **SMALL)
+    sampler = ShardSampler(model=model(), batch=8, steps=2, solver=DDIM())
+    for part in (2, 0, 1):
+        write_part(
+            sampler, transitions=300, out=shared, part=part, parts=3, workers=1, progress=False
+        )
+    assert not shared.exists()
+    made = ShardFolder(tmp_path / "shared.hdf5.shards")
+    counts = [made.counts(number) for number in made.finished()]
+    assert sum(one.transitions for one in counts if one is not None) >= 300
+    before = sums(made.path)
+    pgdiff.generate(model(), transitions=300, out=shared, resume=True, **SMALL)
+    assert shared.read_bytes() == whole.read_bytes()
+    assert before.items() <= sums(made.path).items()
+    with pytest.raises(PgdiffError, match="`part` must be 0 to 2"):
+        write_part(sampler, transitions=300, out=shared, part=3, parts=3)
+    with pytest.raises(PgdiffError, match="`parts` must be"):
+        write_part(sampler, transitions=300, out=shared, part=0, parts=0)
+    other = ShardSampler(model=model(), batch=8, steps=3, solver=DDIM())
+    with pytest.raises(PgdiffError, match="`steps` must be what the shards"):
+        write_part(other, transitions=300, out=shared, part=0, parts=3, progress=False)
+
+
 @pytest.mark.slow
 def test_kills_leave_the_same_shards(tmp_path: Path) -> None:
     script = textwrap.dedent(
@@ -108,8 +133,6 @@ def test_kills_leave_the_same_shards(tmp_path: Path) -> None:
 
 
 def test_a_policy_makes_its_actions_likelier() -> None:
-    from pgdiff import Trainer
-
     learned = model(untrained_size=0.0)
     Trainer(steps=150, batch_size=64, learning_rate=3e-3, progress=False, device="cpu").fit(
         learned, recording()

@@ -1,0 +1,71 @@
+"""How likely a model finds segments: a closed form, and what is blurred."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pgdiff import Episodes, PgdiffError, TrajectoryDiffusion
+from pgdiff.denoisers import TransformerConfig
+from pgdiff.evaluation.model_likelihood import model_likelihood
+
+
+def noise(*, scale: float = 1.0, length: int = 8, episodes: int = 200, seed: int = 0) -> Episodes:
+    """Independent normal rows."""
+    source = np.random.default_rng(seed)
+    rows = episodes * length
+    return Episodes.from_arrays(
+        observations=scale * source.normal(size=(rows, 2)),
+        actions=scale * source.normal(size=(rows, 1)),
+        rewards=np.zeros(rows),
+        terminals=np.zeros(rows, bool),
+        timeouts=np.arange(rows) % length == length - 1,
+    )
+
+
+@pytest.fixture(scope="module")
+def model() -> TrajectoryDiffusion:
+    return TrajectoryDiffusion.from_episodes(
+        noise(),
+        horizon=4,
+        fields=("observations", "actions"),
+        known=("none",),
+        normalizer="standard",
+        denoiser=TransformerConfig(width=16, depth=1, heads=2),
+    )
+
+
+class Normal(TrajectoryDiffusion):
+    """The denoiser of independent standard normal features, in closed form."""
+
+    def _estimate(self, x: Any, level: Any, told: Any) -> Any:
+        alpha, sigma = self.schedule.alpha(level), self.schedule.sigma(level)
+        return (alpha / (alpha.square() + sigma.square()))[..., None] * x
+
+
+def test_standard_normal_rows_have_the_closed_form(model: TrajectoryDiffusion) -> None:
+    model.__class__ = Normal
+    try:
+        for scale in (1.0, 2.0):
+            found = model_likelihood(model, noise(scale=scale, seed=1), segments=300, steps=100)
+            # Of a feature of deviation s under the standard normal law.
+            wanted = -0.5 * np.log(2 * np.pi) - 0.5 * scale**2
+            print(
+                f"\ndeviation {scale}: {found.mean:.3f} +- {found.standard_error:.3f}, {wanted:.3f}"
+            )
+            assert found.segments == 300
+            assert abs(found.mean - wanted) < 4 * found.standard_error + 0.01
+    finally:
+        model.__class__ = TrajectoryDiffusion
+
+
+def test_the_same_seed_twice(model: TrajectoryDiffusion) -> None:
+    one, again = (model_likelihood(model, noise(), segments=4, steps=4) for _ in range(2))
+    assert one == again
+
+
+def test_what_holds_no_segment_is_named(model: TrajectoryDiffusion) -> None:
+    with pytest.raises(PgdiffError, match="needs 4 rows of one episode"):
+        model_likelihood(model, noise(length=2), segments=4)
+    with pytest.raises(PgdiffError, match="`segments` must be"):
+        model_likelihood(model, noise(), segments=0)
