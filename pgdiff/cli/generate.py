@@ -42,6 +42,7 @@ def run(settings: dict[str, Any]) -> int:
         "batch": settings["batch"],
         "condition": _condition(settings["condition"]),
         "threads": settings["threads"],
+        "compile": flag(settings, "compile"),
         **chosen,
     }
     asked: dict[str, Any] = {

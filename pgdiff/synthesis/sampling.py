@@ -16,6 +16,7 @@ from pgdiff.guides import Guide, bind
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.registry import to_config
 from pgdiff.synthesis.decode import Bounds, Counts, check_layout, decode
+from pgdiff.training.compiling import compile_errors, compile_learner
 from pgdiff.trajectory import Condition
 from pgdiff.validation import PgdiffError, check_positive_int, check_seed
 
@@ -35,6 +36,8 @@ class ShardSampler:
         trust_region: limits how far guides move a sample.
         condition: what the trajectories are to be like; None for any.
         threads: of torch while a shard is sampled, which the result depends on.
+        compile: whether the model's networks are compiled, in place, before the first shard; the
+            last bits of the result depend on that too.
 
     Raises:
         PgdiffError: a model that generates no transitions, a guide that does not fit it, or a
@@ -51,6 +54,8 @@ class ShardSampler:
     trust_region: TrustRegion | None = None
     condition: Condition | None = None
     threads: int = 1
+    compile: bool = False
+    _compiled: bool = field(init=False, default=False)
     _bounds: Bounds | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -77,21 +82,25 @@ class ShardSampler:
             PgdiffError: guidance or the network gives NaN or infinite samples; the shard and the
                 guides are named.
         """
+        if self.compile and not self._compiled:
+            compile_learner(self.model)
+            self._compiled = True
         source = np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64)[0]
         generator = torch.Generator(self.model.device).manual_seed(int(source >> 1))
         threads = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
-            x = self.model.sample(
-                batch=self.batch,
-                generators=[generator],
-                steps=self.steps,
-                solver=self.solver,
-                spacing=self.spacing,
-                guidance=[bind(guide, self.model) for guide in self.guides],
-                trust_region=self.trust_region,
-                condition=self.condition,
-            )
+            with compile_errors(self.compile):
+                x = self.model.sample(
+                    batch=self.batch,
+                    generators=[generator],
+                    steps=self.steps,
+                    solver=self.solver,
+                    spacing=self.spacing,
+                    guidance=[bind(guide, self.model) for guide in self.guides],
+                    trust_region=self.trust_region,
+                    condition=self.condition,
+                )
             segment = self.model.segment(x)
             if not all(torch.isfinite(part).all() for part in _tensors(segment)):
                 raise PgdiffError("Samples are NaN or Inf in raw units.")
@@ -114,6 +123,7 @@ class ShardSampler:
             "batch": self.batch,
             "steps": self.steps,
             "threads": self.threads,
+            "compile": self.compile,
             "device": self.model.device.type,
             "solver": to_config(self.solver),
             "spacing": described(self.spacing),

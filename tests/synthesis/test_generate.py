@@ -108,6 +108,17 @@ def test_jobs_share_a_data_set(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own
+def test_compiled_networks_make_the_same_rows() -> None:
+    plain, compiled = (
+        pgdiff.generate(model(), transitions=100, compile=on, **SMALL) for on in (False, True)
+    )
+    for name, values in plain.fields().items():
+        np.testing.assert_allclose(compiled.fields()[name], values, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.slow
 def test_kills_leave_the_same_shards(tmp_path: Path) -> None:
     script = textwrap.dedent(
         f"""

@@ -1,0 +1,177 @@
+"""Synthetic data: memory of a large set, and how near the sampler comes to the machine's peak.
+
+    python tests/benchmarks/generation.py memory [--transitions 5000000]
+    python tests/benchmarks/generation.py speed [--run RUN] [--threads 2] [--compile]
+
+Memory is anonymous, above what the process had with its model. Speed is floating-point operations a
+second of the network alone, over what the same threads reach with a matrix product, and beside a
+plain loop of Heun's steps over the same network.
+"""
+
+import argparse
+import copy
+import tempfile
+import threading
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from data import anonymous
+from torch.utils.flop_counter import FlopCounterMode
+
+from pgdiff import Episodes, TrajectoryDiffusion, generate
+from pgdiff.denoisers import ResidualMLPConfig, TransformerConfig
+from pgdiff.diffusion import EDMPrediction, EDMSchedule, Heun, KarrasSpacing, LogNormalLevels
+from pgdiff.planning.from_run import read_run
+from pgdiff.synthesis import ShardSampler
+
+STEPS = 32
+FIELDS = ("observations", "actions", "rewards", "terminals")
+
+
+def recording(*, rows: int = 20_000) -> Episodes:
+    """Noise in the spaces of Walker2d."""
+    source = np.random.default_rng(0)
+    return Episodes.from_arrays(
+        observations=source.normal(size=(rows, 17)),
+        actions=source.uniform(-1, 1, size=(rows, 6)),
+        rewards=source.normal(size=rows),
+        terminals=np.zeros(rows, bool),
+        timeouts=np.arange(1, rows + 1) % 1000 == 0,
+    )
+
+
+def untrained(*, horizon: int, fields: tuple[str, ...], denoiser: object) -> TrajectoryDiffusion:
+    """A model of noise, of EDM's levels."""
+    return TrajectoryDiffusion.from_episodes(
+        recording(),
+        horizon=horizon,
+        fields=fields,
+        known=("none",),
+        normalizer="standard",
+        denoiser=denoiser,
+        schedule=EDMSchedule(),
+        prediction=EDMPrediction(),
+        levels=LogNormalLevels(),
+    ).eval()
+
+
+def memory(transitions: int) -> None:
+    """Peak while so many transitions are written, by a tiny network."""
+    tiny = ResidualMLPConfig(width=16, depth=1, embedding=8)
+    model = untrained(horizon=1, fields=(*FIELDS, "next_observations"), denoiser=tiny)
+    generate(model, transitions=10, batch=256, steps=2, progress=False)
+    before, peak, done = anonymous(), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.02):
+            peak[0] = max(peak[0], anonymous())
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "data.hdf5"
+        made = generate(model, transitions=transitions, batch=20_000, steps=2, out=out)
+        size = out.stat().st_size / 1e6
+    done.set()
+    thread.join()
+    print(
+        f"{made.steps:,} transitions, {size:,.0f} MB, in {time.perf_counter() - began:.0f} s: at "
+        f"most {peak[0] - before:.0f} MB above the {before:.0f} MB of the process with its model"
+    )
+
+
+def speed(run: Path | None, threads: int, compiled: bool) -> None:
+    """The sampler's share of the peak, by batch, and the plain loop's."""
+    torch.set_num_threads(threads)
+    if run is None:
+        model = untrained(horizon=32, fields=FIELDS, denoiser=TransformerConfig())
+    else:
+        model = read_run(run).load("model")  # type: ignore[assignment]
+    best = max(product(size) for size in (512, 1024, 2048))
+    print(f"matrix product: {best / 1e9:.0f} GFLOP/s with {threads} threads")
+    for batch in (16, 64, 256, 1024):
+        loop = median(timed(lambda b=batch: eager(model, b)) for _ in range(3))  # type: ignore[misc]
+        with FlopCounterMode(display=False) as counter:
+            eager(model, batch)
+        work = counter.get_total_flops()
+        sampler = ShardSampler(
+            model=copy.deepcopy(model),
+            batch=batch,
+            steps=STEPS,
+            solver=Heun(),
+            threads=threads,
+            compile=compiled,
+        )
+        sampler.shard(0)
+        own = median(timed(lambda s=sampler: s.shard(1)) for _ in range(3))  # type: ignore[misc]
+        print(
+            f"batch {batch:>5}: {batch * model.layout.horizon / own:,.0f} rows/s, "
+            f"{work / own / best:.0%} of the peak; plain loop {work / loop / best:.0%}",
+            flush=True,
+        )
+
+
+def product(size: int) -> float:
+    """Floating-point operations a second of a matrix product."""
+    left, right = torch.randn(size, size), torch.randn(size, size)
+    left @ right
+    return 2 * size**3 / min(timed(lambda: left @ right) for _ in range(20))
+
+
+@torch.no_grad()
+def eager(model: TrajectoryDiffusion, batch: int) -> torch.Tensor:
+    """Heun's steps written out, over the model's denoiser."""
+    levels = model.level_matrix(STEPS, spacing=KarrasSpacing())[:, :1].float()
+    alpha, sigma = model.schedule.alpha(levels), model.schedule.sigma(levels)
+    x = torch.randn(batch, model.layout.horizon, model.layout.features)
+    for now, level in enumerate(levels[:-1]):
+        after = levels[now + 1]
+        slope = _slope(model, x, level, alpha[now], sigma[now])
+        step = sigma[now + 1] / alpha[now + 1] - sigma[now] / alpha[now]
+        y = x / alpha[now] + step * slope
+        if now + 2 < len(levels):
+            other = _slope(model, alpha[now + 1] * y, after, alpha[now + 1], sigma[now + 1])
+            y = x / alpha[now] + step * (slope + other) / 2
+        x = alpha[now + 1] * y
+    return x
+
+
+def _slope(
+    model: TrajectoryDiffusion,
+    x: torch.Tensor,
+    level: torch.Tensor,
+    alpha: torch.Tensor,
+    sigma: torch.Tensor,
+) -> torch.Tensor:
+    clean = model._estimate(x, level.expand(1, x.shape[1]), None)
+    return (x / alpha - clean) / (sigma / alpha)
+
+
+def timed(work: object) -> float:
+    """Seconds of a call."""
+    began = time.perf_counter()
+    work()  # type: ignore[operator]
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Run one of the two."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=["memory", "speed"])
+    parser.add_argument("--transitions", type=int, default=5_000_000)
+    parser.add_argument("--run", type=Path)
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    if options.what == "memory":
+        memory(options.transitions)
+    else:
+        speed(options.run, options.threads, options.compile)
+
+
+if __name__ == "__main__":
+    main()
