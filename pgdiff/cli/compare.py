@@ -74,7 +74,13 @@ def _rolled_out(settings: dict[str, Any], real: Episodes, target: Any) -> Episod
     count = 2 * max(check_positive_int("rows", settings["rows"]), 500)
     rows = np.random.default_rng(settings["seed"]).choice(len(real.observations), size=count)
     starts = real.observations[np.sort(rows)]
-    made: Episodes = ensemble.rollout(target, starts, steps=steps, seed=settings["seed"])
+    made: Episodes = ensemble.rollout(
+        target,
+        starts,
+        steps=steps,
+        seed=settings["seed"],
+        bounds=(real.observations.min(axis=0), real.observations.max(axis=0)),
+    )
     return made
 
 

@@ -149,6 +149,7 @@ class DynamicsEnsemble(Pretrained):
         steps: int,
         seed: int = 0,
         deterministic: bool = False,
+        bounds: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> Episodes:
         """Let a policy act in the ensemble, from given observations.
 
@@ -159,6 +160,8 @@ class DynamicsEnsemble(Pretrained):
             steps: of a trajectory, unless it ends before.
             seed: of members, noise and actions.
             deterministic: whether the policy is asked for its mean action.
+            bounds: least and greatest observation, such as the recorded ones; what is drawn beyond
+                is put on them, as errors else grow without end. None for any.
 
         Returns:
             Trajectories with `next_observations`, one after the other.
@@ -177,6 +180,8 @@ class DynamicsEnsemble(Pretrained):
         }
         ends, there = [], []
         low, high = torch.tensor(self.low), torch.tensor(self.high)
+        allowed = (-np.inf, np.inf) if bounds is None else bounds
+        limits = [torch.as_tensor(np.array(end, np.float32)) for end in allowed]
         with seeded_torch(seed=seed):
             for _ in range(steps):
                 chosen, _ = policy.predict(now.numpy(), deterministic=deterministic)
@@ -192,7 +197,7 @@ class DynamicsEnsemble(Pretrained):
                 )
                 noise = torch.randn(mean.shape, generator=source)
                 drawn = self.changes.unnormalize(mean + (0.5 * log_variance).exp() * noise)
-                after = now + drawn[:, :-1]
+                after = (now + drawn[:, :-1]).clamp(*limits)
                 ended = torch.sigmoid(logit) > ENDED
                 for name, part in zip(told, (now, action, drawn[:, -1], after), strict=True):
                     told[name].append(part)

@@ -55,7 +55,6 @@ class ShardSampler:
     condition: Condition | None = None
     threads: int = 1
     compile: bool = False
-    _compiled: bool = field(init=False, default=False)
     _bounds: Bounds | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -82,9 +81,8 @@ class ShardSampler:
             PgdiffError: guidance or the network gives NaN or infinite samples; the shard and the
                 guides are named.
         """
-        if self.compile and not self._compiled:
+        if self.compile:
             compile_learner(self.model)
-            self._compiled = True
         source = np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64)[0]
         generator = torch.Generator(self.model.device).manual_seed(int(source >> 1))
         threads = torch.get_num_threads()

@@ -1,9 +1,11 @@
 """Policy-guided regeneration: an agent learns from data that its present policy steers."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pgdiff.agents.offline import OfflineAgent
 from pgdiff.data import Episodes, load_episodes, write_hdf5
@@ -22,16 +24,18 @@ class Regeneration:
     """How synthetic experience is made anew while an agent learns.
 
     Jackson et al. (2024): the first set is unguided; every 10,000 updates one of 8,192 trajectories
-    is steered by the present policy; 240 of 256 examples are synthetic. There it is one agent;
-    here each member has its own set, so that `trajectories` are shared out.
+    is steered by the present policy; 240 of 256 examples are synthetic. Here each member of the
+    agent has a set of its own.
 
     Attributes:
         every: updates between two sets.
-        trajectories: of a set, all members together.
+        trajectories: of a set.
         share: of a batch that is synthetic, in [0, 1].
         guide: settings of `pgdiff.guides.Policy`, such as scale; None for none at all.
         sampling: "steps", "solver", "spacing", "trust_region" of the sampler, as a planner has
             them.
+        batch: trajectories that are sampled at once.
+        compile: whether the model's networks are compiled.
     """
 
     every: int = 10_000
@@ -39,10 +43,12 @@ class Regeneration:
     share: float = 240 / 256
     guide: Mapping[str, Any] | None = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    batch: int = 256
+    compile: bool = False
 
     def __post_init__(self) -> None:
-        check_positive_int("every", self.every)
-        check_positive_int("trajectories", self.trajectories)
+        for name in ("every", "trajectories", "batch"):
+            check_positive_int(name, getattr(self, name))
         check_range("share", self.share, low=0.0, high=1.0)
         known = ("steps", "solver", "spacing", "trust_region")
         for name in self.sampling:
@@ -56,7 +62,7 @@ class Regeneration:
         Raises:
             PgdiffError: an unknown setting, or one out of its range.
         """
-        known = ("every", "trajectories", "share", "guide", "sampling")
+        known = [own.name for own in fields(cls)]
         for name in settings:
             if name not in known:
                 raise PgdiffError(f"`synthetic` has no '{name}'. It must be {nearest(name, known)}")
@@ -89,11 +95,6 @@ class Regenerate(Callback):
         folder: Path,
         seed: int,
     ) -> None:
-        if settings.trajectories < agent.members:
-            raise PgdiffError(
-                f"`trajectories` must be at least {agent.members}, one for each member. "
-                f"Got {settings.trajectories}."
-            )
         self.model, self.agent, self.settings = model, agent, settings
         self.folder, self.seed = folder, seed
         self._mixed: MixedTransitions | None = None
@@ -137,11 +138,14 @@ class Regenerate(Callback):
         for member, file in enumerate(self._files(step)):
             guided = step > 0 and self.settings.guide is not None
             sampler = self._sampler(self.agent.member(member).eval() if guided else None)
-            number = step // self.settings.every * self.agent.members + member
-            rows, _ = sampler.shard(number)
+            count = -(-self.settings.trajectories // sampler.batch)
+            first = (step // self.settings.every * self.agent.members + member) * count
+            shards = [sampler.shard(first + number)[0] for number in range(count)]
+            rows: dict[str, Any] = {
+                name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]
+            }
             write_hdf5(file, rows)
-            fields: dict[str, Any] = rows
-            sets.append(Episodes.from_arrays(**fields))
+            sets.append(Episodes.from_arrays(**rows))
         self._take(sets)
         for old in self.folder.glob("*.hdf5"):
             if int(old.stem.partition("-")[0]) < self._oldest(step):
@@ -170,6 +174,7 @@ class Regenerate(Callback):
             model=self.model,
             guides=() if agent is None else (Policy(agent, **settings),),
             seed=self.seed,
-            batch=self.settings.trajectories // self.agent.members,
+            batch=min(self.settings.batch, self.settings.trajectories),
+            compile=self.settings.compile,
             **planner_values(dict(self.settings.sampling)),
         )

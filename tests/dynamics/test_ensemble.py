@@ -91,6 +91,16 @@ def test_what_a_policy_draws_is_seeded(learned: DynamicsEnsemble) -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_observations_keep_to_bounds(learned: DynamicsEnsemble) -> None:
+    starts = walk(seed=7).observations[:20].copy()
+    low, high = starts.min(axis=0), starts.max(axis=0)
+    made = learned.rollout(Pushes(), starts, steps=30, seed=0, bounds=(low, high))
+    free = learned.rollout(Pushes(), starts, steps=30, seed=0)
+    assert made.next_observations is not None
+    assert ((made.next_observations >= low) & (made.next_observations <= high)).all()
+    assert not ((free.observations >= low) & (free.observations <= high)).all()
+
+
 def test_trajectories_end_where_it_says(learned: DynamicsEnsemble) -> None:
     """An ensemble that learned to end beyond x = 0 does so at once there."""
     source = np.random.default_rng(0)

@@ -32,7 +32,8 @@ MODEL = Stage(
 )
 SYNTHETIC = {
     "every": 4,
-    "trajectories": 16,
+    "trajectories": 8,
+    "batch": 4,
     "share": 0.5,
     "guide": {"scale": 1.0},
     "sampling": {"steps": 2, "solver": "ddim"},
@@ -123,6 +124,8 @@ def test_old_sets_go_and_one_that_is_lost_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: agent("td3_bc", trajectories=0), "`trajectories` must be"),
+        (lambda: agent("td3_bc", batch=0.5), "`batch` must be"),
         (lambda: agent("td3_bc", every=0), "`every` must be"),
         (lambda: agent("td3_bc", share=2.0), "`share` must be"),
         (lambda: agent("td3_bc", evry=3), "`synthetic` has no 'evry'"),
@@ -138,5 +141,3 @@ def test_bad_settings_are_named(make: Any, message: str) -> None:
 def test_what_no_model_makes_is_named(tmp_path: Path) -> None:
     with pytest.raises(PgdiffError, match="`stage` must be"):
         train(tmp_path / "alone", agent("td3_bc"))
-    with pytest.raises(PgdiffError, match="`trajectories` must be at least 2"):
-        train(tmp_path / "few", MODEL, agent("td3_bc", trajectories=1))
