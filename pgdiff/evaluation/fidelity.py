@@ -14,7 +14,7 @@ from pgdiff.data.transitions import rows_of
 from pgdiff.evaluation.coverage import Coverage, Space, copies, coverage
 from pgdiff.evaluation.marginals import marginals
 from pgdiff.evaluation.model_likelihood import model_likelihood
-from pgdiff.evaluation.simulated import StepErrors, replay_errors, step_errors, units
+from pgdiff.evaluation.simulated import StepErrors, replay_errors, step_errors, told_state, units
 from pgdiff.validation import PgdiffError, check_positive_int
 
 HELD_OUT = "real, held out"
@@ -29,6 +29,7 @@ class Column:
         trajectories: of the data set.
         steps: one-step errors by position; None where the simulator cannot be set.
         replay: errors of open-loop replays by position, likewise.
+        told: share of rows that tell the simulator's state; the others are left out of the errors.
         coverage: density, coverage, precision and recall against held-out real rows.
         copied: share of rows nearer to a training row than all but 1 % of the held-out rows are.
         nearest: median distance to a training row, over the held-out rows'.
@@ -45,6 +46,7 @@ class Column:
     trajectories: int
     steps: StepErrors | None
     replay: StepErrors | None
+    told: float | None
     coverage: Coverage
     copied: float
     nearest: float
@@ -96,7 +98,8 @@ class Fidelity:
                 lambda c: _error(c.replay, lambda s: s.observation[-1]),
             ),
             ("reward error", lambda c: _error(c.steps, lambda s: float(_root(s.reward)))),
-            ("terminals agree", lambda c: _error(c.steps, lambda s: float(s.terminal.mean()))),
+            ("terminals agree", lambda c: _error(c.steps, lambda s: float(np.nanmean(s.terminal)))),
+            ("rows that tell the state", lambda c: "-" if c.told is None else f"{c.told:.3f}"),
             ("terminal rows", lambda c: f"{c.terminals:.4f}"),
             ("density", lambda c: f"{c.coverage.density:.3f}"),
             ("coverage", lambda c: f"{c.coverage.coverage:.3f}"),
@@ -190,6 +193,9 @@ def fidelity(
             trajectories=len(episodes),
             steps=None if env is None else step_errors(env, episodes, **chosen),
             replay=None if env is None else replay_errors(env, episodes, **chosen),
+            told=None
+            if env is None
+            else float(told_state(env, episodes, _rows(episodes, rows=20_000, seed=seed)).mean()),
             coverage=coverage(against, drawn, neighbours=neighbours),
             copied=near.generated,
             nearest=near.median,
@@ -297,7 +303,7 @@ def _later(errors: StepErrors) -> float:
 
 
 def _root(values: np.ndarray) -> float:
-    return float(np.sqrt(np.mean(values**2)))
+    return float(np.sqrt(np.nanmean(values**2)))
 
 
 def _plain(value: Any) -> Any:

@@ -30,9 +30,9 @@ def model_likelihood(
     model: TrajectoryDiffusion,
     episodes: Episodes,
     *,
-    segments: int = 64,
-    steps: int = 50,
-    probes: int = 4,
+    segments: int = 32,
+    steps: int = 25,
+    probes: int = 2,
     seed: int = 0,
 ) -> ModelLikelihood:
     """Measure how likely a model finds random segments of a data set.

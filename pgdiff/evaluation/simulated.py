@@ -43,7 +43,7 @@ class StepErrors:
         chosen = (self.position >= low) & (self.position <= high)
         if not chosen.any():
             raise PgdiffError(f"There must be a position in [{low}, {high}]. Got none.")
-        return float(np.sqrt(np.mean(self.observation[chosen] ** 2)))
+        return float(np.sqrt(_mean(self.observation[chosen & np.isfinite(self.observation)] ** 2)))
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def step_errors(
             on, so that they are compared alike.
         units: of a real recording.
         positions: how far into a trajectory.
-        rows: compared at each position, at most.
+        rows: compared at each position, at most; those that do not tell their state are left out.
         seed: of the choice of trajectories.
 
     Raises:
@@ -99,6 +99,7 @@ def step_errors(
         there = starts[counts > position] + position
         if not len(there):
             break
+        there = there[told_state(env, episodes, there)]
         next_observations, rewards, ended = simulated(env, episodes, there)
         found.append(_compared(episodes, there, next_observations, rewards, ended, units))
     return _gathered(found)
@@ -116,7 +117,8 @@ def replay_errors(
     """Reset the simulator to each trajectory's first row, and let its actions run on from there.
 
     The entry at position k compares the trajectory's observation after k actions with the
-    simulator's. A replay that the simulator ends before counts no further.
+    simulator's. A replay that the simulator ends before counts no further, and one from a row that
+    does not tell its state is left out.
 
     Raises:
         PgdiffError: an environment that cannot be reset to an observation.
@@ -124,6 +126,8 @@ def replay_errors(
     check_positive_int("positions", positions)
     starts, counts = _trajectories(episodes, positions=positions, rows=rows, seed=seed)
     task = _task(env)
+    told = told_state(env, episodes, starts)
+    starts, counts = starts[told], counts[told]
     parts: list[list[tuple[Any, ...]]] = [[] for _ in range(positions)]
     for start, count in zip(starts, counts, strict=True):
         env.reset(seed=0)
@@ -168,6 +172,17 @@ def simulated(
         if truncated:
             env.reset(seed=0)
     return observations, rewards, ended
+
+
+def told_state(
+    env: gym.Env[Any, Any], episodes: Episodes, rows: Int[np.ndarray, " rows"]
+) -> Bool[np.ndarray, " rows"]:
+    """Whether rows tell the simulator's state, by the task's `tells_state`, where it has that."""
+    task = _task(env)
+    if not hasattr(task, "tells_state"):
+        return np.ones(len(rows), np.bool_)
+    told: np.ndarray = task.tells_state(episodes.observations[rows])
+    return told
 
 
 def _task(env: gym.Env[Any, Any]) -> Any:
@@ -238,8 +253,12 @@ def _gathered(found: list[tuple[Any, ...]]) -> StepErrors:
                 for part in squares
             ]
         ),
-        reward=np.array([np.sqrt(part[1].mean()) for part in found]),
-        terminal=np.array([part[2].mean() for part in found]),
+        reward=np.array([np.sqrt(_mean(part[1])) for part in found]),
+        terminal=np.array([_mean(part[2]) for part in found]),
         # Of a root: the error of its square, over twice the root.
         standard_error=spread / np.maximum(2 * error, 1e-12),
     )
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else float("nan")

@@ -101,6 +101,15 @@ def test_velocities_outside_are_set_as_they_are_and_told_clipped() -> None:
     np.testing.assert_array_equal(told, [*wanted[:-1], 10.0])
 
 
+def test_a_clipped_velocity_does_not_tell_the_state() -> None:
+    for task, told in (("walker2d-v5", False), ("hopper-v5", False), ("halfcheetah-v5", True)):
+        env = make(task).unwrapped
+        rows = np.zeros((3, *env.observation_space.shape), np.float32)
+        rows[1, -1], rows[2, -1] = -10.0, 9.4
+        rows[:, 0] = 12.0  # a position
+        assert env.tells_state(rows).tolist() == [True, told, True]
+
+
 @pytest.mark.parametrize(
     "observation", [np.zeros(12), np.zeros((1, 11)), [np.nan] * 11, [np.inf] * 11, "here", None, 3]
 )

@@ -8,7 +8,7 @@ import pytest
 from locomotion_rows import env_of, recorded
 
 from pgdiff import Episodes, PgdiffError
-from pgdiff.evaluation.simulated import replay_errors, step_errors, units
+from pgdiff.evaluation.simulated import replay_errors, step_errors, told_state, units
 
 TASKS = ("hopper", "halfcheetah")
 
@@ -31,6 +31,17 @@ def test_a_recording_agrees_with_its_simulator(task: str, told: bool) -> None:
     # float32 starts, and contacts that grow small differences.
     assert whole.observation.max() < 0.05
     assert whole.position.tolist() == list(range(1, 11))
+
+
+def test_rows_that_do_not_tell_their_state_are_left_out() -> None:
+    episodes = recorded("walker2d", size=1.0)
+    env = env_of("walker2d")
+    told = told_state(env, episodes, np.arange(episodes.steps))
+    assert 0.1 < told.mean() < 0.99
+    found = step_errors(env, episodes, units=units(episodes), positions=10)
+    print(f"\n{told.mean():.2f} of the rows tell it; errors {found.observation.round(5)}")
+    assert np.nanmax(found.observation) < 1e-3
+    assert found.count[-1] < found.count[0]
 
 
 def test_errors_are_in_units_of_one_step_changes() -> None:
