@@ -7,6 +7,7 @@ import torch
 
 from pgdiff.data import Episodes
 from pgdiff.model import TrajectoryDiffusion
+from pgdiff.registry import from_config, to_config
 from pgdiff.training.learner import to_tensors
 from pgdiff.validation import PgdiffError, check_positive_int
 
@@ -16,14 +17,16 @@ class ModelLikelihood:
     """Log-density of segments, in nats per feature of a token, of normalised features.
 
     Attributes:
-        mean: over the segments.
+        mean: over the segments; NaN where there are none.
         standard_error: of the mean.
         segments: how many.
+        tokens: of a segment.
     """
 
     mean: float
     standard_error: float
     segments: int
+    tokens: int
 
 
 def model_likelihood(
@@ -41,6 +44,10 @@ def model_likelihood(
     section 4.3 and appendix D.2). What has no width in the data, as a flag of the terminal, counts
     as wide as the least noise: figures compare data sets under one model, not models.
 
+    A generated trajectory is a row shorter than the model's, since nobody knows what follows its
+    last token. So segments have a token less, where the tokens do not tell the next observation,
+    and the model is asked for as many.
+
     Args:
         model: generates segments from noise alone (`known` holds "none").
         episodes: of the model's task.
@@ -50,26 +57,45 @@ def model_likelihood(
         seed: of the draw and the probes.
 
     Raises:
-        PgdiffError: no whole segment, or a model that always needs a start.
+        PgdiffError: a model that always needs a start.
     """
     check_positive_int("segments", segments)
-    source = model.dataset(episodes)
+    told = "next_observations" in model.layout.slices
+    asked = model if told else _shorter(model)
+    tokens = asked.layout.horizon
+    nothing = ModelLikelihood(float("nan"), float("nan"), 0, tokens)
+    if episodes.lengths.max() < tokens:
+        return nothing
+    source = asked.dataset(episodes)
     order = np.random.default_rng(seed).permutation(len(source))[: 4 * segments]
     drawn = source.batch(order)
     whole = np.flatnonzero(drawn.mask.all(axis=1))[:segments]
     if not len(whole):
-        raise PgdiffError(
-            f"A data set must hold segments of the model's {model.layout.horizon} tokens to be "
-            "asked how likely they are. Got none."
-        )
+        return nothing
     batch = to_tensors(source.batch(order[whole]), model.device)
     with torch.no_grad():
-        raw = model.log_likelihood(
+        raw = asked.log_likelihood(
             batch, known="none", method="hutchinson", probes=probes, steps=steps, seed=seed
         ).value
-    features = model.layout.horizon * model.layout.features
+    features = tokens * asked.layout.features
     # Back to normalised features, which have one unit for all.
-    slope = model.normalizer.log_slope(model.tokens(batch)).sum(dim=(1, 2))
+    slope = asked.normalizer.log_slope(asked.tokens(batch)).sum(dim=(1, 2))
     each = (raw - slope).double().cpu().numpy() / features
     error = float(each.std(ddof=1) / np.sqrt(len(each))) if len(each) > 1 else float("nan")
-    return ModelLikelihood(float(each.mean()), error, len(each))
+    return ModelLikelihood(float(each.mean()), error, len(each), tokens)
+
+
+def _shorter(model: TrajectoryDiffusion) -> TrajectoryDiffusion:
+    """The same network for a token less, or as many less as it can do with."""
+    config = to_config(model)
+    for tokens in range(model.layout.horizon - 1, 0, -1):
+        config["layout"]["horizon"] = tokens
+        try:
+            made: TrajectoryDiffusion = from_config("learner", config)
+        except PgdiffError:  # a U-Net halves the tokens several times
+            continue
+        made.load_state_dict(model.state_dict())
+        return made.to(model.device).eval()
+    raise PgdiffError(
+        f"`model` must take fewer tokens than its {model.layout.horizon}. Got one that does not."
+    )
