@@ -58,10 +58,9 @@ class Pretrained(nn.Module):
         """Do what follows a step of training: nothing, unless a subclass has it."""
 
     def compile_parts(self) -> None:
-        """Compile the network in place, once, for `compile=True`."""
+        """Compile the network in place, for training with `compile=True`."""
         for part in self.children():
-            if part._compiled_call_impl is None:
-                part.compile()
+            part.compile()
 
     @property
     def device(self) -> torch.device:

@@ -10,6 +10,7 @@ from pgdiff.agents import load
 from pgdiff.cli.environments import make_env
 from pgdiff.cli.values import path, paths
 from pgdiff.data import Episodes, load_episodes
+from pgdiff.data.transitions import rows_of
 from pgdiff.dynamics import DynamicsEnsemble
 from pgdiff.evaluation import fidelity
 from pgdiff.model import TrajectoryDiffusion
@@ -19,6 +20,7 @@ from pgdiff.validation import PgdiffError, check_positive_int
 from pgdiff.workflows.files import write_json
 
 ENSEMBLE = "ensemble"
+TRAJECTORIES = 1000  # of the ensemble, at least
 
 
 def run(settings: dict[str, Any]) -> int:
@@ -71,15 +73,15 @@ def _rolled_out(settings: dict[str, Any], real: Episodes, target: Any) -> Episod
         raise PgdiffError("`target` must be given: it acts in the ensemble. Got null.")
     ensemble = _loaded(settings, "ensemble", DynamicsEnsemble)
     steps = check_positive_int("positions", settings["positions"]) + 1
-    count = 2 * max(check_positive_int("rows", settings["rows"]), 500)
-    rows = np.random.default_rng(settings["seed"]).choice(len(real.observations), size=count)
-    starts = real.observations[np.sort(rows)]
+    count = max(check_positive_int("rows", settings["rows"]), TRAJECTORIES)
+    rows = rows_of(real)
+    starts = real.observations[np.random.default_rng(settings["seed"]).choice(rows, size=count)]
     made: Episodes = ensemble.rollout(
         target,
         starts,
         steps=steps,
         seed=settings["seed"],
-        bounds=(real.observations.min(axis=0), real.observations.max(axis=0)),
+        bounds=(real.observations[rows].min(axis=0), real.observations[rows].max(axis=0)),
     )
     return made
 

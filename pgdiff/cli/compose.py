@@ -1,6 +1,7 @@
 """From the words of the command line to a plain dict of settings, by Hydra."""
 
 import functools
+import os
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -58,7 +59,8 @@ def sweep(command: str, words: Sequence[str], module: Any) -> int:
         words = prepare(words, sweep=True)
     overrides = parse(words, sweep=True)
     _check(command, [override for override in overrides if not override.hydras])
-    place = (PLACE / datetime.now().strftime("%Y-%m-%d_%H-%M-%S")).absolute()
+    folder = PLACE / f"{datetime.now():%Y-%m-%d_%H-%M-%S}-{os.getpid()}"
+    place = folder.absolute()
 
     def job(config: DictConfig) -> None:
         hydras = HydraConfig.get()
@@ -75,7 +77,7 @@ def sweep(command: str, words: Sequence[str], module: Any) -> int:
         write_whole(place / f"{hydras.job.num}{EXIT}", str(code))
 
     own_settings = [
-        f"hydra.sweep.dir={place}",
+        f"hydra.sweep.dir={folder}",
         "hydra/job_logging=disabled",
         "hydra/hydra_logging=disabled",
     ]

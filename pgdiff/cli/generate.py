@@ -51,18 +51,24 @@ def run(settings: dict[str, Any]) -> int:
         "workers": settings["workers"],
     }
     resume, overwrite = flag(settings, "resume"), flag(settings, "overwrite")
-    if settings["parts"] is not None:
+    part, parts = settings["part"], settings["parts"]
+    if (part is None) != (parts is None):
+        raise PgdiffError(f"`part` and `parts` must be given together. Got {part} and {parts}.")
+    if parts is not None:
         if overwrite:
-            raise PgdiffError("`overwrite` must be false with `parts`: jobs would undo each other.")
+            raise PgdiffError(
+                "`overwrite` must be false with `parts`: jobs would undo each other. Got true. "
+                f"Remove '{shards_of(out)}' to begin anew."
+            )
         sampler = ShardSampler(model=model, **sampling)
-        write_part(sampler, part=settings["part"], parts=settings["parts"], **asked)
+        write_part(sampler, part=part, parts=parts, **asked)
         print(f"shards: {shards_of(out)}; resume=true without `parts` joins them")
         return 0
     began = time.perf_counter()
     episodes = generate(model, resume=resume, overwrite=overwrite, **asked, **sampling)
     seconds = time.perf_counter() - began
     print(f"{episodes.steps} transitions, {len(episodes)} trajectories, in {seconds:.0f} s")
-    print(_counts(out))
+    print(_counts(out, episodes.steps))
     print(f"data: {out}")
     return 0
 
@@ -93,10 +99,12 @@ def _condition(value: Any) -> Condition | None:
     return Condition(values=rows)  # type: ignore[arg-type]
 
 
-def _counts(out: Path) -> str:
-    """What became of the samples, over all shards."""
-    folder = ShardFolder(shards_of(out))
-    total = sum((folder.counts(number) or Counts() for number in folder.finished()), Counts())
+def _counts(out: Path, transitions: int) -> str:
+    """What became of the samples, over the shards that hold so many transitions."""
+    folder, total = ShardFolder(shards_of(out)), Counts()
+    for number in folder.finished():
+        if total.transitions < transitions:
+            total += folder.counts(number) or Counts()
     return (
         f"{total.terminals} of {total.trajectories} trajectories end in a terminal, {total.cut} "
         f"tokens after one are cut, {total.clipped} values of actions were clipped to their bounds"

@@ -182,7 +182,8 @@ class DynamicsEnsemble(Pretrained):
         low, high = torch.tensor(self.low), torch.tensor(self.high)
         allowed = (-np.inf, np.inf) if bounds is None else bounds
         limits = [torch.as_tensor(np.array(end, np.float32)) for end in allowed]
-        with seeded_torch(seed=seed):
+        actions = int(torch.randint(2**62, (1,), generator=source))  # not the dynamics' stream
+        with seeded_torch(seed=actions):
             for _ in range(steps):
                 chosen, _ = policy.predict(now.numpy(), deterministic=deterministic)
                 action = torch.as_tensor(np.asarray(chosen, np.float32)).clamp(low, high)

@@ -13,7 +13,7 @@ from pgdiff.data import Episodes
 from pgdiff.data.transitions import rows_of
 from pgdiff.evaluation.coverage import Coverage, Space, copies, coverage
 from pgdiff.evaluation.marginals import marginals
-from pgdiff.evaluation.model_likelihood import model_likelihood
+from pgdiff.evaluation.model_likelihood import ModelLikelihood, model_likelihood
 from pgdiff.evaluation.simulated import StepErrors, replay_errors, step_errors, told_state, units
 from pgdiff.validation import PgdiffError, check_positive_int
 
@@ -56,7 +56,7 @@ class Column:
     spread: float
     terminals: float
     likelihood: Mapping[str, float]
-    model_likelihood: float | None = None
+    model_likelihood: ModelLikelihood | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON; None for what is no number."""
@@ -71,7 +71,7 @@ class Fidelity:
     Attributes:
         columns: by name; the first is of real rows that were held out.
         features: what a row is compared by, in words.
-        exact: whether the simulator was set to each observation.
+        exact: whether the simulator was set to observations.
     """
 
     columns: Mapping[str, Column]
@@ -95,10 +95,10 @@ class Fidelity:
             ("one-step error, positions 10 to 31", lambda c: _error(c.steps, _later)),
             (
                 "replay error, last position",
-                lambda c: _error(c.replay, lambda s: s.observation[-1]),
+                lambda c: _error(c.replay, lambda s: _mean(s.observation[-1:])),
             ),
             ("reward error", lambda c: _error(c.steps, lambda s: float(_root(s.reward)))),
-            ("terminals agree", lambda c: _error(c.steps, lambda s: float(np.nanmean(s.terminal)))),
+            ("terminals agree", lambda c: _error(c.steps, lambda s: _mean(s.terminal))),
             ("rows that tell the state", lambda c: "-" if c.told is None else f"{c.told:.3f}"),
             ("terminal rows", lambda c: f"{c.terminals:.4f}"),
             ("density", lambda c: f"{c.coverage.density:.3f}"),
@@ -118,7 +118,7 @@ class Fidelity:
                 (f"log-likelihood, {policy}", lambda c, p=policy: f"{c.likelihood[p]:.3f}")  # type: ignore[misc]
             )
         if first.model_likelihood is not None:
-            lines.append(("log-likelihood, model", lambda c: f"{c.model_likelihood:.3f}"))
+            lines.append(("log-likelihood, model", _by_the_model))
         width = max(len(name) for name, _ in lines)
         heads = " | ".join(f"{name:>14}" for name in self.columns)
         body = [
@@ -153,7 +153,7 @@ def fidelity(
     Args:
         real: the recording that the model learned from.
         generated: data sets by name.
-        env: whose simulator is set to every observation; None to leave that out.
+        env: whose simulator is set to observations; None to leave that out.
         policies: have `log_prob(observation, action)`, by name; the target, the behaviour.
         model: a `TrajectoryDiffusion` whose density of segments is asked; None for none.
         held_out: share of the real episodes.
@@ -210,7 +210,7 @@ def fidelity(
             },
             model_likelihood=None
             if model is None
-            else model_likelihood(model, episodes, seed=seed).mean,
+            else model_likelihood(model, episodes, seed=seed),
         )
     words = (
         "observation, action, reward and next observation, each feature standardised by the "
@@ -303,7 +303,17 @@ def _later(errors: StepErrors) -> float:
 
 
 def _root(values: np.ndarray) -> float:
-    return float(np.sqrt(np.nanmean(values**2)))
+    return float(np.sqrt(_mean(values**2)))
+
+
+def _mean(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")
+
+
+def _by_the_model(column: Column) -> str:
+    found = column.model_likelihood
+    return "-" if found is None else f"{found.mean:.2f} +- {found.standard_error:.2f}"
 
 
 def _plain(value: Any) -> Any:

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from pgdiff.data import Episodes
+from pgdiff.data import Episodes, SegmentDataset
 from pgdiff.model import TrajectoryDiffusion
+from pgdiff.pretrained import seeded_torch
 from pgdiff.registry import from_config, to_config
 from pgdiff.training.learner import to_tensors
 from pgdiff.validation import PgdiffError, check_positive_int
@@ -51,7 +52,7 @@ def model_likelihood(
     Args:
         model: generates segments from noise alone (`known` holds "none").
         episodes: of the model's task.
-        segments: drawn, at most; those that the data set must pad are left out.
+        segments: drawn, at most, each within one episode.
         steps: Runge-Kutta steps.
         probes: of the trace.
         seed: of the draw and the probes.
@@ -63,16 +64,13 @@ def model_likelihood(
     told = "next_observations" in model.layout.slices
     asked = model if told else _shorter(model)
     tokens = asked.layout.horizon
-    nothing = ModelLikelihood(float("nan"), float("nan"), 0, tokens)
-    if episodes.lengths.max() < tokens:
-        return nothing
-    source = asked.dataset(episodes)
-    order = np.random.default_rng(seed).permutation(len(source))[: 4 * segments]
-    drawn = source.batch(order)
-    whole = np.flatnonzero(drawn.mask.all(axis=1))[:segments]
-    if not len(whole):
-        return nothing
-    batch = to_tensors(source.batch(order[whole]), model.device)
+    if episodes.lengths.max() < (tokens - 1) * asked.layout.stride + 1:
+        return ModelLikelihood(float("nan"), float("nan"), 0, tokens)
+    source = SegmentDataset(
+        episodes, tokens, asked.layout.stride, fields=tuple(asked.layout.slices), padding="none"
+    )
+    order = np.random.default_rng(seed).permutation(len(source))[:segments]
+    batch = to_tensors(source.batch(order), model.device)
     with torch.no_grad():
         raw = asked.log_likelihood(
             batch, known="none", method="hutchinson", probes=probes, steps=steps, seed=seed
@@ -91,7 +89,8 @@ def _shorter(model: TrajectoryDiffusion) -> TrajectoryDiffusion:
     for tokens in range(model.layout.horizon - 1, 0, -1):
         config["layout"]["horizon"] = tokens
         try:
-            made: TrajectoryDiffusion = from_config("learner", config)
+            with seeded_torch(seed=0):
+                made: TrajectoryDiffusion = from_config("learner", config)
         except PgdiffError:  # a U-Net halves the tokens several times
             continue
         made.load_state_dict(model.state_dict())

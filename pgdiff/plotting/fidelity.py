@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MEASURES = ("density", "coverage", "precision", "recall")
+LEAST = 1e-3  # errors are drawn there that are smaller, as those of real rows
 
 
 def fidelity_picture(found: Mapping[str, Any], path: PathLike) -> Path:
@@ -102,6 +103,6 @@ def _line(axes: "Axes", errors: Mapping[str, Any], name: str, colour: str) -> No
         np.array(errors[key], dtype=np.float64)  # None, of no row, becomes NaN
         for key in ("position", "observation", "standard_error")
     )
-    axes.plot(place, np.maximum(error, 1e-6), color=colour, label=name)
-    low, high = (np.maximum(error + sign * 2 * spread, 1e-6) for sign in (-1, 1))
+    axes.plot(place, np.maximum(error, LEAST), color=colour, label=name)
+    low, high = (np.maximum(error + sign * 2 * spread, LEAST) for sign in (-1, 1))
     axes.fill_between(place, low, high, color=colour, alpha=0.2, linewidth=0)

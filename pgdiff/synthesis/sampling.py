@@ -16,7 +16,7 @@ from pgdiff.guides import Guide, bind
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.registry import to_config
 from pgdiff.synthesis.decode import Bounds, Counts, check_layout, decode
-from pgdiff.training.compiling import compile_errors, compile_learner
+from pgdiff.training.compiling import compiled
 from pgdiff.trajectory import Condition
 from pgdiff.validation import PgdiffError, check_positive_int, check_seed
 
@@ -36,7 +36,7 @@ class ShardSampler:
         trust_region: limits how far guides move a sample.
         condition: what the trajectories are to be like; None for any.
         threads: of torch while a shard is sampled, which the result depends on.
-        compile: whether the model's networks are compiled, in place, before the first shard; the
+        compile: whether the model's networks are compiled, in place, for the first shard; the
             last bits of the result depend on that too.
 
     Raises:
@@ -81,14 +81,12 @@ class ShardSampler:
             PgdiffError: guidance or the network gives NaN or infinite samples; the shard and the
                 guides are named.
         """
-        if self.compile:
-            compile_learner(self.model)
         source = np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64)[0]
         generator = torch.Generator(self.model.device).manual_seed(int(source >> 1))
         threads = torch.get_num_threads()
         torch.set_num_threads(self.threads)
         try:
-            with compile_errors(self.compile):
+            with compiled(self.model, self.compile):
                 x = self.model.sample(
                     batch=self.batch,
                     generators=[generator],

@@ -43,9 +43,10 @@ class ShardFolder:
         if not file.is_file():
             # Jobs that share a data set may begin at once: one is the first, the others compare.
             own = write_whole(self.path / f".{uuid4().hex}.json", _text(content))
-            with contextlib.suppress(FileExistsError):
-                os.link(own, file)
-            own.unlink()
+            try:
+                _link(own, file)
+            finally:
+                own.unlink()
         before = _read(file)
         known = json.loads(_text(content))
         for name in sorted(known.keys() | before.keys()):
@@ -122,6 +123,18 @@ class ShardFolder:
 
     def _note(self, number: int) -> Path:
         return self.path / f"{number:05d}.json"
+
+
+def _link(own: Path, file: Path) -> None:
+    """Give a file a name that nobody else has given yet."""
+    with contextlib.suppress(FileExistsError):
+        try:
+            os.link(own, file)
+        except OSError as error:
+            if isinstance(error, FileExistsError):
+                raise
+            with file.open("x") as stream:  # no hard links on this disk
+                stream.write(own.read_text())
 
 
 def shards_of(out: Path) -> Path:

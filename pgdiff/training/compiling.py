@@ -4,6 +4,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from torch import nn
+
 from pgdiff.training.learner import Learner
 from pgdiff.validation import PgdiffError
 
@@ -19,6 +21,25 @@ def compile_learner(learner: Learner) -> None:
         )
     else:
         compile_parts()
+
+
+@contextmanager
+def compiled(model: nn.Module, on: bool) -> Iterator[None]:
+    """Within it a model's networks run compiled, or not, whatever they did before."""
+    parts = list(model.children())
+    before = [part._compiled_call_impl for part in parts]
+    for part in parts:
+        if not on:
+            part._compiled_call_impl = None
+        elif part._compiled_call_impl is None:
+            part.compile()  # and stays so: the next time is free
+    try:
+        with compile_errors(on):
+            yield
+    finally:
+        if not on:
+            for part, implementation in zip(parts, before, strict=True):
+                part._compiled_call_impl = implementation
 
 
 @contextmanager

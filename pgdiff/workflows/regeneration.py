@@ -29,12 +29,12 @@ class Regeneration:
 
     Attributes:
         every: updates between two sets.
-        trajectories: of a set.
+        trajectories: of a set, up to what fills equal batches.
         share: of a batch that is synthetic, in [0, 1].
         guide: settings of `pgdiff.guides.Policy`, such as scale; None for none at all.
         sampling: "steps", "solver", "spacing", "trust_region" of the sampler, as a planner has
             them.
-        batch: trajectories that are sampled at once.
+        batch: trajectories that are sampled at once, at most.
         compile: whether the model's networks are compiled.
     """
 
@@ -138,7 +138,7 @@ class Regenerate(Callback):
         for member, file in enumerate(self._files(step)):
             guided = step > 0 and self.settings.guide is not None
             sampler = self._sampler(self.agent.member(member).eval() if guided else None)
-            count = -(-self.settings.trajectories // sampler.batch)
+            count = self._batches
             first = (step // self.settings.every * self.agent.members + member) * count
             shards = [sampler.shard(first + number)[0] for number in range(count)]
             rows: dict[str, Any] = {
@@ -165,6 +165,10 @@ class Regenerate(Callback):
         assert self._mixed is not None
         self._mixed.replace(sets)
 
+    @property
+    def _batches(self) -> int:
+        return -(-self.settings.trajectories // self.settings.batch)
+
     def _files(self, step: int) -> list[Path]:
         return [self.folder / f"{step:08d}-{member}.hdf5" for member in range(self.agent.members)]
 
@@ -174,7 +178,7 @@ class Regenerate(Callback):
             model=self.model,
             guides=() if agent is None else (Policy(agent, **settings),),
             seed=self.seed,
-            batch=min(self.settings.batch, self.settings.trajectories),
+            batch=-(-self.settings.trajectories // self._batches),
             compile=self.settings.compile,
             **planner_values(dict(self.settings.sampling)),
         )

@@ -66,6 +66,11 @@ class Stage:
                     f"The stage '{self.name}' must learn from rewards, as td3_bc or iql does, to "
                     f"have `synthetic`. Got '{self.learner}'."
                 )
+            if self.trainer.get("workers"):
+                raise PgdiffError(
+                    f"`workers` of the stage '{self.name}' must be 0 with `synthetic`, whose sets "
+                    f"they would not see. Got {self.trainer['workers']}."
+                )
 
     def build(self, episodes: Episodes, *, seed: int) -> Learner:
         """Make the learner, untrained.

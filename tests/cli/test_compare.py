@@ -57,9 +57,9 @@ def test_an_ensemble_and_the_model_itself(pgdiff, data: Path) -> None:
     found = json.loads(Path("made.hdf5.fidelity/fidelity.json").read_text())["columns"]
     assert list(found) == ["real, held out", "made", "ensemble"]
     assert found["ensemble"]["trajectories"] == 1000
-    assert np.isfinite(found["made"]["model_likelihood"])
+    assert np.isfinite(found["made"]["model_likelihood"]["mean"])
     # Its trajectories of 6 rows are shorter than the model's.
-    assert found["ensemble"]["model_likelihood"] is None
+    assert found["ensemble"]["model_likelihood"]["segments"] == 0
     for wrong, message in {
         "ensemble=cloning/cloning": "`ensemble` must be the folder of a DynamicsEnsemble",
         "model=ensemble/ensemble": "`model` must be the folder of a TrajectoryDiffusion",

@@ -59,6 +59,12 @@ def test_jobs_of_a_launcher_share_a_data_set(pgdiff, runs: Path) -> None:
     result = pgdiff("generate", *jobs, *words, "out=shared.hdf5")
     assert result.code == 0, result.err
     assert not Path("shared.hdf5").exists()
+    # Jobs of other processes did make them, each its own.
+    assert {"00000.hdf5", "00001.hdf5"} <= {
+        file.name for file in Path("shared.hdf5.shards").iterdir()
+    }
+    bad = pgdiff("generate", *jobs[:3], "seed=1,-1", *words)
+    assert bad.code == 1
     assert pgdiff("generate", *words, "out=shared.hdf5", "resume=true").code == 0
     assert pgdiff("generate", *words, "out=whole.hdf5").code == 0
     assert Path("shared.hdf5").read_bytes() == Path("whole.hdf5").read_bytes()
@@ -67,8 +73,9 @@ def test_jobs_of_a_launcher_share_a_data_set(pgdiff, runs: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["part=1"], "`part` and `parts` must be given together"),
         (["parts=2", "part=2"], "`part` must be 0 to 1"),
-        (["parts=2", "overwrite=true"], "`overwrite` must be false"),
+        (["parts=2", "part=0", "overwrite=true"], "`overwrite` must be false"),
         (["transitions=0"], "`transitions` must be"),
         (["solver=euler"], "`solver` must be"),
         (["guide.scale=2"], "`guide` must be named"),

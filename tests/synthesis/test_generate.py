@@ -116,6 +116,14 @@ def test_compiled_networks_make_the_same_rows() -> None:
     )
     for name, values in plain.fields().items():
         np.testing.assert_allclose(compiled.fields()[name], values, atol=1e-4, err_msg=name)
+    # A model that was compiled for something else samples as it does elsewhere.
+    other = model()
+    pgdiff.generate(other, transitions=10, compile=True, **SMALL)
+    (call,) = {part._compiled_call_impl for part in other.children()} - {None}
+    again = pgdiff.generate(other, transitions=100, **SMALL)
+    assert call in {part._compiled_call_impl for part in other.children()}
+    for name, values in plain.fields().items():
+        assert np.array_equal(again.fields()[name], values), name
 
 
 @pytest.mark.slow

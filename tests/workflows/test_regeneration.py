@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,7 @@ MODEL = Stage(
 )
 SYNTHETIC = {
     "every": 4,
-    "trajectories": 8,
+    "trajectories": 7,  # two batches of 4
     "batch": 4,
     "share": 0.5,
     "guide": {"scale": 1.0},
@@ -71,6 +72,7 @@ def test_sets_are_made_anew_and_steered(tmp_path: Path, learner: str) -> None:
     kept = sorted(folder.glob("00000008-*.hdf5"))
     assert len(kept) == 2
     first, second = (load_episodes(file) for file in kept)
+    assert len(first) == len(second) == 8
     assert not np.array_equal(first.observations[:3], second.observations[:3])
     written = json.loads((tmp_path / "run" / "run.json").read_text())
     assert written["stages"][1]["synthetic"]["every"] == 4
@@ -130,6 +132,7 @@ def test_old_sets_go_and_one_that_is_lost_is_named(tmp_path: Path) -> None:
         (lambda: agent("td3_bc", share=2.0), "`share` must be"),
         (lambda: agent("td3_bc", evry=3), "`synthetic` has no 'evry'"),
         (lambda: agent("td3_bc", sampling={"stps": 3}), "`sampling` has no 'stps'"),
+        (lambda: replace(agent("iql"), trainer={"workers": 2}), "`workers` of the stage 'agent'"),
         (lambda: agent("cloning"), "must learn from rewards"),
     ],
 )
