@@ -66,6 +66,21 @@ def _layout(file: h5py.File, problems: list[Problem]) -> ObservationLayout | Non
         return None
 
 
+def hdf5_bytes(fields: Mapping[str, np.ndarray]) -> bytes:
+    """What `write_hdf5` would write of arrays, which have to fit into memory twice."""
+    with h5py.File("memory", "w", driver="core", backing_store=False, track_order=False) as file:
+        _fill(file, fields)
+        file.flush()
+        image: bytes = file.id.get_file_image()
+    return image
+
+
+def _fill(file: h5py.File, fields: Mapping[str, np.ndarray]) -> None:
+    for key in sorted(fields):
+        # No compression: 1,000,000 steps of maze2d are 60 MB, and noise packs badly.
+        file.create_dataset(key, data=fields[key], track_times=False)
+
+
 def write_hdf5(
     path: str | os.PathLike[str],
     fields: Episodes | Mapping[str, np.ndarray],
@@ -101,9 +116,7 @@ def write_hdf5(
         with h5py.File(part, "w", track_order=False) as file:
             for key in sorted(notes):
                 file.attrs[key] = notes[key]
-            for key in sorted(fields):
-                # No compression: 1,000,000 steps of maze2d are 60 MB, and noise packs badly.
-                file.create_dataset(key, data=fields[key], track_times=False)
+            _fill(file, fields)
         # mkstemp makes the file private; give it the mode that a plain open() would.
         mask = os.umask(0)
         os.umask(mask)

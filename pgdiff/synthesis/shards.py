@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from uuid import uuid4
 import h5py
 import numpy as np
 
-from pgdiff.data import write_hdf5
+from pgdiff.data.hdf5 import hdf5_bytes
 from pgdiff.saving import write_whole
 from pgdiff.synthesis.decode import Counts
 from pgdiff.validation import PgdiffError
@@ -60,15 +61,18 @@ class ShardFolder:
     def write(self, number: int, rows: Mapping[str, np.ndarray], counts: Counts) -> None:
         """Write a shard, all or nothing."""
         file = self.file(number)
+        # By way of memory: HDF5's library on a full disk leaves pages of messages, and files.
+        content = hdf5_bytes(rows)
+        digest = hashlib.sha256(content).hexdigest()
+        note = {"sha256": digest, "bytes": len(content), "counts": asdict(counts)}
         try:
-            write_hdf5(file, rows)
-        except OSError as error:
+            write_whole(file, content)
+            write_whole(self._note(number), _text(note))
+        except PgdiffError as error:
             raise PgdiffError(
-                f"Cannot write '{file}': {error}. The {len(self.finished())} finished shards are "
-                "kept: make room, and go on with resume=true."
+                f"{error} The {len(self.finished())} finished shards are kept: make room, and go "
+                "on with resume=true."
             ) from error
-        note = {"sha256": _sha256(file), "bytes": file.stat().st_size, "counts": asdict(counts)}
-        write_whole(self._note(number), _text(note))
 
     def file(self, number: int) -> Path:
         """Path of a shard."""
@@ -105,6 +109,14 @@ class ShardFolder:
     def join(self, numbers: range, out: Path) -> None:
         """Write all rows of these shards as one file, shard after shard; whole or not at all."""
         part = out.with_name(f".{out.name}.part")
+        needed = sum(self.file(number).stat().st_size for number in numbers)
+        free = shutil.disk_usage(self.path).free
+        if needed > free:
+            raise PgdiffError(
+                f"Cannot write '{out}', which takes {needed / 1e6:,.0f} MB: {free / 1e6:,.0f} MB "
+                f"are free. All shards are kept in '{self.path}': make room, and go on with "
+                "resume=true."
+            )
         try:
             with h5py.File(part, "w", track_order=False) as file:
                 for number in numbers:

@@ -3,6 +3,8 @@
 import hashlib
 import json
 import os
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -80,6 +82,37 @@ def test_going_on_makes_no_shard_twice(tmp_path: Path) -> None:
     assert all(file.stat().st_mtime_ns == then for file, then in before.items())
     whole = pgdiff.generate(model(), transitions=150, **SMALL)
     assert np.array_equal(pgdiff.load_episodes(out).observations, whole.observations)
+
+
+def test_a_full_disk_keeps_what_is_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The operating system takes no file that is as large as the largest shard."""
+    settings = SMALL | {"transitions": 2000, "batch": 64}
+    pgdiff.generate(model(), out=tmp_path / "whole.hdf5", **settings)
+    shards = sorted((tmp_path / "whole.hdf5.shards").glob("0*.hdf5"))
+    sizes = [file.stat().st_size for file in shards]
+    number = int(np.argmax(sizes))
+    assert number and max(sizes) > max(sizes[:number])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (max(sizes) - 1, before[1]))
+    try:
+        with pytest.raises(PgdiffError, match=f"The {number} finished shards are kept"):
+            pgdiff.generate(model(), out=tmp_path / "cut.hdf5", **settings)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    left = sums(tmp_path / "cut.hdf5.shards")
+    assert len(left) == number
+    assert left.items() <= sums(tmp_path / "whole.hdf5.shards").items()
+    assert not list((tmp_path / "cut.hdf5.shards").glob(".*"))
+    with monkeypatch.context() as patch:
+        nothing = shutil.disk_usage(tmp_path)._replace(free=1000)
+        patch.setattr(shutil, "disk_usage", lambda path: nothing)
+        with pytest.raises(PgdiffError, match="All shards are kept"):
+            pgdiff.generate(model(), out=tmp_path / "cut.hdf5", resume=True, **settings)
+    assert not (tmp_path / "cut.hdf5").exists()
+    pgdiff.generate(model(), out=tmp_path / "cut.hdf5", resume=True, **settings)
+    assert (tmp_path / "cut.hdf5").read_bytes() == (tmp_path / "whole.hdf5").read_bytes()
 
 
 def test_jobs_share_a_data_set(tmp_path: Path) -> None:
