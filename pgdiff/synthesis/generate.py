@@ -67,7 +67,7 @@ def generate(
         condition: what the trajectories are to be like; None for any.
         threads: of torch in each worker, which the last bits of the result depend on.
         compile: whether the model's networks are compiled, which they depend on as well; it takes
-            half a minute, then saves a third of the time.
+            half a minute, then saves up to a quarter of the time where nothing steers.
         workers: processes that make shards side by side; what is written does not depend on them.
         resume: go on with shards that are there, of the same settings.
         overwrite: begin anew where there are some.
