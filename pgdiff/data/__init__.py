@@ -9,6 +9,7 @@ from pgdiff.data.conditions import (
 )
 from pgdiff.data.episodes import Episodes
 from pgdiff.data.hdf5 import write_hdf5
+from pgdiff.data.joined import join_episodes
 from pgdiff.data.load import check, load_episodes
 from pgdiff.data.mdp_arrays import to_mdp_arrays
 from pgdiff.data.minari_write import write_minari
@@ -46,6 +47,7 @@ __all__ = [
     "fit_normalizer",
     "fit_tokens",
     "from_replay_buffer",
+    "join_episodes",
     "load_episodes",
     "segments",
     "to_mdp_arrays",

@@ -1,7 +1,7 @@
 """Synthetic data: memory of a large set, and how near the sampler comes to the machine's peak.
 
     python tests/benchmarks/generation.py memory [--transitions 5000000]
-    python tests/benchmarks/generation.py speed [--run RUN] [--threads 2] [--compile]
+    python tests/benchmarks/generation.py speed [--network transformer] [--threads 2] [--compile]
 
 Memory is anonymous, above what the process had with its model. Speed is floating-point operations a
 second of the network alone, over what the same threads reach with a matrix product, and beside a
@@ -22,13 +22,20 @@ from data import anonymous
 from torch.utils.flop_counter import FlopCounterMode
 
 from pgdiff import Episodes, TrajectoryDiffusion, generate
-from pgdiff.denoisers import ResidualMLPConfig, TransformerConfig
+from pgdiff.denoisers import ResidualMLPConfig, TemporalUnetConfig, TransformerConfig
 from pgdiff.diffusion import EDMPrediction, EDMSchedule, Heun, KarrasSpacing, LogNormalLevels
-from pgdiff.planning.from_run import read_run
 from pgdiff.synthesis import ShardSampler
 
 STEPS = 32
 FIELDS = ("observations", "actions", "rewards", "terminals")
+TRANSITION = (*FIELDS, "next_observations")
+NETWORKS: dict[str, tuple[int, tuple[str, ...], object]] = {  # with the horizon and the fields
+    "transformer": (32, FIELDS, TransformerConfig()),
+    "transformer-256": (32, FIELDS, TransformerConfig(width=256)),
+    "unet": (32, FIELDS, TemporalUnetConfig()),
+    "transitions": (1, TRANSITION, ResidualMLPConfig()),
+    "transitions-2048": (1, TRANSITION, ResidualMLPConfig(width=2048)),
+}
 
 
 def recording(*, rows: int = 20_000) -> Episodes:
@@ -61,7 +68,7 @@ def untrained(*, horizon: int, fields: tuple[str, ...], denoiser: object) -> Tra
 def memory(transitions: int) -> None:
     """Peak while so many transitions are written, by a tiny network."""
     tiny = ResidualMLPConfig(width=16, depth=1, embedding=8)
-    model = untrained(horizon=1, fields=(*FIELDS, "next_observations"), denoiser=tiny)
+    model = untrained(horizon=1, fields=TRANSITION, denoiser=tiny)
     generate(model, transitions=10, batch=256, steps=2, progress=False)
     before, peak, done = anonymous(), [0.0], threading.Event()
 
@@ -84,16 +91,14 @@ def memory(transitions: int) -> None:
     )
 
 
-def speed(run: Path | None, threads: int, compiled: bool) -> None:
+def speed(network: str, threads: int, compiled: bool) -> None:
     """The sampler's share of the peak, by batch, and the plain loop's."""
     torch.set_num_threads(threads)
-    if run is None:
-        model = untrained(horizon=32, fields=FIELDS, denoiser=TransformerConfig())
-    else:
-        model = read_run(run).load("model")  # type: ignore[assignment]
+    horizon, fields, denoiser = NETWORKS[network]
+    model = untrained(horizon=horizon, fields=fields, denoiser=denoiser)
     best = max(product(size) for size in (512, 1024, 2048))
     print(f"matrix product: {best / 1e9:.0f} GFLOP/s with {threads} threads")
-    for batch in (16, 64, 256):
+    for batch in (512 // horizon, 2048 // horizon, 8192 // horizon):
         loop = median(timed(lambda b=batch: eager(model, b)) for _ in range(3))  # type: ignore[misc]
         with FlopCounterMode(display=False) as counter:
             eager(model, batch)
@@ -163,14 +168,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["memory", "speed"])
     parser.add_argument("--transitions", type=int, default=5_000_000)
-    parser.add_argument("--run", type=Path)
+    parser.add_argument("--network", choices=list(NETWORKS), default="transformer")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     if options.what == "memory":
         memory(options.transitions)
     else:
-        speed(options.run, options.threads, options.compile)
+        speed(options.network, options.threads, options.compile)
 
 
 if __name__ == "__main__":

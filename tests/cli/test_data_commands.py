@@ -197,9 +197,24 @@ def test_convert_can_cut_episodes(pgdiff, tmp_path: Path) -> None:
         assert np.flatnonzero(file["timeouts"][:]).tolist() == [199, 399, 599, 799]
 
 
+def test_convert_draws_a_share_and_joins(pgdiff, tmp_path: Path) -> None:
+    recorded(tmp_path / "a.hdf5", timeouts=np.arange(800) % 40 == 39)
+    for seed in (0, 1):
+        words = [f"out={seed}.hdf5", "share=0.25", f"seed={seed}"]
+        assert "200 steps, 5 episodes" in pgdiff("convert", "data=a.hdf5", *words).out
+    assert "400 steps, 10 episodes" in pgdiff("convert", "data=[0.hdf5,1.hdf5]", "out=c.hdf5").out
+    with h5py.File(tmp_path / "a.hdf5") as a, h5py.File(tmp_path / "c.hdf5") as c:
+        whole = {row.tobytes() for row in a["observations"][:].astype(np.float32)}
+        drawn = [row.tobytes() for row in c["observations"][:].astype(np.float32)]
+    assert set(drawn) <= whole and len(set(drawn)) > 200
+    assert set(drawn[:200]) != set(drawn[200:])
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["data=a.hdf5", "out=b.hdf5", "share=0"], "`share` must be"),
+        (["data=a.hdf5", "out=b.hdf5", "seed=-1"], "`seed` must be"),
         (["out=b.hdf5"], "`data` must be given: data=PATH"),
         (["data=a.hdf5"], "`out` must be given: out=PATH"),
         (["data=a.hdf5", "out=b", "to=minary"], "`to` must be one of {hdf5, minari}"),
