@@ -1,6 +1,5 @@
 """How true generated experience is: against the simulator, the real rows, and the policies."""
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from pgdiff.data.transitions import rows_of
 from pgdiff.evaluation.coverage import Coverage, Space, copies, coverage
 from pgdiff.evaluation.marginals import marginals
 from pgdiff.evaluation.model_likelihood import ModelLikelihood, model_likelihood
+from pgdiff.evaluation.policy_likelihood import PolicyLikelihood, policy_likelihood
 from pgdiff.evaluation.simulated import StepErrors, replay_errors, step_errors, told_state, units
 from pgdiff.validation import PgdiffError, check_positive_int
 
@@ -38,7 +38,7 @@ class Column:
         correlation: greatest difference of a correlation of two features.
         spread: see `spread_by_start`.
         terminals: share of rows that are terminal.
-        likelihood: log-density of an action by the name of a policy, in nats per action feature.
+        likelihood: of actions, by the name of a policy; see `policy_likelihood`.
         model_likelihood: see `model_likelihood`; None without a model.
     """
 
@@ -55,7 +55,7 @@ class Column:
     correlation: float
     spread: float
     terminals: float
-    likelihood: Mapping[str, float]
+    likelihood: Mapping[str, PolicyLikelihood]
     model_likelihood: ModelLikelihood | None = None
 
     def to_dict(self) -> dict[str, Any]:
@@ -115,10 +115,10 @@ class Fidelity:
         first = next(iter(self.columns.values()))
         for policy in first.likelihood:
             lines.append(
-                (f"log-likelihood, {policy}", lambda c, p=policy: f"{c.likelihood[p]:.3f}")  # type: ignore[misc]
+                (f"log-likelihood, {policy}", lambda c, p=policy: _likely(c.likelihood[p]))  # type: ignore[misc]
             )
         if first.model_likelihood is not None:
-            lines.append(("log-likelihood, model", _by_the_model))
+            lines.append(("log-likelihood, model", lambda c: _likely(c.model_likelihood)))
         width = max(len(name) for name, _ in lines)
         heads = " | ".join(f"{name:>14}" for name in self.columns)
         body = [
@@ -205,7 +205,7 @@ def fidelity(
             spread=spread_by_start(episodes, training, steps=min(positions, 10), seed=seed),
             terminals=ends / int(episodes.lengths.sum()),
             likelihood={
-                policy: likelihood(agent, episodes, rows=points, seed=seed)
+                policy: policy_likelihood(agent, episodes, rows=points, seed=seed)
                 for policy, agent in (policies or {}).items()
             },
             model_likelihood=None
@@ -217,28 +217,6 @@ def fidelity(
         "training rows"
     )
     return Fidelity(columns, words, env is not None)
-
-
-@torch.no_grad()
-def likelihood(agent: Any, episodes: Episodes, *, rows: int = 5000, seed: int = 0) -> float:
-    """Mean log-density of recorded actions under a policy, in nats per action feature.
-
-    A squashed density, whose slope has no bound at the actions' bounds, goes on as a tangent beyond
-    0.99 of them, as the guide `Policy` has it.
-
-    Args:
-        agent: has `log_prob(observation, action)`.
-        episodes: of the agent's task.
-        rows: drawn, at most.
-        seed: of the draw.
-    """
-    chosen = _rows(episodes, rows=rows, seed=seed)
-    observation, action = (
-        torch.from_numpy(np.array(values[chosen]))
-        for values in (episodes.observations, episodes.actions)
-    )
-    options = {"limit": 0.99} if "limit" in inspect.signature(agent.log_prob).parameters else {}
-    return float(agent.log_prob(observation, action, **options).mean()) / action.shape[1]
 
 
 def spread_by_start(
@@ -311,8 +289,7 @@ def _mean(values: np.ndarray) -> float:
     return float(finite.mean()) if len(finite) else float("nan")
 
 
-def _by_the_model(column: Column) -> str:
-    found = column.model_likelihood
+def _likely(found: PolicyLikelihood | ModelLikelihood | None) -> str:
     return "-" if found is None else f"{found.mean:.2f} +- {found.standard_error:.2f}"
 
 

@@ -1,0 +1,64 @@
+"""Log-density of recorded actions, and its error, against closed forms."""
+
+import math
+
+import numpy as np
+import pytest
+from torch import Tensor
+
+from pgdiff import Episodes
+from pgdiff.evaluation.policy_likelihood import policy_likelihood
+
+
+class Normal:
+    """Actions about 0, of deviation 1."""
+
+    def log_prob(self, observation: Tensor, action: Tensor) -> Tensor:
+        return (-0.5 * action.square() - 0.5 * math.log(2 * math.pi)).sum(dim=-1)
+
+
+def recording(actions: np.ndarray, *, length: int) -> Episodes:
+    """Episodes of `length` rows."""
+    rows = len(actions)
+    return Episodes.from_arrays(
+        observations=np.zeros((rows, 1)),
+        actions=actions,
+        rewards=np.zeros(rows),
+        terminals=np.zeros(rows, bool),
+        timeouts=np.arange(1, rows + 1) % length == 0,
+    )
+
+
+def test_mean_and_error_of_independent_rows() -> None:
+    actions = np.random.default_rng(0).normal(size=(400, 2))
+    each = (-0.5 * actions**2 - 0.5 * math.log(2 * math.pi)).mean(axis=1)
+    found = policy_likelihood(Normal(), recording(actions, length=1))
+    assert found.mean == pytest.approx(each.mean(), abs=1e-6)
+    assert found.standard_error == pytest.approx(each.std(ddof=1) / 20, rel=1e-5)
+
+
+def test_rows_of_an_episode_are_no_news_to_each_other() -> None:
+    """The same row ten times over tells no more than once."""
+    actions = np.random.default_rng(0).normal(size=(100, 2))
+    once = policy_likelihood(Normal(), recording(actions, length=1))
+    often = policy_likelihood(Normal(), recording(actions.repeat(10, axis=0), length=10))
+    assert often.mean == pytest.approx(once.mean, abs=1e-6)
+    assert often.standard_error == pytest.approx(once.standard_error, rel=1e-5)
+
+
+def test_the_error_is_how_far_draws_are_off() -> None:
+    """Over recordings of rows that hang together, the mean varies as the error says."""
+    source = np.random.default_rng(0)
+    found = []
+    for _ in range(300):
+        shared = source.normal(size=(30, 1)).repeat(8, axis=0)
+        actions = shared + 0.5 * source.normal(size=(240, 1))
+        found.append(policy_likelihood(Normal(), recording(actions, length=8)))
+    spread = np.std([each.mean for each in found])
+    assert np.mean([each.standard_error for each in found]) == pytest.approx(spread, rel=0.15)
+
+
+def test_an_error_needs_two_episodes() -> None:
+    found = policy_likelihood(Normal(), recording(np.zeros((5, 1)), length=5))
+    assert found.mean == pytest.approx(-0.5 * math.log(2 * math.pi))
+    assert math.isnan(found.standard_error)
