@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pgdiff.data import Episodes
-from pgdiff.plotting.canvas import COLOURS, PathLike, heading, new_figure, save_png, tidy
+from pgdiff.plotting.canvas import COLOURS, INK, PathLike, heading, new_figure, save_png, tidy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,15 +27,15 @@ def fidelity_picture(found: Mapping[str, Any], path: PathLike) -> Path:
     one, replay, bars = figure.subplots(1, 3)
     columns = found["columns"]
     for number, (name, column) in enumerate(columns.items()):
-        colour = COLOURS[number % len(COLOURS)]
+        colour, line = _look(number)
         for axes, key in ((one, "steps"), (replay, "replay")):
             if column[key] is not None:
-                _line(axes, column[key], name, colour)
+                _line(axes, column[key], colour, line)
         heights = [column["coverage"][measure] for measure in MEASURES]
         width = 0.8 / len(columns)
-        bars.bar(
-            np.arange(4) + (number + 0.5) * width - 0.4, heights, width, color=colour, label=name
-        )
+        place = np.arange(4) + (number + 0.5) * width - 0.4
+        hatch = None if line == "-" else "///"
+        bars.bar(place, heights, width, color=colour, label=name, hatch=hatch, edgecolor="white")
     for axes, title in ((one, "One step, from each row"), (replay, "Replay of all actions")):
         heading(axes, title)
         tidy(axes, x="position in the trajectory", y="error, in one-step changes")
@@ -46,8 +46,7 @@ def fidelity_picture(found: Mapping[str, Any], path: PathLike) -> Path:
     heading(bars, "Neighbourhoods")
     tidy(bars)
     bars.set_xticks(np.arange(4), MEASURES)
-    bars.set_ylim(top=1.3 * bars.get_ylim()[1])  # room for the legend
-    bars.legend(frameon=False, fontsize=8)
+    figure.legend(frameon=False, fontsize=8, loc="outside right upper")
     return save_png(figure, path)
 
 
@@ -88,21 +87,31 @@ def marginals_picture(
                 bins=bins.tolist(),
                 density=True,
                 histtype="step",
-                color=COLOURS[number % len(COLOURS)],
+                color=_look(number)[0],
+                linestyle=_look(number)[1],
                 label=name,
             )
         heading(axes, names[feature])
         tidy(axes)
         axes.set_yticks([])
-    grid[0].legend(frameon=False, fontsize=7)
+    handles, labels = grid[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside right upper")
     return save_png(figure, path)
 
 
-def _line(axes: "Axes", errors: Mapping[str, Any], name: str, colour: str) -> None:
+def _look(number: int) -> tuple[str, str]:
+    """Colour and line of a data set; real rows, the first, are drawn as text is."""
+    if not number:
+        return INK, "-"
+    cycle, colour = divmod(number - 1, len(COLOURS))
+    return COLOURS[colour], ("-", "--", ":")[cycle % 3]
+
+
+def _line(axes: "Axes", errors: Mapping[str, Any], colour: str, line: str) -> None:
     place, error, spread = (
         np.array(errors[key], dtype=np.float64)  # None, of no row, becomes NaN
         for key in ("position", "observation", "standard_error")
     )
-    axes.plot(place, np.maximum(error, LEAST), color=colour, label=name)
+    axes.plot(place, np.maximum(error, LEAST), color=colour, linestyle=line)
     low, high = (np.maximum(error + sign * 2 * spread, LEAST) for sign in (-1, 1))
     axes.fill_between(place, low, high, color=colour, alpha=0.2, linewidth=0)
