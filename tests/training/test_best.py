@@ -7,6 +7,7 @@ import pytest
 import torch
 from regression import Regression, make_episodes
 from safetensors.torch import load_file
+from stopping import Stop
 
 from pgdiff.training import Callback, EvaluationCallback, Trainer, list_checkpoints
 from pgdiff.validation import PgdiffError
@@ -26,15 +27,6 @@ class Kept(Callback):
     def on_step(self, step: int, metrics: dict[str, float]) -> None:
         averaged: Any = self.trainer.averaged
         self.weights[step] = averaged.weight.detach().clone()
-
-
-class Stop(Callback):
-    def __init__(self, at: int) -> None:
-        self.at = at
-
-    def on_step(self, step: int, metrics: dict[str, float]) -> None:
-        if step == self.at:
-            raise KeyboardInterrupt
 
 
 def score(learner: Any, step: int) -> dict[str, float]:

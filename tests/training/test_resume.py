@@ -10,21 +10,11 @@ from typing import Any
 import pytest
 import torch
 from regression import Regression, make_episodes
+from stopping import Stop
 
 import pgdiff.training
-from pgdiff.training import Callback, Trainer, list_checkpoints
+from pgdiff.training import Trainer, list_checkpoints
 from pgdiff.validation import PgdiffError
-
-
-class Stop(Callback):
-    """Breaks off like a user's Ctrl-C."""
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-
-    def on_step(self, step: int, metrics: dict[str, float]) -> None:
-        if step == self.at:
-            raise KeyboardInterrupt
 
 
 def learner() -> Regression:

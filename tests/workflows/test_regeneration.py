@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "synthesis"))
+sys.path += [str(Path(__file__).parents[1] / name) for name in ("synthesis", "training")]
 from line_world import FIELDS, recording
+from stopping import Stop
 
 from pgdiff import PgdiffError, load_episodes, load_learner
-from pgdiff.training import Callback, TrainingInterrupted
+from pgdiff.training import TrainingInterrupted
 from pgdiff.workflows.stages import Stage
 from pgdiff.workflows.train import train_stages
 
@@ -83,17 +84,6 @@ def test_sets_are_made_anew_and_steered(tmp_path: Path, learner: str) -> None:
         for name in ("run", "real")
     ]
     assert not torch.equal(*weights)
-
-
-class Stop(Callback):
-    """Interrupts a training."""
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-
-    def on_step(self, step: int, metrics: dict[str, float]) -> None:
-        if step == self.at:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("at", [2, 5, 9])
