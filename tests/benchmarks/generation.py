@@ -1,7 +1,7 @@
 """Synthetic data: memory of a large set, and how near the sampler comes to the machine's peak.
 
     python tests/benchmarks/generation.py memory [--transitions 5000000]
-    python tests/benchmarks/generation.py speed [--network transformer] [--threads 2] [--compile]
+    python tests/benchmarks/generation.py speed [--network transformer] [--tokens 2048] [--compile]
 
 Memory is anonymous, above what the process had with its model. Speed is floating-point operations a
 second of the network alone, over what the same threads reach with a matrix product, and beside a
@@ -91,14 +91,14 @@ def memory(transitions: int) -> None:
     )
 
 
-def speed(network: str, threads: int, compiled: bool) -> None:
+def speed(network: str, threads: int, compiled: bool, tokens: list[int]) -> None:
     """The sampler's share of the peak, by batch, and the plain loop's."""
     torch.set_num_threads(threads)
     horizon, fields, denoiser = NETWORKS[network]
     model = untrained(horizon=horizon, fields=fields, denoiser=denoiser)
     best = max(product(size) for size in (512, 1024, 2048))
     print(f"matrix product: {best / 1e9:.0f} GFLOP/s with {threads} threads")
-    for batch in (512 // horizon, 2048 // horizon, 8192 // horizon):
+    for batch in [count // horizon for count in tokens]:
         loop = median(timed(lambda b=batch: eager(model, b)) for _ in range(3))  # type: ignore[misc]
         with FlopCounterMode(display=False) as counter:
             eager(model, batch)
@@ -169,13 +169,14 @@ def main() -> None:
     parser.add_argument("what", choices=["memory", "speed"])
     parser.add_argument("--transitions", type=int, default=5_000_000)
     parser.add_argument("--network", choices=list(NETWORKS), default="transformer")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[512, 2048, 8192], help="at once")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     if options.what == "memory":
         memory(options.transitions)
     else:
-        speed(options.network, options.threads, options.compile)
+        speed(options.network, options.threads, options.compile, options.tokens)
 
 
 if __name__ == "__main__":
