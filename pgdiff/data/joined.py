@@ -26,18 +26,18 @@ def join_episodes(recordings: Sequence[Episodes]) -> Episodes:
     if not recordings:
         raise PgdiffError("`recordings` must be at least one. Got none.")
     first = recordings[0]
-    for number, each in enumerate(recordings[1:], start=1):
+    for number, each in enumerate(recordings[1:], start=2):
         for name in SIZED:
             size, wanted = getattr(each, name).shape[1], getattr(first, name).shape[1]
             if size != wanted:
                 raise PgdiffError(
                     f"`{name}` must have {wanted} features in every recording, as in the first. "
-                    f"Got {size} in recording {number}."
+                    f"Got {size} in recording {number} of {len(recordings)}."
                 )
         if each.observation_layout != first.observation_layout:
             raise PgdiffError(
                 "`observation_layout` must be the same in every recording. Recording "
-                f"{number} has another than the first."
+                f"{number} of {len(recordings)} has another than the first."
             )
     parts = [each.fields() for each in recordings]
     for part in parts:
