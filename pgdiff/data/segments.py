@@ -78,17 +78,26 @@ class SegmentIndex:
         self, indices: Int[np.ndarray, " batch"]
     ) -> tuple[Int[np.ndarray, "batch tokens"], Bool[np.ndarray, "batch tokens"]]:
         """Return the row of every token, and whether the token is real (not padded)."""
-        indices = np.asarray(indices, dtype=np.int64)
-        episode = self._episode(indices)
-        first = self.starts[episode] + indices - self.offsets[episode]
-        rows = first[:, None] + np.arange(self.horizon, dtype=np.int64) * self.stride
-        last = self.ends[episode, None] - 1
+        rows, last = self._unbounded(indices)
         return np.minimum(rows, last), (rows <= last) | self.absorbing
+
+    def past(self, indices: Int[np.ndarray, " batch"]) -> Bool[np.ndarray, "batch tokens"]:
+        """Return which tokens lie past their episode's end."""
+        rows, last = self._unbounded(indices)
+        past: np.ndarray = rows > last
+        return past
 
     def last_rows(self, indices: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " batch"]:
         """Return the last row of the episode of each window."""
         last: np.ndarray = self.ends[self._episode(np.asarray(indices, dtype=np.int64))] - 1
         return last
+
+    def _unbounded(self, indices: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        indices = np.asarray(indices, dtype=np.int64)
+        episode = self._episode(indices)
+        first = self.starts[episode] + indices - self.offsets[episode]
+        rows = first[:, None] + np.arange(self.horizon, dtype=np.int64) * self.stride
+        return rows, self.ends[episode, None] - 1
 
     def _episode(self, indices: np.ndarray) -> np.ndarray:
         if len(indices) and not (indices.min() >= 0 and indices.max() < len(self)):
@@ -113,7 +122,8 @@ def segments(
     (by default from one token on) the missing tokens repeat the episode's last row. With
     `padding="terminal"` so do those of an episode that a terminal ended, from its every row on, and
     they count as real: where the task has ended nothing changes any more. Other episodes are not
-    padded.
+    padded. Where a recording has next observations, the observation that is then repeated is the
+    one in which the task ended.
 
     Args:
         episodes: the recording.
@@ -226,7 +236,7 @@ class SegmentDataset:
         if self._rewards is not None:
             rewards = np.where(mask, self._rewards[rows], np.float32(0))
         return SegmentBatch(
-            self._gather("observations", rows),
+            self._observations(indices, rows),
             self._gather("actions", rows),
             rewards,
             mask,
@@ -240,6 +250,14 @@ class SegmentDataset:
             return np.zeros((*rows.shape, 0), np.float32)
         values: np.ndarray = getattr(self.episodes, name)
         return values.take(rows, axis=0)
+
+    def _observations(self, indices: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        values = self._gather("observations", rows)
+        recorded = self.episodes.next_observations
+        if self.index.absorbing and recorded is not None and values.shape[-1]:
+            past = self.index.past(indices)
+            values[past] = recorded.take(rows[past], axis=0)
+        return values
 
     def _terminals(self, rows: np.ndarray) -> np.ndarray:
         if "terminals" not in self.fields:

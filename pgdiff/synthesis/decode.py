@@ -64,10 +64,10 @@ def check_layout(layout: Layout) -> None:
 def decode(segment: Segment, *, bounds: Bounds | None) -> tuple[dict[str, np.ndarray], Counts]:
     """Turn segments into rows of D4RL's fields, one trajectory after the other.
 
-    A trajectory goes up to its first terminal, whose row is kept with its own observation as the
-    next one: nothing follows. Where no terminal ends it, its last row is marked as a timeout. Of T
-    tokens that hold no `next_observations` the last then has no successor, and only T - 1 rows are
-    kept.
+    A trajectory goes up to its first terminal, whose row is kept. Where no terminal ends it, its
+    last row is marked as a timeout. The next observation of a token that holds none itself is the
+    next token's. The last of T tokens then has no successor and is kept only where a terminal ends
+    it, with its own observation as the next one.
 
     Args:
         segment: in raw units, with `NEEDED`.
@@ -95,7 +95,6 @@ def decode(segment: Segment, *, bounds: Bounds | None) -> tuple[dict[str, np.nda
         after = np.concatenate([observations[:, 1:], observations[:, -1:]], axis=1)
     last = np.equal(np.arange(tokens), kept[:, None] - 1)
     over = last & ended[:, None]
-    after = np.where(over[..., None], observations, after)
     clipped = 0
     if bounds is not None:
         low, high = bounds

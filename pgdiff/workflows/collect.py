@@ -37,8 +37,9 @@ def collect(
     `observations[t]` by the goal in `infos/goal[t - 1]`, which was pursued on the way there.
 
     Any other agent acts in `env` itself, episode by episode; `rewards[t]` is then the reward of
-    the step from row t, `terminals` and `timeouts` are Gymnasium's terminated and truncated, and
-    the last row is marked as a timeout if it ends no episode. The file's attribute `reward_of`
+    the step from row t, `next_observations[t]` what it led to, `terminals` and `timeouts` are
+    Gymnasium's terminated and truncated, and the last row is marked as a timeout if it ends no
+    episode. The file's attribute `reward_of`
     says which: "observation" or "transition".
 
     Args:
@@ -127,6 +128,8 @@ def _record_episodes(
         action, state = agent.predict(observation, state=state, episode_start=start)
         rows.put(row, observation, action)
         observation, reward, terminated, truncated, _ = env.step(action)
+        assert rows.next_observations is not None
+        rows.next_observations[row] = observation
         rows.rewards[row] = reward
         rows.terminals[row] = terminated
         rows.timeouts[row] = truncated

@@ -31,7 +31,9 @@ class _Episode:
         physics = self._physics
         state = () if physics is None else (physics.qpos.copy(), physics.qvel.copy())
         observation, reward, terminated, truncated, _ = self._env.step(action)
-        self.steps.append((self.observation, action, reward, terminated, truncated, *state))
+        self.steps.append(
+            (self.observation, action, reward, terminated, truncated, observation, *state)
+        )
         self.observation = observation
         self.ended = bool(terminated or truncated)
 

@@ -59,9 +59,10 @@ def collect_mix(
     """Record the parts of a mix, one after the other, in D4RL's HDF5 fields.
 
     Every part begins with a reset and consists of whole episodes but for its last one, which is cut
-    and marked as a timeout where the part's rows end. `rewards[t]` is that of the step from row t.
-    The file appears whole or not at all. Its attributes tell the environment's id, the seed, the
-    mix, and as JSON under `parts` each one's agent, noise, rows, whole episodes and mean return.
+    and marked as a timeout where the part's rows end. `rewards[t]` is that of the step from row t,
+    `next_observations[t]` what it led to. The file appears whole or not at all. Its attributes tell
+    the environment's id, the seed, the mix, and as JSON under `parts` each one's agent, noise,
+    rows, whole episodes and mean return.
 
     Args:
         env: with flat observation and action spaces, and a time limit.

@@ -69,6 +69,8 @@ class Recording:
         self.terminals = np.zeros(steps, np.bool_)
         self.timeouts = np.zeros(steps, np.bool_)
         self.goal = None if goal is None else np.empty((steps, np.size(goal)), np.float32)
+        # As in D4RL's files of agents: it alone tells the state in which a task ended.
+        self.next_observations = np.empty_like(self.observations) if goal is None else None
         # MuJoCo's state where the environment has one, as D4RL keeps it.
         self.physics = physics_of(env)
         if self.physics is not None:
@@ -92,8 +94,11 @@ class Recording:
             self.qvel[row] = self.physics.qvel
 
     def put_steps(self, row: int, steps: Sequence[tuple[Any, ...]]) -> None:
-        """Keep steps from `row` on: observation, action, reward, terminated, truncated, physics."""
-        names = ["observations", "actions", "rewards", "terminals", "timeouts"]
+        """Keep steps of an agent from `row` on.
+
+        Each is observation, action, reward, terminated, truncated, next observation, physics.
+        """
+        names = ["observations", "actions", "rewards", "terminals", "timeouts", "next_observations"]
         if self.physics is not None:
             names += ["qpos", "qvel"]
         for name, values in zip(names, zip(*steps, strict=True), strict=True):
@@ -104,6 +109,8 @@ class Recording:
         """The arrays under D4RL's names."""
         names = ("observations", "actions", "rewards", "terminals", "timeouts")
         fields = {name: getattr(self, name) for name in names}
+        if self.next_observations is not None:
+            fields["next_observations"] = self.next_observations
         if self.goal is not None:
             fields["infos/goal"] = self.goal
         if self.physics is not None:

@@ -41,6 +41,18 @@ def test_an_ended_episode_goes_on_as_its_last_row_and_one_that_was_cut_does_not(
     assert batch.mask.all()
 
 
+def test_an_ended_episode_goes_on_as_the_observation_it_ended_in_where_that_was_recorded() -> None:
+    data = SegmentDataset(recording(following=True), 4, 1, fields=FIELDS, padding="terminal")
+    batch = data.batch(np.arange(len(data)))
+    assert batch.observations[3, :, 0].tolist() == [3, 4, 4.5, 4.5]
+    assert batch.observations[4, :, 0].tolist() == [4, 4.5, 4.5, 4.5]
+    assert batch.actions[3, :, 0].tolist() == [-3, -4, -4, -4]
+    assert batch.terminals[3].tolist() == [0, 1, 1, 1]
+    assert batch.observations[0, :, 0].tolist() == [0, 1, 2, 3]
+    repeated = SegmentDataset(recording(following=True), 4, 1, padding="repeat")
+    assert repeated.batch(np.array([4])).observations[0, :, 0].tolist() == [4, 4, 4, 4]
+
+
 def test_terminals_alone_pad_nothing() -> None:
     data = SegmentDataset(recording(), 4, 1, fields=FIELDS[:4])
     assert data.batch(np.arange(len(data))).observations[:, 0, 0].tolist() == [0, 1, 8, 9, 10]

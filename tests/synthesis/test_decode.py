@@ -32,8 +32,8 @@ def test_a_trajectory_ends_with_its_first_terminal() -> None:
     assert rows["observations"][:, 0].tolist() == [0, 1, 4, 5, 6, 8, 9, 10, 11]
     assert rows["terminals"].tolist() == [False, True, *[False] * 6, True]
     assert rows["timeouts"].tolist() == [*[False] * 4, True, *[False] * 4]
-    # What follows: the next token, and the row itself where nothing does.
-    assert rows["next_observations"][:, 0].tolist() == [1, 1, 5, 6, 7, 9, 10, 11, 11]
+    # What follows: the next token, and the row itself where there is none.
+    assert rows["next_observations"][:, 0].tolist() == [1, 2, 5, 6, 7, 9, 10, 11, 11]
     assert rows["actions"][:, 0].tolist() == [-1, -1, 0, 1, 1, 1, 1, 1, 1]
     assert rows["rewards"].tolist() == [0, -1, -4, -5, -6, -8, -9, -10, -11]
     assert counts == Counts(trajectories=3, transitions=9, terminals=2, cut=2, clipped=7)
@@ -41,7 +41,7 @@ def test_a_trajectory_ends_with_its_first_terminal() -> None:
 
 def test_tokens_that_hold_what_follows_are_rows_by_themselves() -> None:
     rows, counts = decode(segment([[0.1], [0.7]], following=True), bounds=None)
-    assert rows["next_observations"][:, 0].tolist() == [0.5, 1]
+    assert rows["next_observations"][:, 0].tolist() == [0.5, 1.5]
     assert rows["timeouts"].tolist() == [True, False]
     assert rows["terminals"].tolist() == [False, True]
     assert counts.transitions == 2

@@ -124,6 +124,11 @@ def test_episodes_of_an_agent(record) -> None:
     after = episodes.observations[:-1, 0] + 0.1 * episodes.actions[:-1, 0]
     inside = np.flatnonzero(np.abs(np.abs(after - 2.0) - 0.5) > 1e-3)
     np.testing.assert_array_equal(episodes.rewards[inside], np.abs(after[inside] - 2.0) <= 0.5)
+    led_to = episodes.next_observations[:-1, 0]
+    np.testing.assert_allclose(led_to, after, atol=1e-6)
+    within = np.setdiff1d(np.arange(299), last)
+    np.testing.assert_array_equal(led_to[within], episodes.observations[within + 1, 0])
+    assert (episodes.next_observations[episodes.terminals] > 3.0).all()
     assert episodes.timeouts[-1] or episodes.terminals[-1]
     assert "goal" not in episodes.infos
     with h5py.File(path) as file:

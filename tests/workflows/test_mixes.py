@@ -277,6 +277,13 @@ def test_rewards_are_of_the_step_from_their_row(record) -> None:
     inside = np.setdiff1d(np.arange(999), episodes.ends - 1)
     moves = episodes.observations[inside + 1] - episodes.observations[inside]
     np.testing.assert_allclose(moves, 0.1 * episodes.actions[inside], atol=1e-6)
+    # Of every row, the last of an episode among them.
+    assert episodes.terminals.any()
+    led_to = episodes.next_observations - episodes.observations
+    np.testing.assert_allclose(led_to, 0.1 * episodes.actions, atol=1e-6)
+    np.testing.assert_array_equal(
+        episodes.next_observations[inside], episodes.observations[inside + 1]
+    )
 
 
 def test_returns_are_those_of_whole_episodes(record) -> None:
@@ -354,7 +361,7 @@ def test_hoppers_state_can_be_set_from_a_row(record) -> None:
     for row in rows[::10]:
         task.set_state(episodes.infos["qpos"][row], episodes.infos["qvel"][row])
         by_state, reward, *_ = task.step(episodes.actions[row])
-        np.testing.assert_allclose(by_state, episodes.observations[row + 1], atol=1e-4)
+        np.testing.assert_allclose(by_state, episodes.next_observations[row], atol=1e-4)
         assert reward == pytest.approx(episodes.rewards[row], abs=1e-3)
         task.set_observation(episodes.observations[row])
         by_observation, *_ = task.step(episodes.actions[row])
