@@ -1,6 +1,7 @@
 """Policy-guided regeneration: an agent learns from data that its present policy steers."""
 
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from pgdiff.agents.offline import OfflineAgent
-from pgdiff.data import Episodes, load_episodes, write_hdf5
+from pgdiff.data import Episodes, join_episodes, load_episodes, write_hdf5
+from pgdiff.data.cache import cache_root
 from pgdiff.data.transitions import TransitionDataset
 from pgdiff.guides import Policy
 from pgdiff.model import TrajectoryDiffusion
@@ -30,6 +32,8 @@ class Regeneration:
     Attributes:
         every: updates between two sets.
         trajectories: of a set, up to what fills equal batches.
+        sets: the newest so many are learned from, and so many are made before the first update.
+            Ten small ones follow the policy more closely than one of the same size in all.
         share: of a batch that is synthetic, in [0, 1].
         guide: settings of `pgdiff.guides.Policy`, such as scale; None for none at all.
         sampling: "steps", "solver", "spacing", "trust_region" of the sampler, as a planner has
@@ -40,6 +44,7 @@ class Regeneration:
 
     every: int = 10_000
     trajectories: int = 1024
+    sets: int = 1
     share: float = 240 / 256
     guide: Mapping[str, Any] | None = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
@@ -47,7 +52,7 @@ class Regeneration:
     compile: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("every", "trajectories", "batch"):
+        for name in ("every", "trajectories", "sets", "batch"):
             check_positive_int(name, getattr(self, name))
         check_range("share", self.share, low=0.0, high=1.0)
         known = ("steps", "solver", "spacing", "trust_region")
@@ -79,7 +84,7 @@ class Regenerate(Callback):
         model: generates transitions.
         agent: learns; its members steer.
         settings: see `Regeneration`.
-        folder: for the newest sets.
+        folder: for the sets, a file for each and each member.
         seed: of all noise.
 
     Raises:
@@ -113,64 +118,68 @@ class Regenerate(Callback):
         return mixed
 
     def on_start(self, trainer: Trainer, learner: Learner) -> None:
-        """Make the first set, or read the one that the training was at."""
+        """Make the first sets, or read those that the training was at."""
         self._trainer = trainer
-        at = trainer.step - trainer.step % self.settings.every
-        if not at:
-            self._make(at)
-            return
-        lost = [file for file in self._files(at) if not file.is_file()]
-        if lost:
-            raise PgdiffError(
-                f"'{lost[0]}' must be there to go on from update {trainer.step}: the policy that "
-                "steered it is gone. Train the stage anew with overwrite=true."
-            )
-        self._take([load_episodes(file) for file in self._files(at)])
+        first = trainer.step // self.settings.every
+        numbers = range(first, first + self.settings.sets)
+        if not first:
+            for number in numbers:
+                self._make(number)
+        for file in (file for number in numbers for file in self._files(number)):
+            if not file.is_file():
+                raise PgdiffError(
+                    f"'{file}' must be there to go on from update {trainer.step}: the policy that "
+                    "steered it is gone. Train the stage anew with overwrite=true."
+                )
+        self._take(numbers)
 
     def on_step(self, step: int, metrics: dict[str, float]) -> None:
         """Make a set, where it is time to."""
         assert self._trainer is not None
-        if step % self.settings.every == 0 and step < self._trainer.steps:
-            self._make(step)
-
-    def _make(self, step: int) -> None:
-        sets = []
-        for member, file in enumerate(self._files(step)):
-            guided = step > 0 and self.settings.guide is not None
-            sampler = self._sampler(self.agent.member(member).eval() if guided else None)
-            count = self._batches
-            first = (step // self.settings.every * self.agent.members + member) * count
-            shards = [sampler.shard(first + number)[0] for number in range(count)]
-            rows: dict[str, Any] = {
-                name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]
-            }
-            write_hdf5(file, rows)
-            sets.append(Episodes.from_arrays(**rows))
-        self._take(sets)
+        if step % self.settings.every or step >= self._trainer.steps:
+            return
+        first = step // self.settings.every
+        self._make(first + self.settings.sets - 1)
+        self._take(range(first, first + self.settings.sets))
         for old in self.folder.glob("*.hdf5"):
             if int(old.stem.partition("-")[0]) < self._oldest(step):
+                shutil.rmtree(cache_root(old, None), ignore_errors=True)
                 old.unlink()
 
+    def _make(self, number: int) -> None:
+        """Make a set for each member; the first `sets` are unguided."""
+        guided = number >= self.settings.sets and self.settings.guide is not None
+        for member, file in enumerate(self._files(number)):
+            sampler = self._sampler(self.agent.member(member).eval() if guided else None)
+            count = self._batches
+            first = (number * self.agent.members + member) * count
+            shards = [sampler.shard(first + batch)[0] for batch in range(count)]
+            rows = {name: np.concatenate([shard[name] for shard in shards]) for name in shards[0]}
+            write_hdf5(file, rows)
+
+    def _take(self, numbers: range) -> None:
+        """Learn from these sets from now on."""
+        assert self._mixed is not None
+        members = zip(*(self._files(number) for number in numbers), strict=True)
+        sets = [[load_episodes(file) for file in files] for files in members]
+        self._mixed.replace([join_episodes(some) if len(some) > 1 else some[0] for some in sets])
+
     def _oldest(self, step: int) -> int:
-        """Update of the oldest set that a training may still go on with, from a checkpoint."""
+        """Number of the oldest set that a training may still go on with, from a checkpoint."""
         assert self._trainer is not None
         between = self._trainer.checkpoint_every
         if not between:
-            return step
+            return step // self.settings.every
         # In this update none has been written yet.
         last = (step - 1) // between * between - (self._trainer.keep - 1) * between
-        return max(last, 0) // self.settings.every * self.settings.every
-
-    def _take(self, sets: Sequence[Episodes]) -> None:
-        assert self._mixed is not None
-        self._mixed.replace(sets)
+        return max(last, 0) // self.settings.every
 
     @property
     def _batches(self) -> int:
         return -(-self.settings.trajectories // self.settings.batch)
 
-    def _files(self, step: int) -> list[Path]:
-        return [self.folder / f"{step:08d}-{member}.hdf5" for member in range(self.agent.members)]
+    def _files(self, number: int) -> list[Path]:
+        return [self.folder / f"{number:06d}-{member}.hdf5" for member in range(self.agent.members)]
 
     def _sampler(self, agent: OfflineAgent | None) -> ShardSampler:
         settings: dict[str, Any] = dict(self.settings.guide or {})

@@ -15,6 +15,7 @@ from line_world import FIELDS, recording
 from stopping import Stop
 
 from pgdiff import PgdiffError, load_episodes, load_learner
+from pgdiff.synthesis.mixture import MixedTransitions
 from pgdiff.training import TrainingInterrupted
 from pgdiff.workflows.stages import Stage
 from pgdiff.workflows.train import train_stages
@@ -70,7 +71,7 @@ def test_sets_are_made_anew_and_steered(tmp_path: Path, learner: str) -> None:
     folder = tmp_path / "run" / "logs" / "agent" / "synthetic"
     # The checkpoint of update 3 is kept, and the first set with it; one file for each member.
     assert len(list(folder.glob("*.hdf5"))) == 6
-    kept = sorted(folder.glob("00000008-*.hdf5"))
+    kept = sorted(folder.glob("000002-*.hdf5"))
     assert len(kept) == 2
     first, second = (load_episodes(file) for file in kept)
     assert len(first) == len(second) == 8
@@ -86,13 +87,15 @@ def test_sets_are_made_anew_and_steered(tmp_path: Path, learner: str) -> None:
     assert not torch.equal(*weights)
 
 
+@pytest.mark.parametrize("sets", [1, 3])
 @pytest.mark.parametrize("at", [2, 5, 9])
-def test_one_that_goes_on_ends_the_same(tmp_path: Path, at: int) -> None:
-    whole = train(tmp_path / "whole", MODEL, agent("td3_bc"))
+def test_one_that_goes_on_ends_the_same(tmp_path: Path, at: int, sets: int) -> None:
+    learner = agent("td3_bc", sets=sets)
+    whole = train(tmp_path / "whole", MODEL, learner)
     assert whole.finished
     with pytest.raises((KeyboardInterrupt, TrainingInterrupted)):
-        train(tmp_path / "cut", MODEL, agent("td3_bc"), callbacks={"agent": [Stop(at)]})
-    train(tmp_path / "cut", MODEL, agent("td3_bc"), resume=True)
+        train(tmp_path / "cut", MODEL, learner, callbacks={"agent": [Stop(at)]})
+    train(tmp_path / "cut", MODEL, learner, resume=True)
     states = [
         load_learner(tmp_path / name / "agent", device="cpu").state_dict()  # type: ignore[attr-defined]
         for name in ("whole", "cut")
@@ -101,12 +104,34 @@ def test_one_that_goes_on_ends_the_same(tmp_path: Path, at: int) -> None:
         assert torch.equal(value, states[1][name]), name
 
 
+def test_the_newest_sets_are_learned_from_together(tmp_path: Path, monkeypatch: Any) -> None:
+    taken: list[tuple[int, np.ndarray]] = []
+    replace_sets = MixedTransitions.replace
+
+    def spy(self: MixedTransitions, synthetic: Any) -> None:
+        taken.append((len(synthetic), np.asarray(synthetic[1].observations)))
+        replace_sets(self, synthetic)
+
+    monkeypatch.setattr(MixedTransitions, "replace", spy)
+    train(tmp_path / "run", MODEL, agent("td3_bc", steps=12, sets=3))
+    folder = tmp_path / "run" / "logs" / "agent" / "synthetic"
+    assert [count for count, _ in taken] == [2, 2, 2]  # before the first update, and at 4 and 8
+    for first, (_, rows) in enumerate(taken):
+        files = [folder / f"{number:06d}-1.hdf5" for number in range(first, first + 3)]
+        sets = [load_episodes(file).observations for file in files if file.is_file()]
+        assert len(sets) >= 2
+        np.testing.assert_array_equal(rows[-sum(map(len, sets)) :], np.concatenate(sets))
+    # No two sets hold the same trajectories.
+    assert len(np.unique(taken[0][1], axis=0)) == len(taken[0][1])
+
+
 def test_old_sets_go_and_one_that_is_lost_is_named(tmp_path: Path) -> None:
     folder = tmp_path / "run" / "logs" / "agent" / "synthetic"
     with pytest.raises((KeyboardInterrupt, TrainingInterrupted)):
         train(tmp_path / "run", MODEL, agent("td3_bc", steps=40), callbacks={"agent": [Stop(30)]})
     # Checkpoints of updates 24 and 27 were there when the set of 28 was made: the set of 24 stays.
-    assert sorted({int(file.name[:8]) for file in folder.glob("*.hdf5")}) == [24, 28]
+    assert sorted({int(file.name[:6]) for file in folder.glob("*.hdf5")}) == [6, 7]
+    assert len(list(folder.iterdir())) == 2 * len(list(folder.glob("*.hdf5")))  # and their caches
     for file in folder.glob("*.hdf5"):
         file.unlink()
     with pytest.raises(PgdiffError, match="must be there to go on from update 27"):
@@ -118,6 +143,7 @@ def test_old_sets_go_and_one_that_is_lost_is_named(tmp_path: Path) -> None:
     [
         (lambda: agent("td3_bc", trajectories=0), "`trajectories` must be"),
         (lambda: agent("td3_bc", batch=0.5), "`batch` must be"),
+        (lambda: agent("td3_bc", sets=0), "`sets` must be"),
         (lambda: agent("td3_bc", every=0), "`every` must be"),
         (lambda: agent("td3_bc", share=2.0), "`share` must be"),
         (lambda: agent("td3_bc", evry=3), "`synthetic` has no 'evry'"),
