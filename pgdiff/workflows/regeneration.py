@@ -12,13 +12,16 @@ from pgdiff.agents.offline import OfflineAgent
 from pgdiff.data import Episodes, join_episodes, load_episodes, write_hdf5
 from pgdiff.data.cache import cache_root
 from pgdiff.data.transitions import TransitionDataset
-from pgdiff.guides import Policy
+from pgdiff.guides import Guide
 from pgdiff.model import TrajectoryDiffusion
-from pgdiff.planning.settings import planner_values
+from pgdiff.planning.guide_kinds import KINDS
+from pgdiff.planning.settings import check_planner, planner_values
 from pgdiff.synthesis import ShardSampler
 from pgdiff.synthesis.mixture import MixedTransitions
 from pgdiff.training import Callback, Learner, Trainer
 from pgdiff.validation import PgdiffError, check_positive_int, check_range, nearest
+
+POLICY = KINDS["policy"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,8 @@ class Regeneration:
         sets: the newest so many are learned from, and so many are made before the first update.
             Ten small ones follow the policy more closely than one of the same size in all.
         share: of a batch that is synthetic, in [0, 1].
-        guide: settings of `pgdiff.guides.Policy`, such as scale; None for none at all.
+        guide: settings of `pgdiff.guides.Policy` as a run has them, such as scale, or rule by its
+            name; None in it is the class's own. None for no guide at all.
         sampling: "steps", "solver", "spacing", "trust_region" of the sampler, as a planner has
             them.
         batch: trajectories that are sampled at once, at most.
@@ -59,6 +63,20 @@ class Regeneration:
         for name in self.sampling:
             if name not in known:
                 raise PgdiffError(f"`sampling` has no '{name}'. It must be {nearest(name, known)}")
+        check_planner(self.sampling)
+        POLICY.check_settings("policy", self._guide)
+
+    def guides(self, agent: OfflineAgent) -> tuple[Guide, ...]:
+        """What steers towards an agent's policy; nothing where `guide` is None.
+
+        Raises:
+            PgdiffError: a setting that is out of its range.
+        """
+        return () if self.guide is None else (POLICY.build("policy", agent, self._guide),)
+
+    @property
+    def _guide(self) -> dict[str, Any]:
+        return {key: value for key, value in (self.guide or {}).items() if value is not None}
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> "Regeneration":
@@ -104,7 +122,7 @@ class Regenerate(Callback):
         self.folder, self.seed = folder, seed
         self._mixed: MixedTransitions | None = None
         self._trainer: Trainer | None = None
-        self._sampler(None)  # the clearest error, before anything is trained
+        self._sampler(agent)  # the clearest error, before anything is trained
 
     def source(self, episodes: Episodes) -> MixedTransitions:
         """The batches of a training; the agent's `dataset` in its place.
@@ -148,7 +166,7 @@ class Regenerate(Callback):
 
     def _make(self, number: int) -> None:
         """Make a set for each member; the first `sets` are unguided."""
-        guided = number >= self.settings.sets and self.settings.guide is not None
+        guided = number >= self.settings.sets
         for member, file in enumerate(self._files(number)):
             sampler = self._sampler(self.agent.member(member).eval() if guided else None)
             count = self._batches
@@ -182,10 +200,9 @@ class Regenerate(Callback):
         return [self.folder / f"{number:06d}-{member}.hdf5" for member in range(self.agent.members)]
 
     def _sampler(self, agent: OfflineAgent | None) -> ShardSampler:
-        settings: dict[str, Any] = dict(self.settings.guide or {})
         return ShardSampler(
             model=self.model,
-            guides=() if agent is None else (Policy(agent, **settings),),
+            guides=() if agent is None else self.settings.guides(agent),
             seed=self.seed,
             batch=-(-self.settings.trajectories // self._batches),
             compile=self.settings.compile,

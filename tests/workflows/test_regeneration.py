@@ -148,6 +148,8 @@ def test_old_sets_go_and_one_that_is_lost_is_named(tmp_path: Path) -> None:
         (lambda: agent("td3_bc", share=2.0), "`share` must be"),
         (lambda: agent("td3_bc", evry=3), "`synthetic` has no 'evry'"),
         (lambda: agent("td3_bc", sampling={"stps": 3}), "`sampling` has no 'stps'"),
+        (lambda: agent("td3_bc", sampling={"steps": 0}), "`steps` must be"),
+        (lambda: agent("td3_bc", guide={"scle": 1.0}), "has no 'scle'"),
         (lambda: replace(agent("iql"), trainer={"workers": 2}), "`workers` of the stage 'agent'"),
         (lambda: agent("cloning"), "must learn from rewards"),
     ],
@@ -155,6 +157,19 @@ def test_old_sets_go_and_one_that_is_lost_is_named(tmp_path: Path) -> None:
 def test_bad_settings_are_named(make: Any, message: str) -> None:
     with pytest.raises(PgdiffError, match=message):
         make()
+
+
+def test_the_published_guidance_by_its_names(tmp_path: Path) -> None:
+    guide = {"scale": 0.1, "at": "x", "rule": "policy_guided", "schedule": "sine_bump"}
+    sampling = SYNTHETIC["sampling"] | {"trust_region": None}
+    learner = agent("td3_bc", guide=guide | {"normalize": None}, sampling=sampling)
+    assert train(tmp_path / "run", MODEL, learner).finished
+    with pytest.raises(PgdiffError, match="`temperature` must be"):
+        train(
+            tmp_path / "run",
+            replace(agent("td3_bc", guide={"temperature": 0}), name="other"),
+            add=True,
+        )
 
 
 def test_what_no_model_makes_is_named(tmp_path: Path) -> None:
