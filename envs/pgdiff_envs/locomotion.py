@@ -96,6 +96,27 @@ class LocomotionEnv(MujocoEnv):
         told: np.ndarray = (velocities < 0.95 * self.velocity_clip).all(axis=-1)
         return told
 
+    def ends_episode(
+        self, observations: Float[np.ndarray, "*rows obs"]
+    ) -> Bool[np.ndarray, "*rows"]:
+        """Whether each observation is one in which the task ends an episode: a fall.
+
+        What the simulator says after a step, of observations that it did not make.
+        """
+        given = np.asarray(observations)
+        task: Any = self
+        over: np.ndarray = np.zeros(given.shape[:-1], np.bool_)
+        if not getattr(self, "_terminate_when_unhealthy", False):
+            return over
+        height, angle = given[..., 0], given[..., 1]
+        ranges = [(height, task._healthy_z_range), (angle, task._healthy_angle_range)]
+        if hasattr(self, "_healthy_state_range"):  # Hopper's, of all but the height
+            others = np.moveaxis(given[..., 1:], -1, 0)
+            ranges += [(feature, task._healthy_state_range) for feature in others]
+        for values, (low, high) in ranges:
+            over |= ~((low < values) & (values < high))
+        return over
+
     def _initialize_simulation(self) -> Any:
         """Compile the model without the compiler's warning about Gymnasium's own XML.
 

@@ -10,7 +10,7 @@ from pgdiff.model import TrajectoryDiffusion
 from pgdiff.planning.from_run import RunInfo, read_run
 from pgdiff.planning.run_guides import run_guides
 from pgdiff.planning.settings import planner_values
-from pgdiff.synthesis import Counts, ShardFolder, ShardSampler, generate, write_part
+from pgdiff.synthesis import Counts, ShardFolder, ShardSampler, TaskEnds, generate, write_part
 from pgdiff.synthesis.shards import shards_of
 from pgdiff.trajectory import Condition
 from pgdiff.validation import PgdiffError, check_positive_int, check_seed
@@ -41,6 +41,7 @@ def run(settings: dict[str, Any]) -> int:
         "seed": check_seed("seed", settings["seed"]),
         "batch": settings["batch"],
         "condition": _condition(settings["condition"]),
+        "ends": None if settings["ends"] is None else TaskEnds(str(settings["ends"])),
         "threads": settings["threads"],
         "compile": flag(settings, "compile"),
         **chosen,
@@ -105,7 +106,9 @@ def _counts(out: Path, transitions: int) -> str:
     for number in folder.finished():
         if total.transitions < transitions:
             total += folder.counts(number) or Counts()
+    denied = f"{total.denied} terminals denied by the task, " if total.denied else ""
     return (
         f"{total.terminals} of {total.trajectories} trajectories end in a terminal, {total.cut} "
-        f"tokens after one are cut, {total.clipped} values of actions were clipped to their bounds"
+        f"tokens after one are cut, {denied}{total.clipped} values of actions were clipped to "
+        "their bounds"
     )

@@ -1,9 +1,10 @@
 """From sampled segments to recorded rows: ends by threshold, actions within their bounds."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pgdiff.trajectory import Layout, Segment
@@ -14,6 +15,8 @@ ENDED = 0.5
 """A terminal above this ends a trajectory (Lu et al. 2023; Jackson et al. 2024)."""
 
 Bounds = tuple[Float[np.ndarray, " action"], Float[np.ndarray, " action"]]
+Ends = Callable[[Float[np.ndarray, "*rows obs"]], Bool[np.ndarray, "*rows"]]
+"""Which observations end an episode, by a task's own rule."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class Counts:
         transitions: kept.
         terminals: trajectories that the task itself ended.
         cut: tokens after a terminal, which are left out.
+        denied: trajectories whose drawn terminal the task's rule denies; they end before it.
         clipped: features of kept actions that lay outside their bounds, and were put on them.
     """
 
@@ -32,6 +36,7 @@ class Counts:
     transitions: int = 0
     terminals: int = 0
     cut: int = 0
+    denied: int = 0
     clipped: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
@@ -61,7 +66,9 @@ def check_layout(layout: Layout) -> None:
         )
 
 
-def decode(segment: Segment, *, bounds: Bounds | None) -> tuple[dict[str, np.ndarray], Counts]:
+def decode(
+    segment: Segment, *, bounds: Bounds | None, ends: Ends | None = None
+) -> tuple[dict[str, np.ndarray], Counts]:
     """Turn segments into rows of D4RL's fields, one trajectory after the other.
 
     A trajectory goes up to its first terminal, whose row is kept. Where no terminal ends it, its
@@ -69,9 +76,14 @@ def decode(segment: Segment, *, bounds: Bounds | None) -> tuple[dict[str, np.nda
     next token's. The last of T tokens then has no successor and is kept only where a terminal ends
     it, with its own observation as the next one.
 
+    With `ends` a row is terminal where that says so of its next observation, whatever was drawn. A
+    drawn terminal that it denies, or that has no successor to ask about, is left out with all that
+    follows; so is a trajectory that begins where an episode would have ended.
+
     Args:
         segment: in raw units, with `NEEDED`.
         bounds: least and greatest action, or None for any.
+        ends: which observations end an episode; None for the drawn terminals.
 
     Returns:
         `observations`, `actions`, `rewards`, `next_observations` (float32), `terminals` and
@@ -82,19 +94,25 @@ def decode(segment: Segment, *, bounds: Bounds | None) -> tuple[dict[str, np.nda
     assert segment.terminals is not None
     observations, actions = _array(segment.observations), _array(segment.actions)
     rewards = _array(segment.rewards)[..., 0]
-    ends = np.greater(_array(segment.terminals)[..., 0], ENDED)
-    batch, tokens = ends.shape
-    ended = ends.any(axis=1)
-    # Rows up to and with the first terminal; all tokens that have a successor where there is none.
+    drawn = np.greater(_array(segment.terminals)[..., 0], ENDED)
+    batch, tokens = drawn.shape
     told = segment.next_observations is not None
-    kept = np.where(ended, ends.argmax(axis=1) + 1, tokens if told else tokens - 1)
-    where = np.less(np.arange(tokens), kept[:, None])
     if segment.next_observations is not None:
         after = _array(segment.next_observations)
     else:
         after = np.concatenate([observations[:, 1:], observations[:, -1:]], axis=1)
+    over = drawn if ends is None else ends(after) & _followed(tokens, told=told)
+    stopped = drawn | over
+    first = stopped.argmax(axis=1)
+    ended = np.take_along_axis(over, first[:, None], axis=1)[:, 0]
+    denied = stopped.any(axis=1) & ~ended
+    # Rows up to and with the first terminal; all tokens that have a successor where there is none.
+    kept = np.where(ended, first + 1, np.where(denied, first, tokens if told else tokens - 1))
+    if ends is not None:
+        kept = np.where(ends(observations[:, 0]), 0, kept)
+        ended &= kept > 0
+    where = np.less(np.arange(tokens), kept[:, None])
     last = np.equal(np.arange(tokens), kept[:, None] - 1)
-    over = last & ended[:, None]
     clipped = 0
     if bounds is not None:
         low, high = bounds
@@ -106,7 +124,7 @@ def decode(segment: Segment, *, bounds: Bounds | None) -> tuple[dict[str, np.nda
         "actions": actions[where],
         "rewards": rewards[where],
         "next_observations": after[where],
-        "terminals": over[where],
+        "terminals": (last & ended[:, None])[where],
         "timeouts": (last & ~ended[:, None])[where],
     }
     counts = Counts(
@@ -114,9 +132,16 @@ def decode(segment: Segment, *, bounds: Bounds | None) -> tuple[dict[str, np.nda
         transitions=int(kept.sum()),
         terminals=int(ended.sum()),
         cut=int((tokens - kept)[ended].sum()),
+        denied=int(denied.sum()),
         clipped=clipped,
     )
     return rows, counts
+
+
+def _followed(tokens: int, *, told: bool) -> np.ndarray:
+    """Which tokens have a next observation of their own."""
+    found: np.ndarray = np.less(np.arange(tokens), tokens if told else tokens - 1)
+    return found
 
 
 def _array(tensor: Tensor) -> np.ndarray:

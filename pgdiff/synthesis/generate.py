@@ -18,7 +18,7 @@ from pgdiff.diffusion import Solver, TrustRegion
 from pgdiff.diffusion.spacing import Spacing
 from pgdiff.guides import Guide
 from pgdiff.model import TrajectoryDiffusion
-from pgdiff.synthesis.decode import Counts
+from pgdiff.synthesis.decode import Counts, Ends
 from pgdiff.synthesis.sampling import ShardSampler
 from pgdiff.synthesis.shards import ShardFolder, shards_of
 from pgdiff.training import sharing
@@ -39,6 +39,7 @@ def generate(
     spacing: Spacing | None = None,
     trust_region: TrustRegion | None = None,
     condition: Condition | None = None,
+    ends: Ends | None = None,
     threads: int = 1,
     compile: bool = False,
     workers: int = 1,
@@ -65,6 +66,8 @@ def generate(
         spacing: which levels a token visits; equal steps of the level if None.
         trust_region: limits how far guides move a sample.
         condition: what the trajectories are to be like; None for any.
+        ends: which observations end an episode, such as `TaskEnds("pgdiff_envs:walker2d-v5")`; None
+            for the terminals that the model draws.
         threads: of torch in each worker, which the last bits of the result depend on.
         compile: whether the model's networks are compiled, which they depend on as well; it takes
             half a minute, then saves up to a quarter of the time where nothing steers.
@@ -92,6 +95,7 @@ def generate(
         spacing=spacing,
         trust_region=trust_region,
         condition=condition,
+        ends=ends,
         threads=threads,
         compile=compile,
     )

@@ -1,6 +1,7 @@
 """How one shard of a synthetic data set is sampled: a function of the seed and its number alone."""
 
 import hashlib
+import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from pgdiff.diffusion.spacing import Spacing
 from pgdiff.guides import Guide, bind
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.registry import to_config
-from pgdiff.synthesis.decode import Bounds, Counts, check_layout, decode
+from pgdiff.synthesis.decode import Bounds, Counts, Ends, check_layout, decode
 from pgdiff.training.compiling import compiled
 from pgdiff.trajectory import Condition
 from pgdiff.validation import PgdiffError, check_positive_int, check_seed
@@ -35,6 +36,8 @@ class ShardSampler:
         spacing: which levels a token visits; equal steps of the level if None.
         trust_region: limits how far guides move a sample.
         condition: what the trajectories are to be like; None for any.
+        ends: which observations end an episode, such as `TaskEnds("pgdiff_envs:walker2d-v5")`; None
+            for what the model draws. See `decode`.
         threads: of torch while a shard is sampled, which the result depends on.
         compile: whether the model's networks are compiled, in place, for the first shard; the
             last bits of the result depend on that too.
@@ -53,6 +56,7 @@ class ShardSampler:
     spacing: Spacing | None = None
     trust_region: TrustRegion | None = None
     condition: Condition | None = None
+    ends: Ends | None = None
     threads: int = 1
     compile: bool = False
     _bounds: Bounds | None = field(init=False, default=None)
@@ -78,8 +82,8 @@ class ShardSampler:
         """Sample the trajectories of shard `number`, as rows.
 
         Raises:
-            PgdiffError: guidance or the network gives NaN or infinite samples; the shard and the
-                guides are named.
+            PgdiffError: guidance or the network gives NaN or infinite samples, the shard and the
+                guides are named; or `ends` leaves nothing.
         """
         source = np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64)[0]
         generator = torch.Generator(self.model.device).manual_seed(int(source >> 1))
@@ -107,7 +111,13 @@ class ShardSampler:
             ) from error
         finally:
             torch.set_num_threads(threads)
-        return decode(segment, bounds=self._bounds)
+        rows, counts = decode(segment, bounds=self._bounds, ends=self.ends)
+        if not counts.transitions:
+            raise PgdiffError(
+                f"Shard {number} keeps no transition: by `ends` all its trajectories are over "
+                "where they begin. Give the task that the model was trained on, or None."
+            )
+        return rows, counts
 
     def settings(self) -> dict[str, Any]:
         """All that a shard depends on beside its number, as plain JSON values."""
@@ -125,6 +135,7 @@ class ShardSampler:
             "spacing": described(self.spacing),
             "trust_region": described(self.trust_region),
             "condition": described(self.condition),
+            "ends": described(self.ends),
         }
 
 
@@ -140,6 +151,8 @@ def described(value: Any) -> Any:
         return {str(key): described(part) for key, part in sorted(value.items())}
     if isinstance(value, list | tuple):
         return [described(part) for part in value]
+    if inspect.isroutine(value):
+        return {"function": f"{value.__module__}.{value.__qualname__}"}
     name = {"kind": type(value).__qualname__}
     if hasattr(value, "__dict__"):
         return name | {key: described(part) for key, part in sorted(vars(value).items())}

@@ -16,7 +16,7 @@ from pgdiff.guides import Guide
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.planning.guide_kinds import KINDS
 from pgdiff.planning.settings import check_planner, planner_values
-from pgdiff.synthesis import ShardSampler
+from pgdiff.synthesis import ShardSampler, TaskEnds
 from pgdiff.synthesis.mixture import MixedTransitions
 from pgdiff.training import Callback, Learner, Trainer
 from pgdiff.validation import PgdiffError, check_positive_int, check_range, nearest
@@ -42,6 +42,8 @@ class Regeneration:
             name; None in it is the class's own. None for no guide at all.
         sampling: "steps", "solver", "spacing", "trust_region" of the sampler, as a planner has
             them.
+        ends: id of an environment by whose rule trajectories end, see `TaskEnds`; None for what the
+            model draws.
         batch: trajectories that are sampled at once, at most.
         compile: whether the model's networks are compiled.
     """
@@ -52,6 +54,7 @@ class Regeneration:
     share: float = 240 / 256
     guide: Mapping[str, Any] | None = field(default_factory=dict)
     sampling: Mapping[str, Any] = field(default_factory=dict)
+    ends: str | None = None
     batch: int = 256
     compile: bool = False
 
@@ -205,6 +208,7 @@ class Regenerate(Callback):
             guides=() if agent is None else self.settings.guides(agent),
             seed=self.seed,
             batch=-(-self.settings.trajectories // self._batches),
+            ends=None if self.settings.ends is None else TaskEnds(self.settings.ends),
             compile=self.settings.compile,
             **planner_values(dict(self.settings.sampling)),
         )

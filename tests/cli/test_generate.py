@@ -70,6 +70,32 @@ def test_jobs_of_a_launcher_share_a_data_set(pgdiff, runs: Path) -> None:
     assert Path("shared.hdf5").read_bytes() == Path("whole.hdf5").read_bytes()
 
 
+def test_trajectories_of_a_task_end_by_its_rule(pgdiff) -> None:
+    env = gym.make("pgdiff_envs:hopper-v5")
+    SAC("MlpPolicy", env, device="cpu", buffer_size=1, seed=0).save("agent.zip")
+    words = ["task=hopper", "data=data.hdf5"]
+    result = pgdiff("collect", "task=hopper", "policy=agent.zip", "steps=600", "out=data.hdf5")
+    assert result.code == 0, result.err
+    small = ["trainer.steps=150", "trainer.batch_size=16", "denoiser.width=32", "denoiser.depth=1"]
+    assert pgdiff("train", "recipe=synthesis", *words, *small, "out=run").code == 0
+    made = {}
+    for name, ends in (("drawn", "null"), ("ruled", "pgdiff_envs:hopper-v5")):
+        out = f"out={name}.hdf5"
+        large = ["transitions=300", "batch=256", "steps=8"]
+        result = pgdiff("generate", "run=run", *large, out, f"ends={ends}")
+        assert result.code == 0, result.err
+        made[name] = package.load_episodes(f"{name}.hdf5")
+    rule = env.unwrapped.ends_episode  # type: ignore[attr-defined]
+    assert rule(made["drawn"].observations).any()
+    assert not rule(made["ruled"].observations).any()
+    assert (rule(made["ruled"].next_observations) == made["ruled"].terminals).all()
+    result = pgdiff(
+        "generate", "run=run", *SMALL, "out=no.hdf5", "ends=pgdiff_envs:maze2d-umaze-v1"
+    )
+    assert result.code == 1
+    assert "`ends` must be an environment with ends_episode" in result.error
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

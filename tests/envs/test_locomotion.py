@@ -110,6 +110,27 @@ def test_a_clipped_velocity_does_not_tell_the_state() -> None:
         assert env.tells_state(rows).tolist() == [True, told, True]
 
 
+@tasks
+def test_which_observations_end_an_episode(task: str) -> None:
+    env = make(task).unwrapped
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(2000, *env.observation_space.shape))
+    rows[:, 0] = rng.choice([0.6, 0.75, 0.9, 1.5, 2.1], size=2000)
+    rows[:, 1] = rng.choice([0.0, 0.1, -0.3, 0.9, 1.1], size=2000)
+    rows[::10, 5] = 101.0
+    said = env.ends_episode(rows)
+    if task == "halfcheetah-v5":
+        assert not said.any()
+        return
+    for row, over in zip(rows, said, strict=True):
+        env.set_observation(row)
+        assert over == (not env.is_healthy)
+    assert 0.1 < said.mean() < 0.99
+    assert env.ends_episode(rows[0]) == said[0]
+    endless = gymnasium.make(f"pgdiff_envs:{task}", terminate_when_unhealthy=False).unwrapped
+    assert not endless.ends_episode(rows).any()
+
+
 @pytest.mark.parametrize(
     "observation", [np.zeros(12), np.zeros((1, 11)), [np.nan] * 11, [np.inf] * 11, "here", None, 3]
 )

@@ -357,6 +357,8 @@ def test_hoppers_state_can_be_set_from_a_row(record) -> None:
     assert attributes(path)["env_id"] == "hopper-v5"
     episodes = load_episodes(path)
     task = env.unwrapped
+    assert episodes.terminals.any()
+    np.testing.assert_array_equal(task.ends_episode(episodes.next_observations), episodes.terminals)
     rows = np.setdiff1d(np.arange(299), episodes.ends - 1)
     for row in rows[::10]:
         task.set_state(episodes.infos["qpos"][row], episodes.infos["qvel"][row])
