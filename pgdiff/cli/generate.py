@@ -106,9 +106,8 @@ def _counts(out: Path, transitions: int) -> str:
     for number in folder.finished():
         if total.transitions < transitions:
             total += folder.counts(number) or Counts()
-    denied = f"{total.denied} terminals denied by the task, " if total.denied else ""
     return (
         f"{total.terminals} of {total.trajectories} trajectories end in a terminal, {total.cut} "
-        f"tokens after one are cut, {denied}{total.clipped} values of actions were clipped to "
+        f"tokens after one are cut, {total.clipped} values of actions were clipped to "
         "their bounds"
     )

@@ -28,7 +28,6 @@ class Counts:
         transitions: kept.
         terminals: trajectories that the task itself ended.
         cut: tokens after a terminal, which are left out.
-        denied: trajectories whose drawn terminal the task's rule denies; they end before it.
         clipped: features of kept actions that lay outside their bounds, and were put on them.
     """
 
@@ -36,7 +35,6 @@ class Counts:
     transitions: int = 0
     terminals: int = 0
     cut: int = 0
-    denied: int = 0
     clipped: int = 0
 
     def __add__(self, other: "Counts") -> "Counts":
@@ -76,14 +74,14 @@ def decode(
     next token's. The last of T tokens then has no successor and is kept only where a terminal ends
     it, with its own observation as the next one.
 
-    With `ends` a row is terminal where that says so of its next observation, whatever was drawn. A
-    drawn terminal that it denies, or that has no successor to ask about, is left out with all that
-    follows; so is a trajectory that begins where an episode would have ended.
+    With `ends` a row is terminal also where that says so of its next observation, whatever was
+    drawn, and a trajectory that begins where an episode would have ended is left out. A drawn
+    terminal counts all the same: it stands for a fall that the next observation misses by a little.
 
     Args:
         segment: in raw units, with `NEEDED`.
         bounds: least and greatest action, or None for any.
-        ends: which observations end an episode; None for the drawn terminals.
+        ends: which observations end an episode; None for the drawn terminals alone.
 
     Returns:
         `observations`, `actions`, `rewards`, `next_observations` (float32), `terminals` and
@@ -94,20 +92,19 @@ def decode(
     assert segment.terminals is not None
     observations, actions = _array(segment.observations), _array(segment.actions)
     rewards = _array(segment.rewards)[..., 0]
-    drawn = np.greater(_array(segment.terminals)[..., 0], ENDED)
-    batch, tokens = drawn.shape
+    over = np.greater(_array(segment.terminals)[..., 0], ENDED)
+    batch, tokens = over.shape
     told = segment.next_observations is not None
     if segment.next_observations is not None:
         after = _array(segment.next_observations)
     else:
         after = np.concatenate([observations[:, 1:], observations[:, -1:]], axis=1)
-    over = drawn if ends is None else ends(after) & _followed(tokens, told=told)
-    stopped = drawn | over
-    first = stopped.argmax(axis=1)
-    ended = np.take_along_axis(over, first[:, None], axis=1)[:, 0]
-    denied = stopped.any(axis=1) & ~ended
+    followed = tokens if told else tokens - 1
+    if ends is not None:
+        over |= ends(after) & np.less(np.arange(tokens), followed)
+    ended = over.any(axis=1)
     # Rows up to and with the first terminal; all tokens that have a successor where there is none.
-    kept = np.where(ended, first + 1, np.where(denied, first, tokens if told else tokens - 1))
+    kept = np.where(ended, over.argmax(axis=1) + 1, followed)
     if ends is not None:
         kept = np.where(ends(observations[:, 0]), 0, kept)
         ended &= kept > 0
@@ -132,16 +129,9 @@ def decode(
         transitions=int(kept.sum()),
         terminals=int(ended.sum()),
         cut=int((tokens - kept)[ended].sum()),
-        denied=int(denied.sum()),
         clipped=clipped,
     )
     return rows, counts
-
-
-def _followed(tokens: int, *, told: bool) -> np.ndarray:
-    """Which tokens have a next observation of their own."""
-    found: np.ndarray = np.less(np.arange(tokens), tokens if told else tokens - 1)
-    return found
 
 
 def _array(tensor: Tensor) -> np.ndarray:

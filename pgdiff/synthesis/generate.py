@@ -67,7 +67,7 @@ def generate(
         trust_region: limits how far guides move a sample.
         condition: what the trajectories are to be like; None for any.
         ends: which observations end an episode, such as `TaskEnds("pgdiff_envs:walker2d-v5")`; None
-            for the terminals that the model draws.
+            for the terminals alone that the model draws.
         threads: of torch in each worker, which the last bits of the result depend on.
         compile: whether the model's networks are compiled, which they depend on as well; it takes
             half a minute, then saves up to a quarter of the time where nothing steers.

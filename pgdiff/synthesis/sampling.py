@@ -37,7 +37,7 @@ class ShardSampler:
         trust_region: limits how far guides move a sample.
         condition: what the trajectories are to be like; None for any.
         ends: which observations end an episode, such as `TaskEnds("pgdiff_envs:walker2d-v5")`; None
-            for what the model draws. See `decode`.
+            for what the model draws alone. See `decode`.
         threads: of torch while a shard is sampled, which the result depends on.
         compile: whether the model's networks are compiled, in place, for the first shard; the
             last bits of the result depend on that too.

@@ -42,8 +42,8 @@ class Regeneration:
             name; None in it is the class's own. None for no guide at all.
         sampling: "steps", "solver", "spacing", "trust_region" of the sampler, as a planner has
             them.
-        ends: id of an environment by whose rule trajectories end, see `TaskEnds`; None for what the
-            model draws.
+        ends: id of an environment by whose rule trajectories end too, see `TaskEnds`; None for what
+            the model draws alone.
         batch: trajectories that are sampled at once, at most.
         compile: whether the model's networks are compiled.
     """

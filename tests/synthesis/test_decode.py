@@ -48,30 +48,30 @@ def test_tokens_that_hold_what_follows_are_rows_by_themselves() -> None:
     assert rows["actions"][:, 0].tolist() == [-4, -3]
 
 
-def test_trajectories_end_by_the_tasks_rule_where_there_is_one() -> None:
+def test_trajectories_end_by_the_tasks_rule_too_where_there_is_one() -> None:
     drawn = [[0.0, 0.0, 0.0, 0.0], [0.0, 0.9, 0.0, 0.0], [0.9, 0.0, 0.0, 0.0], [0.0, 0.0, 0.0, 0.9]]
     # Observations are 0 to 15 in order; 2, 7 and 8 are falls.
     rows, counts = decode(
         segment(drawn), bounds=None, ends=lambda x: np.isin(x[..., 0], [2.0, 7.0, 8.0])
     )
-    # A fall that was not drawn ends the first; what was drawn in the second is denied, and what
-    # follows it gone; the third begins with a fall; nobody knows what follows the last token.
-    assert rows["observations"][:, 0].tolist() == [0, 1, 4, 12, 13, 14]
-    assert rows["terminals"].tolist() == [False, True, *[False] * 4]
-    assert rows["timeouts"].tolist() == [False, False, True, False, False, True]
-    assert rows["next_observations"][:, 0].tolist() == [1, 2, 5, 13, 14, 15]
-    assert counts == Counts(trajectories=4, transitions=6, terminals=1, cut=2, denied=3)
+    # The first falls without a word; in the second the word comes first; the third begins fallen.
+    assert rows["observations"][:, 0].tolist() == [0, 1, 4, 5, 12, 13, 14, 15]
+    assert np.flatnonzero(rows["terminals"]).tolist() == [1, 3, 7]
+    assert not rows["timeouts"].any()
+    assert rows["next_observations"][:, 0].tolist() == [1, 2, 5, 6, 13, 14, 15, 15]
+    assert counts == Counts(trajectories=4, transitions=8, terminals=3, cut=4)
 
 
 def test_a_rule_asks_what_a_token_holds_of_the_next_step() -> None:
     rows, counts = decode(
-        segment([[0.9], [0.0], [0.9], [0.9]], following=True),
+        segment([[0.9], [0.0], [0.0], [0.9]], following=True),
         bounds=None,
-        ends=lambda x: np.isin(x[..., 0], [1.5, 2.5, 3.0]),
+        ends=lambda x: np.isin(x[..., 0], [1.5, 3.0]),
     )
-    assert rows["observations"][:, 0].tolist() == [1, 2]
-    assert rows["terminals"].tolist() == [True, True]
-    assert counts == Counts(trajectories=4, transitions=2, terminals=2, denied=2)
+    assert rows["observations"][:, 0].tolist() == [0, 1, 2]
+    assert rows["terminals"].tolist() == [True, True, False]
+    assert rows["timeouts"].tolist() == [False, False, True]
+    assert counts == Counts(trajectories=4, transitions=3, terminals=2)
 
 
 @pytest.mark.parametrize(
