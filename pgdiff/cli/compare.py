@@ -106,7 +106,8 @@ def _by_name(files: list[Path]) -> dict[str, Episodes]:
 
 
 def _agent(name: str, source: Path) -> Any:
-    agent = load_learner(source) if source.is_dir() else load(source)
+    # Beside the data, which are there.
+    agent = load_learner(source, device="cpu") if source.is_dir() else load(source, device="cpu")
     if not hasattr(agent, "log_prob"):
         raise PgdiffError(
             f"`{name}` must have a density of actions, log_prob. Got a {type(agent).__name__}."

@@ -36,7 +36,8 @@ class SegmentBatch(NamedTuple):
         terminals: `[batch, tokens]` float32, 1 where the task itself ended after the token's row,
             else 0; `[batch, 0]` if not asked for.
         next_observations: `[batch, tokens, obs]` float32, what followed the token's row; after a
-            terminal of a recording without them the row itself.
+            terminal of a recording without them the row itself. There the last row of a cut episode
+            counts as padding.
     """
 
     observations: Float[np.ndarray, "batch tokens obs"]
@@ -208,14 +209,14 @@ class SegmentDataset:
         check_range("discount", discount, low=0.0, high=1.0, open_low=True)
         self.episodes = episodes
         # The last row of an episode that was cut has no successor but a recorded one.
-        follows = "next_observations" in fields and episodes.next_observations is None
+        self._follows = "next_observations" in fields and episodes.next_observations is None
         self.index = segments(
             episodes,
             horizon,
             stride,
             padding=padding,
             min_tokens=min_tokens,
-            ahead=int(follows),
+            ahead=int(self._follows),
         )
         self.fields = tuple(fields)
         self._rewards = (
@@ -232,6 +233,10 @@ class SegmentDataset:
             PgdiffError: if a number is out of range.
         """
         rows, mask = self.index.rows(indices)
+        if self._follows:
+            # Nobody knows what follows the last row of an episode that was cut.
+            last = rows == self.index.last_rows(indices)[:, None]
+            mask = mask & ~(last & ~self.episodes.terminals[rows])
         rewards = np.zeros((len(rows), 0), np.float32)
         if self._rewards is not None:
             rewards = np.where(mask, self._rewards[rows], np.float32(0))

@@ -138,7 +138,7 @@ def fidelity(
     env: gym.Env[Any, Any] | None = None,
     policies: Mapping[str, Any] | None = None,
     model: Any = None,
-    held_out: float = 0.1,
+    held_out: float = 0.05,
     positions: int = 31,
     rows: int = 200,
     points: int = 5000,
@@ -147,8 +147,9 @@ def fidelity(
 ) -> Fidelity:
     """Compare generated data sets with a real recording and with the simulator.
 
-    Of the recording a share of whole episodes is set apart, as the trainer does with the same seed;
-    it is a column of its own, which says what the measures are of real rows.
+    Of the recording a share of whole episodes is set apart: with the share and the seed of its
+    `validation` those that the trainer set apart. They are a column of their own, which says what
+    the measures are of real rows.
 
     Args:
         real: the recording that the model learned from.
@@ -156,11 +157,11 @@ def fidelity(
         env: whose simulator is set to observations; None to leave that out.
         policies: have `log_prob(observation, action)`, by name; the target, the behaviour.
         model: a `TrajectoryDiffusion` whose density of segments is asked; None for none.
-        held_out: share of the real episodes.
+        held_out: share of the real episodes; the trainer's `validation` is 0.05 too.
         positions: steps of a trajectory that go into the errors.
         rows: simulated at each position, at most.
-        points: drawn from each data set to compare rows with; from the training rows 20 times as
-            many.
+        points: drawn from each data set to compare rows with, as many as the smallest has at most;
+            from the training rows 20 times as many.
         neighbours: k of density and coverage.
         seed: of the split and of all draws.
 
@@ -179,11 +180,15 @@ def fidelity(
     unit = units(training)
     known = space.rows(training, rows=20 * points, seed=seed)
     reference = space.rows(apart, rows=points, seed=seed)
+    every = {HELD_OUT: apart, **generated}
+    # Of equally many each: density and coverage depend on how many there are.
+    points = min(len(space.rows(episodes, rows=points)) for episodes in [training, *every.values()])
     columns: dict[str, Column] = {}
-    for name, episodes in {HELD_OUT: apart, **generated}.items():
+    for name, episodes in every.items():
         # Held-out rows are compared with other real rows, of the training.
         drawn = space.rows(episodes, rows=points, seed=seed + 1)
-        against = known[:: max(len(known) // points, 1)] if name == HELD_OUT else reference
+        against = known[:: len(known) // points] if name == HELD_OUT else reference
+        against = against[:points]
         alike = marginals(against, drawn)
         near = copies(drawn, known, reference)
         chosen: dict[str, Any] = {"units": unit, "positions": positions, "rows": rows, "seed": seed}
@@ -248,12 +253,16 @@ def spread_by_start(
             for _ in range(repeats)
         ]
     )[:5000]
+    owner = np.tile(np.arange(len(long)), repeats)[:5000]
     places = _rows(real, rows=starts, seed=seed)
     scale = np.asarray(real.observations[_rows(real, rows=20_000, seed=seed)], np.float64).std(0)
     scale = np.where(scale > 0, scale, 1.0)
     begun = torch.from_numpy((episodes.observations[first] / scale).astype(np.float32))
     asked = torch.from_numpy((real.observations[places] / scale).astype(np.float32))
-    near = torch.cdist(asked, begun).topk(5, dim=1, largest=False).indices.numpy()
+    order = torch.cdist(asked, begun).argsort(dim=1).numpy()
+    # Of each trajectory where it is entered nearest.
+    places_in = [np.unique(owner[row], return_index=True)[1] for row in order]
+    near = np.stack([row[np.sort(i)[:5]] for row, i in zip(order, places_in, strict=True)])
     then = np.asarray(episodes.observations[first[near] + steps], np.float64) / scale
     return float(np.sqrt(((then - then.mean(axis=1, keepdims=True)) ** 2).mean()))
 

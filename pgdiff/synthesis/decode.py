@@ -102,6 +102,7 @@ def decode(
     followed = tokens if told else tokens - 1
     if ends is not None:
         over |= ends(after) & np.less(np.arange(tokens), followed)
+        over[:, :-1] |= ends(observations[:, 1:])  # which may differ from what a token has as next
     ended = over.any(axis=1)
     # Rows up to and with the first terminal; all tokens that have a successor where there is none.
     kept = np.where(ended, over.argmax(axis=1) + 1, followed)

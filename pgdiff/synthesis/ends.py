@@ -29,6 +29,8 @@ class TaskEnds:
     env_id: str
 
     def __post_init__(self) -> None:
+        if not isinstance(self.env_id, str):
+            raise PgdiffError(f"`ends` must be an environment's id. Got {self.env_id!r}.")
         if not hasattr(_task(self.env_id), "ends_episode"):
             raise PgdiffError(
                 f"`ends` must be an environment with ends_episode(observations). Got "
@@ -37,7 +39,14 @@ class TaskEnds:
 
     def __call__(self, observations: Float[np.ndarray, "*rows obs"]) -> Bool[np.ndarray, "*rows"]:
         """Whether each observation ends an episode."""
-        over: np.ndarray = _task(self.env_id).ends_episode(observations)
+        task = _task(self.env_id)
+        wanted = task.observation_space.shape[0]
+        if observations.shape[-1] != wanted:
+            raise PgdiffError(
+                f"`ends` must be of the model's task. '{self.env_id}' has observations of {wanted} "
+                f"features. Got {observations.shape[-1]}."
+            )
+        over: np.ndarray = task.ends_episode(observations)
         return over
 
 

@@ -71,7 +71,8 @@ def generate(
         threads: of torch in each worker, which the last bits of the result depend on.
         compile: whether the model's networks are compiled, which they depend on as well; it takes
             half a minute, then saves up to a quarter of the time where nothing steers.
-        workers: processes that make shards side by side; what is written does not depend on them.
+        workers: processes that make shards side by side; what is written does not depend on them. A
+            script that asks for some needs its `if __name__ == "__main__":`.
         resume: go on with shards that are there, of the same settings.
         overwrite: begin anew where there are some.
         progress: whether a bar shows rate and time left.
@@ -176,6 +177,11 @@ def prepared(out: Path, sampler: ShardSampler, *, resume: bool, overwrite: bool)
                     f"'{there}' exists. resume=true goes on with it, overwrite=true begins anew, "
                     "out=PATH names another place."
                 )
+    if resume and out.exists() and not folder.path.exists():
+        raise PgdiffError(
+            f"'{out}' exists without its shards, '{folder.path}': it may be other data. "
+            "overwrite=true replaces it, out=PATH names another place."
+        )
     folder.begin(sampler.settings())
     for number in folder.finished():
         folder.verify(number)
@@ -257,8 +263,9 @@ def _maker(sampler: ShardSampler, workers: int) -> Iterator[Make]:
                 yield from pool.map(_shard, waiting[first : first + 2 * workers])
         except BrokenProcessPool as error:
             raise PgdiffError(
-                "A worker was killed, perhaps for want of memory. Finished shards are kept: go on "
-                "with fewer workers or a smaller batch."
+                "A worker was killed, perhaps for want of memory: finished shards are kept, go on "
+                "with fewer workers or a smaller batch. Or it could not begin: a script needs its "
+                '`if __name__ == "__main__":`, and guides and `ends` must be importable.'
             ) from error
 
     try:

@@ -5,6 +5,7 @@ import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -69,6 +70,8 @@ class ShardSampler:
         self.solver = Churn() if self.solver is None else self.solver
         for guide in self.guides:
             bind(guide, self.model)  # the clearest error, before anything is written
+        if self.ends is not None:
+            self.ends(np.zeros((1, _size(self.model)), np.float32))  # likewise
         if self.model.action_range is not None:
             low, high = (np.asarray(end, np.float32) for end in self.model.action_range)
             self._bounds = low, high
@@ -143,8 +146,22 @@ def described(value: Any) -> Any:
     """What a part is made of, as JSON: settings in words, networks and arrays by their SHA-256."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, np.generic):
+        return described(value.item())
     if isinstance(value, nn.Module):
-        return {"network": type(value).__name__, "sha256": _digest(value)}
+        plain = {
+            f"{path}.{key}": own
+            for path, part in value.named_modules()
+            for key, own in sorted(vars(part).items())
+            if not key.startswith("_") and key != "training" and _is_plain(own)
+        }
+        return {
+            "network": type(value).__name__,
+            "sha256": _digest(value),
+            "plain": plain,
+        }
+    if isinstance(value, partial):
+        return {"partial": [described(p) for p in (value.func, value.args, value.keywords)]}
     if isinstance(value, torch.Tensor | np.ndarray):
         return {"sha256": hashlib.sha256(_bytes(value)).hexdigest()}
     if isinstance(value, dict):
@@ -157,6 +174,17 @@ def described(value: Any) -> Any:
     if hasattr(value, "__dict__"):
         return name | {key: described(part) for key, part in sorted(vars(value).items())}
     return name
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(_is_plain(part) for part in value)
+    return value is None or isinstance(value, bool | int | float | str)
+
+
+def _size(model: TrajectoryDiffusion) -> int:
+    part = model.layout.slices["observations"]
+    return int(part.stop - part.start)
 
 
 def _digest(module: nn.Module) -> str:

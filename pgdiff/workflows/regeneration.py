@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
+from pgdiff.agents import Actor
 from pgdiff.agents.offline import OfflineAgent
 from pgdiff.data import Episodes, join_episodes, load_episodes, write_hdf5
 from pgdiff.data.cache import cache_root
@@ -62,20 +64,36 @@ class Regeneration:
         for name in ("every", "trajectories", "sets", "batch"):
             check_positive_int(name, getattr(self, name))
         check_range("share", self.share, low=0.0, high=1.0)
+        if not isinstance(self.compile, bool):
+            raise PgdiffError(f"`compile` must be true or false. Got {self.compile!r}.")
+        for name, given in (("guide", self.guide or {}), ("sampling", self.sampling)):
+            if not isinstance(given, Mapping):
+                raise PgdiffError(f"`{name}` must be settings by name. Got {given!r}.")
         known = ("steps", "solver", "spacing", "trust_region")
         for name in self.sampling:
             if name not in known:
                 raise PgdiffError(f"`sampling` has no '{name}'. It must be {nearest(name, known)}")
         check_planner(self.sampling)
+        for name in ("agent", "stage", "kind", "vec_normalize"):
+            if name in self._guide:
+                raise PgdiffError(
+                    f"`guide` must not have '{name}': the agent that learns is what steers."
+                )
         POLICY.check_settings("policy", self._guide)
+        self.guides(_Anyone())
+        self.rule()
 
-    def guides(self, agent: OfflineAgent) -> tuple[Guide, ...]:
+    def guides(self, agent: Actor) -> tuple[Guide, ...]:
         """What steers towards an agent's policy; nothing where `guide` is None.
 
         Raises:
             PgdiffError: a setting that is out of its range.
         """
         return () if self.guide is None else (POLICY.build("policy", agent, self._guide),)
+
+    def rule(self) -> TaskEnds | None:
+        """By which trajectories end, beside the terminals drawn."""
+        return None if self.ends is None else TaskEnds(self.ends)
 
     @property
     def _guide(self) -> dict[str, Any]:
@@ -93,6 +111,16 @@ class Regeneration:
             if name not in known:
                 raise PgdiffError(f"`synthetic` has no '{name}'. It must be {nearest(name, known)}")
         return cls(**settings)
+
+
+class _Anyone:
+    """An actor, for checking the settings of what will steer."""
+
+    def action(self, observation: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def log_prob(self, observation: Tensor, action: Tensor) -> Tensor:
+        raise NotImplementedError
 
 
 class Regenerate(Callback):
@@ -127,6 +155,10 @@ class Regenerate(Callback):
         self._trainer: Trainer | None = None
         self._sampler(agent)  # the clearest error, before anything is trained
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Regenerate":
+        """One for all: an agent's average copies the agent, not the model that it learns from."""
+        return self
+
     def source(self, episodes: Episodes) -> MixedTransitions:
         """The batches of a training; the agent's `dataset` in its place.
 
@@ -141,7 +173,8 @@ class Regenerate(Callback):
     def on_start(self, trainer: Trainer, learner: Learner) -> None:
         """Make the first sets, or read those that the training was at."""
         self._trainer = trainer
-        first = trainer.step // self.settings.every
+        # A training that was cut off after its last update is at the sets of that one.
+        first = min(trainer.step, trainer.steps - 1) // self.settings.every
         numbers = range(first, first + self.settings.sets)
         if not first:
             for number in numbers:
@@ -150,7 +183,8 @@ class Regenerate(Callback):
             if not file.is_file():
                 raise PgdiffError(
                     f"'{file}' must be there to go on from update {trainer.step}: the policy that "
-                    "steered it is gone. Train the stage anew with overwrite=true."
+                    "steered it is gone. Train the stage anew: recipe=pgd_agent base=RUN "
+                    "overwrite=true."
                 )
         self._take(numbers)
 
@@ -208,7 +242,7 @@ class Regenerate(Callback):
             guides=() if agent is None else self.settings.guides(agent),
             seed=self.seed,
             batch=-(-self.settings.trajectories // self._batches),
-            ends=None if self.settings.ends is None else TaskEnds(self.settings.ends),
+            ends=self.settings.rule(),
             compile=self.settings.compile,
             **planner_values(dict(self.settings.sampling)),
         )

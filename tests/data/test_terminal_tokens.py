@@ -78,6 +78,15 @@ def test_without_a_record_the_next_observation_is_the_next_row() -> None:
     assert np.array_equal(then, np.where(ends, first, first + 1))
 
 
+def test_what_nobody_knows_is_padding() -> None:
+    data = SegmentDataset(recording(), 4, 1, fields=FIELDS, padding="repeat")
+    batch = data.batch(np.arange(len(data)))
+    cut = batch.observations[..., 0] == 7  # the last row of the episode that was cut
+    assert cut.any() and not batch.mask[cut].any()
+    window = batch.observations[:, 0, 0] == 3  # of one that ended
+    assert batch.mask[window][0].tolist() == [True, True, False, False]
+
+
 def test_a_window_that_nothing_follows_is_named() -> None:
     cut = recording(ended=(False, False, False))
     with pytest.raises(PgdiffError, match=r"needs 7 rows .* enough for a horizon of 5"):

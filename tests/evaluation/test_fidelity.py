@@ -94,7 +94,7 @@ def test_spread_is_of_trajectories_from_like_starts() -> None:
     source = np.random.default_rng(0)
     steps, count = 5, 400
     walks = np.cumsum(source.normal(size=(count, steps + 1, 3)), axis=1)
-    walks = walks - walks[:, :1]
+    walks = walks - walks[:, :1] + 0.01 * source.normal(size=(count, 1, 3))  # without ties
     episodes = Episodes.from_arrays(
         observations=walks.reshape(-1, 3),
         actions=np.zeros((count * (steps + 1), 1)),
@@ -106,6 +106,40 @@ def test_spread_is_of_trajectories_from_like_starts() -> None:
     # Five walks about their own mean: 4/5 of the variance.
     assert found == pytest.approx(math.sqrt(steps * 4 / 5) / unit, rel=0.08)
     assert math.isnan(spread_by_start(episodes, episodes, steps=40))
+
+
+def test_spread_is_of_five_trajectories_however_few_there_are() -> None:
+    """Five walks along lines of their own, from one place: each is entered once."""
+    lines = np.arange(5.0)[:, None, None] * np.arange(12)[None, :, None]
+    episodes = Episodes.from_arrays(
+        observations=lines.reshape(-1, 1),
+        actions=np.zeros((60, 1)),
+        rewards=np.zeros(60),
+        terminals=np.tile(np.arange(12) == 11, 5),
+    )
+    unit = episodes.observations.std()
+    found = spread_by_start(episodes, episodes, steps=11, starts=50)
+    assert found == pytest.approx(11 * np.std(np.arange(5)) / unit, rel=1e-5)
+
+
+def test_columns_are_of_equally_many_rows() -> None:
+    """Of one law, generated rows cover as much as held-out ones do, however few were recorded."""
+    source = np.random.default_rng(0)
+
+    def rows(episodes: int) -> Episodes:
+        count = 20 * episodes
+        return Episodes.from_arrays(
+            observations=source.normal(size=(count, 3)),
+            actions=source.normal(size=(count, 1)),
+            rewards=source.normal(size=count),
+            terminals=np.arange(1, count + 1) % 20 == 0,
+        )
+
+    found = fidelity(rows(200), {"few": rows(30), "many": rows(400)}, held_out=0.2).columns
+    held, few, many = (found[name].coverage for name in (HELD_OUT, "few", "many"))
+    for one in (few, many):
+        assert one.coverage == pytest.approx(held.coverage, abs=0.06)
+        assert one.density == pytest.approx(held.density, rel=0.1)
 
 
 def test_what_cannot_be_compared_is_named(real: Episodes) -> None:

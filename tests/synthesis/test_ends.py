@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from line_world import model
+from line_world import FIELDS, ROWS, model
 
 from pgdiff import PgdiffError, generate
 from pgdiff.synthesis import ShardSampler, TaskEnds
@@ -22,14 +22,15 @@ def test_a_rule_that_a_task_has() -> None:
     upright, fallen = np.zeros((2, 17))
     upright[0], fallen[0] = 1.2, 0.7
     assert falls(np.stack([upright, fallen])).tolist() == [False, True]
+    with pytest.raises(PgdiffError, match=r"of the model.s task\. .* of 17 features\. Got 1"):
+        ShardSampler(model=model(), ends=falls)
     assert falls == TaskEnds("pgdiff_envs:walker2d-v5")
 
 
-@pytest.mark.parametrize("horizon", [1, 8])
-def test_no_row_is_beyond_the_end(horizon: int) -> None:
-    made = generate(
-        model(horizon=horizon), transitions=300, batch=64, steps=4, ends=beyond, progress=False
-    )
+@pytest.mark.parametrize(("horizon", "fields"), [(1, ROWS), (8, FIELDS), (8, ROWS)])
+def test_no_row_is_beyond_the_end(horizon: int, fields: tuple[str, ...]) -> None:
+    asked = model(horizon=horizon, fields=fields)
+    made = generate(asked, transitions=300, batch=64, steps=4, ends=beyond, progress=False)
     assert made.next_observations is not None
     assert 0 < made.terminals.sum() < made.steps
     assert not beyond(made.observations).any()

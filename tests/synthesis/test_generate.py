@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,44 @@ def test_what_is_there_is_not_overwritten_unasked(tmp_path: Path) -> None:
         make(out, resume=True, seed=3, model=model(untrained_size=0.2))
     with pytest.raises(PgdiffError, match="`out` must be a file"):
         make(tmp_path)
+
+
+def test_other_data_are_not_taken_for_what_goes_on(tmp_path: Path) -> None:
+    out = tmp_path / "recorded.hdf5"
+    out.write_bytes(b"mine")
+    with pytest.raises(PgdiffError, match="exists without its shards"):
+        make(out, resume=True)
+    assert out.read_bytes() == b"mine"
+
+
+class Leaning(torch.nn.Module):
+    """A policy that is what a plain attribute says."""
+
+    def __init__(self, mean: float) -> None:
+        super().__init__()
+        self.mean = mean
+
+    def log_prob(self, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        return -(action - self.mean).square().sum(dim=-1)
+
+
+def limited(observations: np.ndarray, *, limit: float) -> np.ndarray:
+    over: np.ndarray = observations[..., 0] > limit
+    return over
+
+
+def test_what_shards_depend_on_is_more_than_tensors(tmp_path: Path) -> None:
+    out = tmp_path / "data.hdf5"
+    given: dict[str, Any] = {
+        "guides": [Policy(Leaning(0.5))],
+        "ends": partial(limited, limit=np.float32(50.0)),
+    }
+    make(out, **given)
+    make(out, resume=True, **given)
+    with pytest.raises(PgdiffError, match="`guides` must be what the shards"):
+        make(out, resume=True, **(given | {"guides": [Policy(Leaning(-0.5))]}))
+    with pytest.raises(PgdiffError, match="`ends` must be what the shards"):
+        make(out, resume=True, **(given | {"ends": partial(limited, limit=60.0)}))
 
 
 def test_a_damaged_shard_is_found(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """An agent that learns from what its own policy steers."""
 
+import copy
+import itertools
 import json
 import sys
 from dataclasses import replace
@@ -15,8 +17,10 @@ from line_world import FIELDS, recording
 from stopping import Stop
 
 from pgdiff import PgdiffError, load_episodes, load_learner
+from pgdiff.synthesis import ShardSampler
 from pgdiff.synthesis.mixture import MixedTransitions
 from pgdiff.training import TrainingInterrupted
+from pgdiff.workflows.regeneration import Regenerate, Regeneration
 from pgdiff.workflows.stages import Stage
 from pgdiff.workflows.train import train_stages
 
@@ -87,10 +91,11 @@ def test_sets_are_made_anew_and_steered(tmp_path: Path, learner: str) -> None:
     assert not torch.equal(*weights)
 
 
-@pytest.mark.parametrize("sets", [1, 3])
-@pytest.mark.parametrize("at", [2, 5, 9])
-def test_one_that_goes_on_ends_the_same(tmp_path: Path, at: int, sets: int) -> None:
-    learner = agent("td3_bc", sets=sets)
+@pytest.mark.parametrize(
+    ("steps", "at", "sets"), [(10, 2, 1), (10, 5, 3), (10, 9, 1), (10, 9, 3), (8, 8, 1), (8, 8, 2)]
+)
+def test_one_that_goes_on_ends_the_same(tmp_path: Path, steps: int, at: int, sets: int) -> None:
+    learner = agent("td3_bc", steps=steps, sets=sets)
     whole = train(tmp_path / "whole", MODEL, learner)
     assert whole.finished
     with pytest.raises((KeyboardInterrupt, TrainingInterrupted)):
@@ -102,6 +107,41 @@ def test_one_that_goes_on_ends_the_same(tmp_path: Path, at: int, sets: int) -> N
     ]
     for name, value in states[0].items():
         assert torch.equal(value, states[1][name]), name
+
+
+def test_each_members_own_policy_of_the_time_steers_its_sets(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    seen: list[tuple[int, Any]] = []
+    shard = ShardSampler.shard
+
+    def spy(self: ShardSampler, number: int) -> Any:
+        weights = [
+            torch.cat([p.detach().flatten() for p in guide.agent.parameters()])  # type: ignore[attr-defined]
+            for guide in self.guides
+        ]
+        seen.append((number, weights[0].clone() if weights else None))
+        return shard(self, number)
+
+    monkeypatch.setattr(ShardSampler, "shard", spy)
+    train(tmp_path / "run", MODEL, agent("td3_bc", trajectories=4))
+    # A batch a set, of two members, before the first update and at 4 and 8.
+    assert [number for number, _ in seen] == list(range(6))
+    assert seen[0][1] is None and seen[1][1] is None
+    guides = [weights for _, weights in seen[2:]]
+    assert all(not torch.equal(a, b) for a, b in itertools.combinations(guides, 2))
+    # The second member's at the end is nearer to its own at update 8 than to the first one's.
+    last = load_learner(tmp_path / "run" / "agent", device="cpu").member(1)  # type: ignore[attr-defined]
+    final = torch.cat([p.detach().flatten() for p in last.parameters()])
+    assert (final - guides[3]).norm() < (final - guides[1]).norm() < (final - guides[2]).norm()
+
+
+def test_the_average_does_not_copy_the_model(tmp_path: Path) -> None:
+    model = train(tmp_path / "run", MODEL).load("model")
+    learner = agent("td3_bc").build(recording(), seed=0)
+    settings = Regeneration.from_settings(SYNTHETIC)
+    made = Regenerate(model, learner, settings=settings, folder=tmp_path, seed=0)  # type: ignore[arg-type]
+    assert copy.deepcopy(made.source).__self__ is made  # type: ignore[attr-defined]
 
 
 def test_the_newest_sets_are_learned_from_together(tmp_path: Path, monkeypatch: Any) -> None:
@@ -150,6 +190,13 @@ def test_old_sets_go_and_one_that_is_lost_is_named(tmp_path: Path) -> None:
         (lambda: agent("td3_bc", sampling={"stps": 3}), "`sampling` has no 'stps'"),
         (lambda: agent("td3_bc", sampling={"steps": 0}), "`steps` must be"),
         (lambda: agent("td3_bc", guide={"scle": 1.0}), "has no 'scle'"),
+        (lambda: agent("td3_bc", guide={"temperature": 0}), "`temperature` must be"),
+        (lambda: agent("td3_bc", guide={"agent": "other.zip"}), "`guide` must not have 'agent'"),
+        (lambda: agent("td3_bc", guide=3), "`guide` must be settings by name. Got 3"),
+        (lambda: agent("td3_bc", sampling=[3]), "`sampling` must be settings by name"),
+        (lambda: agent("td3_bc", compile="maybe"), "`compile` must be true or false"),
+        (lambda: agent("td3_bc", ends="nowhere-v0"), "`ends` must be an environment's id"),
+        (lambda: agent("td3_bc", ends=3), "`ends` must be an environment's id. Got 3"),
         (lambda: replace(agent("iql"), trainer={"workers": 2}), "`workers` of the stage 'agent'"),
         (lambda: agent("cloning"), "must learn from rewards"),
     ],
@@ -164,12 +211,6 @@ def test_the_published_guidance_by_its_names(tmp_path: Path) -> None:
     sampling = SYNTHETIC["sampling"] | {"trust_region": None}
     learner = agent("td3_bc", guide=guide | {"normalize": None}, sampling=sampling)
     assert train(tmp_path / "run", MODEL, learner).finished
-    with pytest.raises(PgdiffError, match="`temperature` must be"):
-        train(
-            tmp_path / "run",
-            replace(agent("td3_bc", guide={"temperature": 0}), name="other"),
-            add=True,
-        )
 
 
 def test_what_no_model_makes_is_named(tmp_path: Path) -> None:
