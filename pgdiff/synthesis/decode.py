@@ -101,8 +101,9 @@ def decode(
         after = np.concatenate([observations[:, 1:], observations[:, -1:]], axis=1)
     followed = tokens if told else tokens - 1
     if ends is not None:
-        over |= ends(after) & np.less(np.arange(tokens), followed)
-        over[:, :-1] |= ends(observations[:, 1:])  # which may differ from what a token has as next
+        over[:, :-1] |= ends(observations[:, 1:])
+        if told:  # which need not be the next token's
+            over |= ends(after)
     ended = over.any(axis=1)
     # Rows up to and with the first terminal; all tokens that have a successor where there is none.
     kept = np.where(ended, over.argmax(axis=1) + 1, followed)
