@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TASK ?= maze2d-umaze-v1
 EPISODES ?= 50
+WORKERS ?= 2
 DEMO := runs/demo
 
 .PHONY: setup test fast demo clean
@@ -16,13 +17,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
-# What CI runs. One thread: on networks as small as the tests' a second one only gets in the way.
+# What CI runs. Processes of one thread each: on networks as small as the tests' a second thread only
+# gets in the way. A file stays together, for what its tests share is made once.
 test: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --cov=pgdiff --cov-report=term --cov-fail-under=90 --durations=10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov=pgdiff --cov-report=term --cov-fail-under=90 --durations=10
 
 fast: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from pgdiff.training import EvaluationCallback, Trainer, TrainingInterrupted
     from pgdiff.trajectory import Condition, Layout, Plan, Segment
     from pgdiff.validation import PgdiffError
+    from pgdiff.windows import rollout
     from pgdiff.workflows.collect import collect
 
 __all__ = [
@@ -71,6 +72,7 @@ __all__ = [
     "load_episodes",
     "load_learner",
     "plotting",
+    "rollout",
     "synthesis",
     "testing",
     "to_replay_buffer",
@@ -101,6 +103,7 @@ _HOMES = {
     "generate": "synthesis",
     "load_episodes": "data",
     "load_learner": "pretrained",
+    "rollout": "windows",
     "to_replay_buffer": "data",
     "write_hdf5": "data",
     "write_minari": "data",

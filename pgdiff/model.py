@@ -1,15 +1,13 @@
 """The trajectory diffusion model: denoiser, noise schedule, normaliser and layout in one."""
 
-import warnings
-from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from pgdiff.clipping import Limits, checked_range, limits_of, recorded_range
+from pgdiff.clipping import checked_range, recorded_range
 from pgdiff.conditioning import Conditioning
 from pgdiff.data import ConditionedDataset, Conditioner, Episodes, Normalizer, SegmentDataset
 from pgdiff.data.observation_layout import ObservationLayout, position_of_goals
@@ -17,33 +15,22 @@ from pgdiff.data.segments import token_fields
 from pgdiff.data.squashed import fit_tokens
 from pgdiff.denoisers import DenoiserConfig, TransformerConfig
 from pgdiff.diffusion import (
-    DDIM,
     CosineSchedule,
-    Guidance,
-    Known,
-    LogLikelihood,
     NoiseSchedule,
-    Resample,
-    SamplerStep,
-    Solver,
-    TrustRegion,
     X0Prediction,
     diffusion_loss,
-    log_likelihood,
-    sample,
 )
-from pgdiff.diffusion.classifier_free import ClassifierFree, ConditionVector, drop_condition
-from pgdiff.diffusion.level_schedules import FullSequence, LevelMatrix, LevelSchedule
+from pgdiff.diffusion.classifier_free import drop_condition
 from pgdiff.diffusion.loss_weights import LossWeight, UniformWeight
-from pgdiff.diffusion.predictions import Prediction, clean_estimate
+from pgdiff.diffusion.predictions import Prediction
 from pgdiff.diffusion.schedules import check_leak
-from pgdiff.diffusion.spacing import Spacing, UniformSpacing
 from pgdiff.diffusion.training_levels import SequenceLevels, TrainingLevels
 from pgdiff.given import KnownPatterns
-from pgdiff.pretrained import Pretrained, seeded_torch
+from pgdiff.pretrained import seeded_torch
 from pgdiff.registry import register
-from pgdiff.trajectory import Condition, Layout, Segment
-from pgdiff.validation import PgdiffError, check_in, check_positive_int, check_range, check_seed
+from pgdiff.sampled import Sampled
+from pgdiff.trajectory import Layout
+from pgdiff.validation import PgdiffError, check_in, check_positive_int, check_range
 
 Signal = Float[Tensor, "batch tokens features"]
 Level = Float[Tensor, "#batch tokens"]
@@ -53,7 +40,7 @@ LOUD = 4.0
 
 
 @register("learner", "trajectory_diffusion")
-class TrajectoryDiffusion(Pretrained):
+class TrajectoryDiffusion(Sampled):
     """A diffusion model of trajectory segments; a `Learner` for `Trainer`.
 
     Schedules of levels, solvers, guides and consumers are arguments at sampling time: one trained
@@ -253,248 +240,3 @@ class TrajectoryDiffusion(Pretrained):
             loss_weight=self.loss_weight,
         )
         return {"diffusion": loss}
-
-    def tokens_of(
-        self,
-        observations: Float[np.ndarray, "batch tokens observation"],
-        actions: Float[np.ndarray, "batch steps action"] | None = None,
-    ) -> Signal:
-        """Put observations, and the actions of every step, into tokens, in raw units.
-
-        Args:
-            observations: of the tokens.
-            actions: of every environment step, for a model that generates actions.
-
-        Raises:
-            PgdiffError: a model that generates what plans do not keep, such as rewards.
-        """
-        for name in set(self.layout.slices) - {"observations", "actions", "action_chunks"}:
-            raise PgdiffError(
-                f"`fields` must not hold '{name}' where a plan is put back into tokens, which does "
-                "not keep them: plan with keep_plan=False and without `warm_start`."
-            )
-        parts = {"observations": torch.as_tensor(observations)}
-        if actions is not None:
-            count, tokens = observations.shape[:2]
-            flat = torch.as_tensor(actions).reshape(count, tokens, -1)
-            parts |= {"actions": flat, "action_chunks": flat}
-        return torch.cat([parts[name] for name, _ in self.layout.fields], dim=-1).to(self.device)
-
-    def tokens(self, batch: Any) -> Signal:
-        """Put the layout's fields of a batch into tokens, in raw units."""
-        fields = [getattr(batch, name) for name, _ in self.layout.fields]
-        return torch.cat([f[..., None] if f.ndim == 2 else f for f in fields], dim=-1)
-
-    # ---------------------------------------------------------------------------------- sampling
-
-    def denoise(self, x: Signal, level: Level, condition: Condition | None = None) -> Signal:
-        """Clean estimate x0_hat of noisy tokens, both normalised.
-
-        Args:
-            x: noisy tokens.
-            level: their levels; a batch of 1 stands for all rows alike.
-            condition: what the trajectories are like, in raw units; None for any.
-
-        Raises:
-            PgdiffError: a condition that does not fit the model's.
-        """
-        told = self.conditioning.vector(condition, batch=len(x), like=x)
-        return self._estimate(x, level, told)
-
-    def _estimate(self, x: Signal, level: Level, condition: ConditionVector | None) -> Signal:
-        return clean_estimate(
-            self._network(condition), x, level, schedule=self.schedule, prediction=self.prediction
-        )
-
-    def _network(self, condition: ConditionVector | None) -> Callable[[Signal, Level], Signal]:
-        """The network as a function of noisy tokens and levels alone."""
-        if condition is None:
-            return self.network
-        return lambda x, level: self.network(x, level, condition)
-
-    def pattern(self, name: str) -> Bool[Tensor, "tokens features"]:
-        """Mask of what the pattern of that name gives, at its latest arrival."""
-        return self._patterns.masks(name)[-1]
-
-    def given(
-        self,
-        observation: Float[Tensor, "batch observation"],
-        goal: Float[Tensor, "batch goal"] | None = None,
-        arrival: Int[Tensor, " batch"] | None = None,
-    ) -> Known:
-        """What is known when planning from an observation, in raw units, to a goal if there is one.
-
-        Args:
-            observation: of the first token.
-            goal: position features of the token of arrival, where the `rest` is 0.
-            arrival: that token of each segment, from 1 on; the last if None.
-
-        Warns where the model was not trained on that pattern.
-        """
-        name, raw = self._patterns.fill(observation, goal, arrival)
-        # A model that knows of any arrival knows of the latest one.
-        if not (name == "start_goal" and "start_arrival" in self.known):
-            self._warn_of_pattern(name)
-        return Known(raw.mask, self.normalizer.normalize(raw.values))
-
-    def _warn_of_pattern(self, name: str) -> None:
-        if name not in self.known:
-            warnings.warn(
-                f"This model was trained with the known patterns {list(self.known)}, not with "
-                f"'{name}'; it may ignore what is given.",
-                stacklevel=3,
-            )
-
-    def sample(
-        self,
-        *,
-        batch: int,
-        generators: Sequence[torch.Generator],
-        known: Known | None = None,
-        condition: Condition | None = None,
-        classifier_free: ClassifierFree | None = None,
-        steps: int = 10,
-        spacing: Spacing | None = None,
-        levels: LevelMatrix | LevelSchedule | None = None,
-        solver: Solver | None = None,
-        guidance: Sequence[Guidance] = (),
-        trust_region: TrustRegion | None = None,
-        resample: Resample | None = None,
-        clip: float | Limits | Literal["auto"] | None = "auto",
-        start: Signal | None = None,
-        callback: Callable[[SamplerStep], None] | None = None,
-    ) -> Signal:
-        """Draw segments, in normalised units.
-
-        Args:
-            batch: number of segments.
-            generators: source of all noise; each draws an equal share of the batch.
-            known: what is given.
-            condition: what the segments are to be like, in raw units: all of the model's
-                conditions, or None for any segments.
-            classifier_free: how strongly the condition steers; weight 1 if None.
-            steps: steps of every token; ignored if `levels` is a matrix.
-            spacing: which levels a token visits; equal steps of the level if None.
-            levels: when each token visits them, or any level matrix; all tokens together if None.
-                One whose columns differ asks for levels that a model trained on one level for the
-                whole sequence has not seen, and a warning says so.
-            solver: DDIM if None.
-            guidance: bound guides (`pgdiff.guides.bind`).
-            trust_region: limits how far they move a sample.
-            resample: draws each generator's segments anew by their weights.
-            clip: limit of x0_hat after guidance; None for no limit. "auto" is 1 with the limits
-                normaliser, which puts the data into [-1, 1], and with another `action_range`.
-            start: noisy segments at the levels of a level matrix's first row, to begin from; noise
-                if None.
-            callback: called after every row.
-
-        Raises:
-            PgdiffError: a condition that does not fit the model's, or a setting out of its range.
-        """
-        check_positive_int("batch", batch)
-        matrix = self.level_matrix(steps, spacing=spacing, levels=levels)
-        if not self.levels.per_token and (matrix != matrix[..., :1]).any():
-            warnings.warn(
-                f"This model was trained with {self.levels!r}, one level for the whole sequence; "
-                "it has not seen tokens of different levels.",
-                stacklevel=2,
-            )
-        if clip == "auto":
-            clip = limits_of(self.layout, self.normalizer, self.action_range)
-        if classifier_free is not None and condition is None:
-            raise PgdiffError("`condition` must be given with `classifier_free`. Got None.")
-        weighting = ClassifierFree() if classifier_free is None else classifier_free
-        told = self.conditioning.vector(condition, batch=batch, like=next(self.parameters()))
-
-        def denoise(x: Signal, level: Level) -> Signal:
-            if told is None:
-                return self._estimate(x, level, None)
-            return weighting.estimate(self._estimate, x, level, told)
-
-        return sample(
-            denoise,
-            schedule=self.schedule,
-            levels=matrix,
-            shape=(batch, self.layout.horizon, self.layout.features),
-            generators=generators,
-            solver=solver or DDIM(),
-            known=known,
-            guidance=guidance,
-            trust_region=trust_region,
-            resample=resample,
-            clip=clip,
-            distilled=self.distilled,
-            start=start,
-            callback=callback,
-            device=self.device,
-        )
-
-    def level_matrix(
-        self,
-        steps: int,
-        *,
-        spacing: Spacing | None = None,
-        levels: LevelMatrix | LevelSchedule | None = None,
-    ) -> LevelMatrix:
-        """The levels that sampling visits; see `sample` for the arguments."""
-        if isinstance(levels, Tensor):
-            if spacing is not None:
-                raise PgdiffError(
-                    "`spacing` must be None with a level matrix, whose levels it is to give. "
-                    f"Got {spacing!r}."
-                )
-            return levels
-        column = (UniformSpacing() if spacing is None else spacing).levels(
-            check_positive_int("steps", steps), schedule=self.schedule
-        )
-        schedule = FullSequence() if levels is None else levels
-        return schedule.matrix(column, tokens=self.layout.horizon)
-
-    def log_likelihood(
-        self,
-        batch: Any,
-        *,
-        known: str = "start",
-        condition: Condition | None = None,
-        method: Literal["exact", "hutchinson"] = "exact",
-        probes: int = 16,
-        steps: int = 50,
-        seed: int = 0,
-    ) -> LogLikelihood:
-        """Log-density of recorded segments under the model, in raw units.
-
-        Args:
-            batch: segments as `dataset` gives them, as tensors.
-            known: pattern of what is given, by name; the density is that of the rest.
-            condition: what the segments are like; None for any.
-            method: "exact" trace or "hutchinson"; see `pgdiff.diffusion.log_likelihood`.
-            probes: random directions of "hutchinson".
-            steps: Runge-Kutta steps.
-            seed: of the probes.
-
-        Raises:
-            PgdiffError: as `pgdiff.diffusion.log_likelihood`, or a pattern or condition that does
-                not fit the model.
-        """
-        x = self.normalizer.normalize(self.tokens(batch)).to(self.device)
-        mask = self.pattern(known).to(self.device)
-        self._warn_of_pattern(known)
-        if not batch.mask.all():
-            raise PgdiffError("`batch` must hold whole segments. Got padding.")
-        told = self.conditioning.vector(condition, batch=len(x), like=x)
-        found = log_likelihood(
-            lambda x, level: self._estimate(x, level, told),
-            x,
-            schedule=self.schedule,
-            method=method,
-            probes=probes,
-            generator=torch.Generator(device=self.device).manual_seed(check_seed("seed", seed)),
-            steps=steps,
-            known=Known(mask[None], x),
-        )
-        slope = self.normalizer.log_slope(self.tokens(batch).to(found.value))
-        return LogLikelihood(found.value + (slope * ~mask).sum(dim=(1, 2)), found.standard_error)
-
-    def segment(self, x: Signal) -> Segment:
-        """Normalised tokens as a segment in raw units, differentiable."""
-        return self.layout.segment(self.normalizer.unnormalize(x))

@@ -62,6 +62,11 @@ def check_range(
     return number
 
 
+def check_level(name: str, value: float) -> float:
+    """Return `value` if it is a noise level in [0, 1)."""
+    return check_range(name, value, low=0.0, high=1.0, open_high=True)
+
+
 def require(module: str, *, extra: str) -> ModuleType:
     """Import an optional module, or say which extra brings it.
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from pgdiff_envs.errors import PgdiffEnvsError, require
 from pgdiff_envs.expert import Expert
 from pgdiff_envs.layouts import BALL_RADIUS, Layout, get_layout
-from pgdiff_envs.physics import MAX_VELOCITY, TIMESTEP, build_xml
+from pgdiff_envs.physics import GEAR, MAX_VELOCITY, TIMESTEP, build_xml
 from pgdiff_envs.raster import Raster
 from pgdiff_envs.tracker import Tracker
 
@@ -38,6 +38,9 @@ class MazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         reward: "sparse" or "dense".
         random_goal: draw a goal at every reset: a free cell's (w, h) plus uniform(-0.1, 0.1).
         reference_scores: the returns whose normalised scores are 0 and 100.
+        force_noise: standard deviation of a Gaussian force on each motor, drawn anew for every step
+            from the environment's generator, in units of the greatest command; D4RL has none. It is
+            added behind the motor's own limit.
         goal_steps: the expert gives a goal up after so many steps; each task names its step limit.
         render_mode: None or "rgb_array". Pictures are drawn in NumPy and need no display.
         render_size: pixels of the picture's longer side.
@@ -58,6 +61,7 @@ class MazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         reward: str = "sparse",
         random_goal: bool = False,
         reference_scores: tuple[float, float] | None = None,
+        force_noise: float = 0.0,
         goal_steps: int = 600,
         render_mode: str | None = None,
         render_size: int = 400,
@@ -72,6 +76,10 @@ class MazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             raise PgdiffEnvsError(
                 f"`goal_steps` must be an integer of at least 1. Got {goal_steps!r}."
             )
+        if isinstance(force_noise, bool | str) or not 0 <= float(force_noise) < math.inf:
+            raise PgdiffEnvsError(
+                f"`force_noise` must be a finite number of at least 0. Got {force_noise!r}."
+            )
         mujoco = require("mujoco", extra="mujoco")
         self.layout: Layout = get_layout(layout)
         self.reward = reward
@@ -80,6 +88,7 @@ class MazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._raster = Raster(self.layout, size=render_size)
         self._reference_scores = reference_scores
         self._goal_steps = goal_steps
+        self.force_noise = float(force_noise)
 
         width, height = self.layout.shape
         self.observation_space = gymnasium.spaces.Box(
@@ -222,6 +231,9 @@ class MazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         if not -MAX_VELOCITY <= velocity_y <= MAX_VELOCITY:
             self._qvel[1] = math.copysign(MAX_VELOCITY, velocity_y)
 
+        if self.force_noise:
+            force = GEAR * self.force_noise * self.np_random.standard_normal(2)
+            self.data.qfrc_applied[:] = force
         self._mj_step(self._model, self.data)
 
         distance = self._distance()

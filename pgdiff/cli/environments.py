@@ -1,5 +1,6 @@
 """Environments by the ids that the user names, or by the task of a run."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,21 @@ from pgdiff.planning.from_run import RunInfo
 from pgdiff.validation import PgdiffError
 
 
-def make_env(env_id: Any) -> gymnasium.Env[Any, Any]:
-    """Make an environment, or say why there is none of that id."""
+def make_env(env_id: Any, options: Mapping[str, Any] | None = None) -> gymnasium.Env[Any, Any]:
+    """Make an environment with these arguments, or say why there is none."""
     try:
-        return gymnasium.make(str(env_id))
+        return gymnasium.make(str(env_id), **(options or {}))
+    except TypeError as error:
+        if not options:
+            raise
+        reason = str(error).strip().splitlines()[0]
+        raise PgdiffError(
+            f"`env_options` must be arguments of '{env_id}'. Got {dict(options)} ({reason})."
+        ) from error
+    except ValueError as error:  # what the environment itself refuses
+        if not options or isinstance(error, PgdiffError):
+            raise
+        raise PgdiffError(f"`env_options` must fit '{env_id}': {error}") from error
     except (gymnasium.error.Error, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise PgdiffError(

@@ -60,12 +60,23 @@ def _options(settings: dict[str, Any]) -> dict[str, Any]:
         "seed": check_seed("seed", settings["seed"]),
         "parallel": check_positive_int("parallel", settings["parallel"]),
     }
+    _env_options(settings)
     check_positive_int("record", settings["record"], minimum=0)
     gallery = check_positive_int("gallery", settings["gallery"], minimum=0)
     pictured = flag(settings, "pictures")
     if gallery and not pictured:
         raise PgdiffError(f"`pictures` must be true for a gallery of {gallery}. Got false.")
     return options
+
+
+def _env_options(settings: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of the environment."""
+    given = settings["env_options"]
+    if given is not None and not isinstance(given, Mapping):
+        raise PgdiffError(
+            f"`env_options` must map arguments of the environment to values. Got {given!r}."
+        )
+    return {str(key): value for key, value in (given or {}).items()}
 
 
 def _default_out(settings: dict[str, Any], folders: list[Path]) -> Path:
@@ -104,12 +115,14 @@ def _evaluate(
     """Evaluate one run; write its file and its pictures."""
     gallery, record = int(settings["gallery"]), int(settings["record"])
     kept = options["episodes"] if gallery else record
-    env = make_env(env_id)
+    env = make_env(env_id, _env_options(settings))
     try:
         planner = make_planner(settings, run, env)
         check_fit(planner, env, run.path)
         watched = Watched(planner, kept)
-        result = evaluate(watched, lambda: make_env(env_id), **options, record=kept)
+        result = evaluate(
+            watched, lambda: make_env(env_id, _env_options(settings)), **options, record=kept
+        )
         result = _stated(result, _described(settings, run, planner))
         print(result.table(result.settings["agent"]))
         result.to_json(out / EVALUATION)
@@ -132,6 +145,8 @@ def _described(settings: dict[str, Any], run: RunInfo, planner: Planner) -> dict
     """What a planner is, with all that was asked of its guides, where it has some."""
     said = described(settings, run, planner)
     others = [f"{guide.name} x {guide.scale:g}" for guide in planner.guides[1:]]
+    if _env_options(settings):
+        said["env_options"] = _env_options(settings)
     said["agent"] = ", also ".join([said["agent"], *others])
     asked = guide_settings(settings, run)
     said["guides"] = {
@@ -141,13 +156,16 @@ def _described(settings: dict[str, Any], run: RunInfo, planner: Planner) -> dict
 
 
 def _stated(result: Evaluation, settings: dict[str, Any]) -> Evaluation:
-    return dataclasses.replace(result, settings={**result.settings, **settings})
+    own = {**result.settings, **settings}
+    if "env_options" in settings:  # another task, for tables and comparisons
+        own["env"] = f"{own['env']} with {settings['env_options']}"
+    return dataclasses.replace(result, settings=own)
 
 
 def _ablation(
     settings: dict[str, Any], run: RunInfo, env_id: str, out: Path, options: dict[str, Any]
 ) -> int:
-    env = make_env(env_id)
+    env = make_env(env_id, _env_options(settings))
     try:
         if not guide_settings(settings, run):
             raise PgdiffError("`guide` must name a value for the ablation. Got none.")
@@ -166,7 +184,7 @@ def _ablation(
             "both": full,
         }
         agents: dict[str, Any] = {**planners, **options}
-        result = ablation(make_env=lambda: make_env(env_id), **agents)
+        result = ablation(make_env=lambda: make_env(env_id, _env_options(settings)), **agents)
         rows = {
             name: _stated(found, _described(settings, run, planners[name]))
             for name, found in result.evaluations.items()

@@ -17,7 +17,14 @@ from pgdiff.evaluation.observations import goal_of
 from pgdiff.planning import Planner
 from pgdiff.planning.explain import Explanation
 from pgdiff.planning.from_run import RunInfo, read_run
-from pgdiff.plotting import comparison_picture, denoising_gif, plan_picture, reach_picture
+from pgdiff.plotting import (
+    comparison_picture,
+    denoising_gif,
+    level_gif,
+    level_picture,
+    plan_picture,
+    reach_picture,
+)
 from pgdiff.plotting.explanation import explanation_picture
 from pgdiff.trajectory import Plan
 from pgdiff.validation import PgdiffError, check_positive_int, check_seed
@@ -160,3 +167,12 @@ def _denoising(planner: Planner, plan: Plan, steps: list[SamplerStep], env: Any,
         env=env,
         scores=None if np.isnan(plan.scores).any() else plan.scores,
     )
+    levels = [step.level_to.expand(len(step.x), -1)[plan.best].cpu().numpy() for step in steps]
+    if all(len(np.unique(level[level > 0])) <= 1 for level in levels):
+        return  # all tokens together, but for what is given: nothing to see
+    frames = [
+        planner.model.segment(step.x[plan.best][None]).observations[0].cpu().numpy()
+        for step in steps
+    ]
+    for draw, name in ((level_picture, "levels.png"), (level_gif, "levels.gif")):
+        draw(np.stack(levels), np.stack(frames), out / name, env=env)

@@ -90,6 +90,22 @@ class KeyValueCache:
             shown = None if shown is None else shown[:, drop:].clone()
         return replace(self, layers=tuple(layers), shown=shown, appended=self.appended + tokens)
 
+    def until(self, tokens: int) -> "KeyValueCache":
+        """Return a cache of the first `tokens` tokens alone, cut off from any graph.
+
+        Raises:
+            PgdiffError: there are not so many, or one that is dropped was evicted before.
+        """
+        left = self.kept - (self.appended - tokens)
+        if tokens > self.appended or left < 0:
+            raise PgdiffError(
+                f"`tokens` must be from {self.appended - self.kept} to {self.appended}. "
+                f"Got {tokens}."
+            )
+        layers = tuple((k[:, :, :left].detach(), v[:, :, :left].detach()) for k, v in self.layers)
+        shown = None if self.shown is None else self.shown[:, :left]
+        return replace(self, layers=layers, shown=shown, appended=tokens)
+
 
 def join(past: Tensor, new: Tensor, *, dim: int) -> Tensor:
     """Put `new` after `past`; where one of them has a batch of 1, that row stands for all."""

@@ -136,6 +136,25 @@ class Transformer(nn.Module):
                 cache of another network, or of another number of rows.
         """
         h, c, _ = self._transform(x, level, condition, cache)
+        return self._output(h, c)
+
+    def forward_and_extend(
+        self,
+        x: Tokens,
+        level: Levels,
+        condition: ConditionVector | None = None,
+        *,
+        cache: KeyValueCache,
+    ) -> tuple[Float[Tensor, "batch tokens outputs"], KeyValueCache]:
+        """Raw output at `x`, and a cache that holds `x` as well and drops nothing.
+
+        Args and errors as in a call.
+        """
+        h, c, layers = self._transform(x, level, condition, cache)
+        shown = self._shown(level, cache)
+        return self._output(h, c), cache.extended(layers, shown=shown, tokens=x.shape[1], keep=None)
+
+    def _output(self, h: Tensor, c: Tensor) -> Tensor:
         shift, scale = self.modulation_out(c).chunk(2, dim=-1)
         out: Tensor = self.token_out(modulate(h, shift, scale))
         return out

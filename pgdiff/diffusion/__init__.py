@@ -10,6 +10,7 @@ from pgdiff.diffusion.guidance_rules import (
     Score,
 )
 from pgdiff.diffusion.guidance_schedules import GuidanceSchedule, Interval, Power, SineBump
+from pgdiff.diffusion.history_guidance import HistoryGuidance, HistoryView
 from pgdiff.diffusion.known import Known
 from pgdiff.diffusion.level_schedules import (
     Autoregressive,
@@ -21,6 +22,8 @@ from pgdiff.diffusion.level_schedules import (
 from pgdiff.diffusion.likelihood import LogLikelihood, log_likelihood
 from pgdiff.diffusion.loss import diffusion_loss
 from pgdiff.diffusion.loss_weights import EDMWeight, FusedSnrWeight, MinSnrWeight, UniformWeight
+from pgdiff.diffusion.monte_carlo import MonteCarlo
+from pgdiff.diffusion.observed import Observed
 from pgdiff.diffusion.predictions import (
     EDMPrediction,
     EpsilonPrediction,
@@ -38,6 +41,7 @@ from pgdiff.diffusion.schedules import (
     NoiseSchedule,
     SigmoidSchedule,
     TabulatedSchedule,
+    level_of_noise,
 )
 from pgdiff.diffusion.solvers import (
     DDIM,
@@ -51,6 +55,7 @@ from pgdiff.diffusion.solvers import (
 )
 from pgdiff.diffusion.spacing import KarrasSpacing, LogSnrSpacing, TrailingSpacing, UniformSpacing
 from pgdiff.diffusion.training_levels import (
+    ForcingLevels,
     IndependentLevels,
     LogNormalLevels,
     MixtureLevels,
@@ -75,12 +80,15 @@ __all__ = [
     "EpsilonPrediction",
     "FlowPrediction",
     "FlowSchedule",
+    "ForcingLevels",
     "FullSequence",
     "FusedSnrWeight",
     "Guidance",
     "GuidanceRule",
     "GuidanceSchedule",
     "Heun",
+    "HistoryGuidance",
+    "HistoryView",
     "IndependentLevels",
     "Interval",
     "KarrasSpacing",
@@ -91,7 +99,9 @@ __all__ = [
     "LogSnrSpacing",
     "MinSnrWeight",
     "MixtureLevels",
+    "MonteCarlo",
     "NoiseSchedule",
+    "Observed",
     "PolicyGuidedRule",
     "Power",
     "Pyramid",
@@ -113,6 +123,7 @@ __all__ = [
     "X0Prediction",
     "diffusion_loss",
     "full_sequence",
+    "level_of_noise",
     "log_likelihood",
     "sample",
 ]

@@ -41,7 +41,7 @@ class Known:
         """Tokens all of whose features are known."""
         return self.mask.all(dim=-1)
 
-    def hold(self, x: Float[Tensor, "batch tokens features"]) -> Tensor:
+    def hold(self, x: Float[Tensor, "*futures batch tokens features"]) -> Tensor:
         """Put the known values into `x`."""
         return torch.where(self.mask, self.values, x)
 

@@ -9,12 +9,16 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pgdiff.diffusion.guidance import Guidance
+from pgdiff.diffusion.history_guidance import HistoryGuidance
 from pgdiff.diffusion.known import Known
 from pgdiff.diffusion.level_schedules import LevelMatrix, check_levels
+from pgdiff.diffusion.monte_carlo import MonteCarlo
 from pgdiff.diffusion.noise import draw, share_of
+from pgdiff.diffusion.observed import Observed
 from pgdiff.diffusion.resample import Particles, Resample
 from pgdiff.diffusion.schedules import NoiseSchedule
 from pgdiff.diffusion.solvers import Solver, Step
+from pgdiff.diffusion.stabilization import stabilized
 from pgdiff.diffusion.steering import Steering, Trace
 from pgdiff.diffusion.trust_region import TrustRegion
 from pgdiff.validation import PgdiffError, check_range
@@ -55,11 +59,16 @@ def sample(
     generators: Sequence[torch.Generator],
     solver: Solver,
     known: Known | None = None,
+    observed: Observed | None = None,
     guidance: Sequence[Guidance] = (),
     trust_region: TrustRegion | None = None,
     resample: Resample | None = None,
     clip: float | tuple[Tensor, Tensor] | None = None,
     distilled: bool = False,
+    history: HistoryGuidance | None = None,
+    monte_carlo: MonteCarlo | None = None,
+    stabilization: float = 0.0,
+    causal: bool = False,
     start: Signal | None = None,
     callback: Callable[[SamplerStep], None] | None = None,
     dtype: torch.dtype = torch.float32,
@@ -76,6 +85,8 @@ def sample(
         generators: source of all noise; each draws an equal share of the batch.
         solver: how a step is taken.
         known: features that are given; tokens known as a whole have level 0 from the start.
+        observed: features that were measured with noise; tokens measured as a whole have at most
+            the measurement's level.
         guidance: energies whose gradients steer.
         trust_region: limits how far they move a sample.
         resample: draws the trajectories of each generator anew by their weights, in place of the
@@ -83,6 +94,13 @@ def sample(
         clip: limit of the absolute value of `x0_hat` after guidance, in normalised units, or its
             least and its greatest value, `[features]` each.
         distilled: whether `denoise` is a consistency function, which a consistency solver needs.
+        history: views of the leading tokens that are known as a whole, whose estimates add up.
+        monte_carlo: futures over which the guides' gradients at clean trajectories are averaged.
+        stabilization: level, in [0, 1), that clean tokens are labelled with; 0 for the truth. It is
+            a bias, see `pgdiff.diffusion.stabilization`.
+        causal: whether `denoise` gives each token from the ones up to it, and of fewer tokens the
+            same. Tokens behind the last that moves are then left out of its calls, where no guide
+            and no callback looks at them.
         start: `x` at the first row; noise of the first row's sigma if None.
         callback: called after every row.
         dtype: of the samples.
@@ -93,11 +111,14 @@ def sample(
     """
     batch, tokens, _ = shape
     device = torch.device(device)
+    denoise = stabilized(denoise, stabilization, schedule=schedule)
     share = share_of(batch, generators)
     if known is not None:
         one = (1, *shape[1:])
         _check_shape("known", known.values, one if len(known.values) == 1 else shape)
-    given = None if known is None else known.tokens
+    if observed is not None:
+        _check_shape("observed", observed.values, shape)
+    given = _given(known, observed)
     check_levels(levels, batch=batch, tokens=tokens, known=given, started=start is not None)
     if isinstance(clip, tuple):
         low, high = (bound.to(device=device, dtype=dtype) for bound in clip)
@@ -112,6 +133,10 @@ def sample(
     if known is not None:
         known = Known(known.mask.to(device), known.values.to(device=device, dtype=dtype))
         levels = torch.stack([known.levels(row) for row in levels])
+    if observed is not None:
+        observed = observed.to(device=device, dtype=dtype)
+        observed.check_start(levels[0])
+        levels = torch.stack([observed.levels(row) for row in levels])
     if start is not None:
         _check_shape("start", start, shape)
         start = start.to(device=device, dtype=dtype, copy=True)
@@ -120,10 +145,32 @@ def sample(
         return draw(shape, generators=generators, dtype=dtype, device=device, needed=needed)
 
     x = schedule.sigma(levels[0])[..., None] * noise() if start is None else start
-    if known is not None:
-        x = known.hold(x)
+    if history is not None:
+        past = 0 if known is None else int(known.tokens.all(dim=0).long().cumprod(dim=0).sum())
+        if not past:
+            raise PgdiffError(
+                "`history` needs leading tokens that are known as a whole. Got none"
+                + ("; give `known`." if known is None else ", but parts of tokens.")
+            )
+        denoise = partial(history.estimate, denoise, schedule=schedule, noise=noise()[:, :past])
+    unseen = None
+    if observed is not None:  # for those alone that measured something
+        measured = observed.mask.any(dim=-1).any(dim=-1).expand(batch).reshape(-1, share)
+        unseen = noise(measured.any(dim=1).tolist())
 
+    def held(x: Tensor, level: Tensor, most: Tensor | None = None) -> Tensor:
+        if observed is not None and unseen is not None:
+            x = observed.hold(x, level, schedule=schedule, noise=unseen, most=most)
+        return x if known is None else known.hold(x)
+
+    x = held(x, levels[0])
     rows = len(levels) - 1
+    shared = None
+    if monte_carlo is not None and monte_carlo.shared:
+        drawn = torch.stack([noise() for _ in range(monte_carlo.futures)])
+        # Each generator's for all of its trajectories, so that none depends on another's.
+        first = drawn.reshape(len(drawn), len(generators), share, *shape[1:])[:, :, :1]
+        shared = first.expand(-1, -1, share, -1, -1).reshape(drawn.shape)
     steering = Steering(
         guidance,
         schedule=schedule,
@@ -132,17 +179,31 @@ def sample(
         known=None if known is None else known.mask,
         apart=callback is not None,
         until_noise=resample is not None,
+        monte_carlo=monte_carlo,
+        hold=None if known is None else known.hold,
+        shared=shared,
     )
     particles = None
     if resample is not None:
+        for name, part in (("monte_carlo", monte_carlo), ("observed", observed)):
+            if part is not None:
+                raise PgdiffError(f"`{name}` must be None with `resample`. Got both.")
         ancestral = resample.check(solver, guidance)
         particles = Particles(resample, guidance, solver=ancestral, generators=generators)
 
-    def held(x: Tensor) -> Tensor:
-        return x if known is None else known.hold(x)
-
     def finished(x0_hat: Tensor) -> Tensor:
-        return held(x0_hat if clip is None else x0_hat.clamp(low, high))
+        x0_hat = x0_hat if clip is None else x0_hat.clamp(low, high)
+        return x0_hat if known is None else known.hold(x0_hat)
+
+    # Which generators' trajectories move in a row: the others' noise is neither drawn nor used.
+    falls = levels[1:] < levels[:-1]
+    moves = falls.any(dim=-1).expand(-1, batch)
+    some_move = moves.reshape(rows, -1, share).any(dim=-1).tolist()
+    steers = any(guide.scale > 0 for guide in guidance)
+    alone = causal and not steers and particles is None and callback is None
+    ends = [
+        int(row.nonzero().amax()) + 1 if alone and row.any() else tokens for row in falls.any(1)
+    ]
 
     def estimate(
         x: Tensor, at: Tensor, *, row: int, level_to: Tensor, made: list[tuple[Tensor, Trace]]
@@ -150,30 +211,38 @@ def sample(
         # A solver may ask for estimates at points of its own, which must hold what is known.
         trace = Trace()
         free = None if particles is None else particles.estimate_of(x)
-        x0_hat = steering.estimate(denoise, held(x), at, level_to, row=row, trace=trace, free=free)
+        called = denoise if ends[row] == tokens else partial(_leading, denoise, ends[row])
+        fresh = partial(noise, needed=some_move[row])
+        x0_hat = steering.estimate(
+            called,
+            held(x, at, levels[row]),
+            at,
+            level_to,
+            row=row,
+            trace=trace,
+            free=free,
+            noise=fresh,
+        )
         x0_hat = finished(x0_hat)
         made.append((x0_hat, trace))
         return x0_hat
 
     state = solver.begin(levels)
-    # Which generators' trajectories move in a row: the others' noise is neither drawn nor used.
-    moves = (levels[1:] < levels[:-1]).any(dim=-1).expand(-1, batch)
-    some_move = moves.reshape(len(moves), -1, share).any(dim=-1).tolist()
     for row in range(rows):
         level, level_to = levels[row], levels[row + 1]
         made: list[tuple[Tensor, Trace]] = []
         if any(some_move[row]):
-            before = Trace()
-            x = held(steering.shift(denoise, x, level, level_to, row=row, trace=before))
+            before, fresh = Trace(), partial(noise, needed=some_move[row])
+            x = steering.shift(denoise, x, level, level_to, row=row, trace=before, noise=fresh)
+            x = held(x, level)
             if particles is not None:
                 x = particles.draw(x, denoise(x, level), level)
             here = partial(estimate, row=row, level_to=level_to, made=made)
-            fresh = partial(noise, needed=some_move[row])
             step = Step(x, level, level_to, schedule, here, fresh)
             stepped, state = solver.step(step, state)
             if particles is not None:
                 particles.weigh(step, stepped, finished)
-            x = held(step.keep(stepped))
+            x = held(step.keep(stepped), level_to)
             made[0][1].pushes[:0] = before.pushes
             if before.kept is not None:
                 made[0][1].kept = before.kept
@@ -189,6 +258,19 @@ def sample(
     if not torch.isfinite(x).all():
         raise PgdiffError("Sampling gave NaN or Inf. Check the model's weights and guide scales.")
     return x
+
+
+def _given(known: Known | None, observed: Observed | None) -> Tensor | None:
+    """Tokens whose levels in the first row do not count."""
+    found = [part.tokens.cpu() for part in (known, observed) if part is not None]
+    if len(found) == 2:
+        return found[0] | found[1]
+    return found[0] if found else None
+
+
+def _leading(denoise: Denoise, count: int, x: Tensor, level: Tensor) -> Tensor:
+    """Estimates of so many leading tokens; the others as they are."""
+    return torch.cat([denoise(x[:, :count], level[:, :count]), x[:, count:]], dim=1)
 
 
 def _check_shape(name: str, tensor: Tensor, shape: tuple[int, int, int]) -> None:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pgdiff.diffusion.guidance import Guidance
+from pgdiff.diffusion.monte_carlo import MonteCarlo
 from pgdiff.diffusion.schedules import NoiseSchedule, factors
 from pgdiff.diffusion.trust_region import TrustRegion
 
@@ -59,6 +60,9 @@ class Steering:
         apart: whether to work out what each guide does by itself where several share a pass back
             through the denoiser; without, each is noted with the move of all.
         until_noise: leave steps into level 0 to the denoiser.
+        monte_carlo: clean trajectories at which gradients are taken; the clean estimate if None.
+        hold: puts what is known into clean trajectories of these; nothing if None.
+        shared: noise of the futures of every row; each draws its own if None.
     """
 
     def __init__(
@@ -71,6 +75,9 @@ class Steering:
         known: Tensor | None = None,
         apart: bool = False,
         until_noise: bool = False,
+        monte_carlo: MonteCarlo | None = None,
+        hold: Callable[[Tensor], Tensor] | None = None,
+        shared: Tensor | None = None,
     ) -> None:
         active = [guide for guide in guidance if guide.scale > 0]
         self.before = [guide for guide in active if guide.used_rule.before]
@@ -82,9 +89,20 @@ class Steering:
         self.known = known
         self.apart = apart
         self.until_noise = until_noise
+        self.monte_carlo = monte_carlo
+        self.hold = hold
+        self.shared = shared
 
     def shift(
-        self, denoise: Denoise, x: Signal, level: Level, level_to: Level, *, row: int, trace: Trace
+        self,
+        denoise: Denoise,
+        x: Signal,
+        level: Level,
+        level_to: Level,
+        *,
+        row: int,
+        trace: Trace,
+        noise: Callable[[], Signal] | None = None,
     ) -> Signal:
         """The sample after the moves of rules that go before the step."""
         if not self.before:
@@ -92,9 +110,13 @@ class Steering:
         x0_hat = denoise(x, level) if any(guide.at == "x0" for guide in self.before) else None
         alpha, sigma = factors(self.schedule, level)
         total = torch.zeros_like(x)
+        clean = x0_hat
+        if x0_hat is not None and self.monte_carlo is not None:
+            clean = self._futures(denoise, x, level, noise)
         for guide in self.before:
-            point = x0_hat if guide.at == "x0" and x0_hat is not None else x
-            energy, gradient = guide.energy_and_gradient(point, level)
+            point = clean if guide.at == "x0" and clean is not None else x
+            energy, gradient = _over_futures(guide, point, level, batch=len(x))
+            gradient = gradient.reshape(-1, *x.shape).sum(dim=0)
             move = self._move(guide, gradient, level, level_to, row)
             # A token that stays where it is, is copied.
             move = torch.where((level_to < level)[..., None], move, 0.0)
@@ -118,6 +140,7 @@ class Steering:
         row: int = 0,
         trace: Trace | None = None,
         free: Signal | None = None,
+        noise: Callable[[], Signal] | None = None,
     ) -> Signal:
         """Guided clean estimate; all gradients are taken before any move.
 
@@ -129,15 +152,21 @@ class Steering:
             row: number of the step, from 0.
             trace: where to note what was done.
             free: the denoiser's clean estimate, if it is known already.
+            noise: fresh standard normal noise of the sample's shape, for futures.
         """
         trace = Trace() if trace is None else trace
         moved: Tensor | None = None
         if self.through:
-            x0_hat, moved = self._through(denoise, x, level, level_to, row, trace)
+            x0_hat, moved = self._through(denoise, x, level, level_to, row, trace, noise=noise)
         else:
             x0_hat = denoise(x, level) if free is None else free
+        futures = x0_hat
+        if self.monte_carlo is not None and any(guide.at == "x0" for guide in self.direct):
+            futures = self._futures(denoise, x, level, noise)
         for guide in self.direct:
-            energy, gradient = guide.energy_and_gradient(x0_hat if guide.at == "x0" else x, level)
+            point = futures if guide.at == "x0" else x
+            energy, gradient = _over_futures(guide, point, level, batch=len(x))
+            gradient = gradient.reshape(-1, *x.shape).sum(dim=0)
             move = self._move(guide, gradient, level, level_to, row)
             trace.pushes.append(Push(guide.name, energy, move))
             moved = move if moved is None else moved + move
@@ -152,7 +181,15 @@ class Steering:
         return x0_hat + moved
 
     def _through(
-        self, denoise: Denoise, x: Signal, level: Level, level_to: Level, row: int, trace: Trace
+        self,
+        denoise: Denoise,
+        x: Signal,
+        level: Level,
+        level_to: Level,
+        row: int,
+        trace: Trace,
+        *,
+        noise: Callable[[], Signal] | None,
     ) -> tuple[Signal, Signal]:
         """The clean estimate, and its move by gradients that are taken back through the denoiser.
 
@@ -160,11 +197,15 @@ class Steering:
         """
         with torch.enable_grad():
             point = x.detach().requires_grad_(True)
-            graph = denoise(point, level)
-        x0_hat = graph.detach()
+            if self.monte_carlo is None:
+                graph = denoise(point, level)
+            else:
+                graph = self._futures(denoise, point, level, noise)
+        clean = graph.detach()
+        x0_hat = clean if self.monte_carlo is None else denoise(x, level)
         groups: dict[object, list[tuple[Guidance, Tensor, Tensor]]] = {}
         for guide in self.through:
-            energy, gradient = guide.energy_and_gradient(x0_hat, level)
+            energy, gradient = _over_futures(guide, clean, level, batch=len(x))
             alone = guide.normalize is not None or guide.mask is not None
             key = id(guide) if alone else (guide.rule, guide.schedule, _identity(guide.factors))
             groups.setdefault(key, []).append((guide, energy, gradient))
@@ -180,6 +221,22 @@ class Steering:
                 trace.pushes.append(Push(guide.name, energy, part))
             total = total + move
         return x0_hat, total
+
+    def _futures(
+        self,
+        denoise: Denoise,
+        x: Signal,
+        level: Level,
+        noise: Callable[[], Signal] | None,
+    ) -> Tensor:
+        """Clean futures of the noisy trajectories."""
+        assert self.monte_carlo is not None and noise is not None
+        drawn = self.shared
+        if drawn is None:
+            drawn = torch.stack([noise() for _ in range(self.monte_carlo.futures)])
+        return self.monte_carlo.clean(
+            denoise, x, level, schedule=self.schedule, noise=drawn, hold=self.hold
+        )
 
     def _pulled_back(
         self,
@@ -209,6 +266,18 @@ class Steering:
         assert self.trust_region is not None
         known = torch.zeros_like(move[:1]) if self.known is None else self.known.to(move.dtype)
         return self.trust_region.factor(move, own, alpha=alpha, sigma=sigma, free=1 - known)
+
+
+def _over_futures(
+    guide: Guidance, clean: Tensor, level: Level, *, batch: int
+) -> tuple[Tensor, Tensor]:
+    """The mean energy of each trajectory's futures, and its gradient at each of them."""
+    # One future after the other: an energy may hold a goal for each trajectory of the batch.
+    found = [
+        guide.energy_and_gradient(one, level) for one in clean.reshape(-1, batch, *clean.shape[1:])
+    ]
+    energies, gradients = zip(*found, strict=True)
+    return torch.stack(energies).mean(dim=0), torch.cat(gradients) / len(found)
 
 
 def _identity(factors: Tensor | None) -> object:

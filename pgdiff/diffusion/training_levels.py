@@ -73,6 +73,46 @@ class IndependentLevels:
         return _shuffled(batch, tokens, generator)
 
 
+@register("levels", "forcing")
+@dataclass(frozen=True, kw_only=True)
+class ForcingLevels:
+    """Independent levels, with the mixtures that Diffusion Forcing's public code plans with.
+
+    Attributes:
+        start: share of the sequences whose first token is nearly clean, as an observation is.
+        start_below: its level is then uniform in [0, `start_below`).
+        cut: share of the sequences of which all tokens behind a drawn one, the third at the
+            earliest, are noise alone, so that shorter plans are learned too.
+    """
+
+    start: float = 0.5
+    start_below: float = 0.25
+    cut: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_range("start", self.start, low=0.0, high=1.0)
+        check_range("start_below", self.start_below, low=0.0, high=1.0, open_low=True)
+        check_range("cut", self.cut, low=0.0, high=1.0)
+
+    @property
+    def per_token(self) -> bool:
+        """Always."""
+        return True
+
+    def draw(
+        self, batch: int, tokens: int, *, schedule: NoiseSchedule, generator: torch.Generator
+    ) -> Level:
+        """Draw levels, then the first token's and the cut of some sequences."""
+        level = _shuffled(batch, tokens, generator)
+        near, share, place = (_shuffled(batch, 1, generator)[:, 0] for _ in range(3))
+        first = torch.where(near < self.start, self.start_below * level[:, 0], level[:, 0])
+        level = torch.cat([first[:, None], level[:, 1:]], dim=1)
+        # Of at least two tokens, and of all where there are no more.
+        length = 2 + (place * max(tokens - 2, 0)).long()
+        behind = torch.arange(tokens, device=level.device) >= length[:, None]
+        return torch.where(behind & (share < self.cut)[:, None], 1.0, level)
+
+
 @register("levels", "mixture")
 @dataclass(frozen=True, kw_only=True)
 class MixtureLevels:

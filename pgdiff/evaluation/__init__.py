@@ -3,6 +3,7 @@
 from pgdiff.evaluation.aggregates import Aggregate, Estimate, aggregate
 from pgdiff.evaluation.bootstrap import interval, paired_difference
 from pgdiff.evaluation.comparisons import Comparison, compare
+from pgdiff.evaluation.disturbances import Disturbed
 from pgdiff.evaluation.fidelity import Fidelity, fidelity
 from pgdiff.evaluation.files import load_evaluation, load_evaluations
 from pgdiff.evaluation.results import Evaluation, comparison_table
@@ -12,6 +13,7 @@ __all__ = [
     "Agent",
     "Aggregate",
     "Comparison",
+    "Disturbed",
     "Estimate",
     "Evaluation",
     "Fidelity",

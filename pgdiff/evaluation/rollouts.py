@@ -31,6 +31,8 @@ class Agent(Protocol):
       `info["goal"]`, and `initial_state(seeds, goals)` gets them, `[environments, goal]`; an agent
       with an `observation_layout` that names a goal finds it in its observations instead.
     - `plans_made`: a running count of plans, for plans per second.
+    - `missing_level`: not None for an agent that is ready for observations that are missing, NaN
+      throughout, as `Disturbed` has them; else they are refused.
     - `observation_shape`, `action_shape`, or Gymnasium's `observation_space`, `action_space`: what
       it was made for, compared with the environment before the first step. A Dict of observations
       needs an `observation_layout`, or an `observation_space` that is a Dict; its arrays then get a
@@ -195,6 +197,7 @@ def _batch(
     ]
     state = _initial_state(agent, seeds, infos, envs[0])
     starts = np.ones(len(envs), dtype=bool)
+    gaps = getattr(agent, "missing_level", None) is not None
     seconds = 0.0
     number = 0
     while not all(tally.done for tally in tallies):
@@ -211,7 +214,7 @@ def _batch(
             if tally.done:
                 continue
             observations[i], reward, ended, info = checks.step(
-                envs[i], actions[i], seed=seeds[i], number=number
+                envs[i], actions[i], seed=seeds[i], number=number, gaps=gaps
             )
             tally.add(reward, ended, info)
             if tally.trajectory is not None:

@@ -122,6 +122,11 @@ def _check(planner: "Planner") -> None:
     for name in names:
         if names.count(name) > 1:
             raise PgdiffError(f"`guides` must have names of their own. Got '{name}' twice.")
+    if planner.observation_level:
+        raise PgdiffError(
+            "`observation_level` must be 0 for a plan to be explained: its first token would move "
+            f"by itself. Got {planner.observation_level}."
+        )
     if planner.resample is not None:
         raise PgdiffError(
             "`resample` must be None for a plan to be explained: where candidates are drawn anew, "

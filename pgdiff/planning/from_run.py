@@ -16,11 +16,13 @@ from pgdiff.planning.controllers import Controller
 from pgdiff.planning.run_guides import GuideChoice, GuideSettings, run_guides
 from pgdiff.planning.settings import CONTROLLERS, OFF, PlannerSettings, planner_values
 from pgdiff.pretrained import Pretrained, load_learner
-from pgdiff.saving import FORMAT, library_version
+from pgdiff.saving import library_version
 from pgdiff.validation import PgdiffError, check_in
 
 RUN = "run.json"
 MODEL, INVERSE_DYNAMICS = "model", "inverse_dynamics"
+RUN_FORMAT = 3
+"""Of `run.json`. 2 called the planner's `schedule` `levels`."""
 FORMAT_1_PLANNER = {"solver": {"name": "ddim"}, "spacing": {"name": "uniform"}}
 OF_THE_RUN = "run"
 """Of arguments for which None has a meaning of its own: what the run says."""
@@ -124,14 +126,16 @@ def read_run(path: PathLike) -> RunInfo:
     try:
         content = json.loads(file.read_bytes())
         number = content["format"]
-        if isinstance(number, int) and number > FORMAT:
+        if isinstance(number, int) and number > RUN_FORMAT:
             raise PgdiffError(
                 f"'{file}' has format {number}; this pgdiff ({library_version()}) reads formats "
-                f"up to {FORMAT}. Install a newer pgdiff."
+                f"up to {RUN_FORMAT}. Install a newer pgdiff."
             )
         stages = tuple(StageRecord(**stage) for stage in content["stages"])
         if number < 2:  # what a planner did where nothing was said
             content["planner"] = {**FORMAT_1_PLANNER, **content["planner"]}
+        if number < 3 and "levels" in content["planner"]:
+            content["planner"]["schedule"] = content["planner"].pop("levels")
         info = RunInfo(
             path=folder,
             stages=stages,

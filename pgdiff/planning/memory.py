@@ -109,6 +109,21 @@ class PlanMemory(NamedTuple):
         steps = np.where(left >= 1, left, lookahead * stride)
         return self.waypoints[np.arange(len(token)), token], steps
 
+    def expected(self, stride: int) -> Float[np.ndarray, "environments observation"]:
+        """What the plans have for now, on a straight line between two tokens.
+
+        Args:
+            stride: environment steps between way-points.
+        """
+        last = self.waypoints.shape[1] - 1
+        at = np.minimum(np.maximum(self.age, 0) / stride, last)
+        low = np.floor(at).astype(np.int64)
+        high = np.minimum(low + 1, last)
+        rows = np.arange(len(at))
+        share = (at - low)[:, None].astype(self.waypoints.dtype)
+        between = (1 - share) * self.waypoints[rows, low] + share * self.waypoints[rows, high]
+        return np.asarray(between)
+
     def action(self) -> Float[np.ndarray, "environments action"]:
         """The plan's own action for this step; past the end of a plan its last one."""
         assert self.actions is not None

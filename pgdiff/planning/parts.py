@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from pgdiff.diffusion import Guidance, Resample, Solver, TrustRegion
+from pgdiff.diffusion import Guidance, MonteCarlo, Resample, Solver, TrustRegion
 from pgdiff.diffusion.level_schedules import LevelSchedule
 from pgdiff.diffusion.spacing import Spacing
 from pgdiff.validation import PgdiffError
@@ -11,9 +11,10 @@ from pgdiff.validation import PgdiffError
 PARTS: tuple[tuple[str, type, bool], ...] = (
     ("solver", Solver, True),
     ("spacing", Spacing, True),
-    ("levels", LevelSchedule, False),
+    ("schedule", LevelSchedule, False),
     ("trust_region", TrustRegion, False),
     ("resample", Resample, False),
+    ("monte_carlo", MonteCarlo, False),
 )
 """Attribute of a planner, what it must be, and whether it must be given."""
 
@@ -33,3 +34,10 @@ def check_parts(planner: Any, guidance: Sequence[Guidance]) -> None:
         planner.solver.check(schedule=planner.model.schedule, distilled=planner.model.distilled)
     if planner.resample is not None:
         planner.resample.check(planner.solver, guidance)
+        for name, none in (
+            ("monte_carlo", None),
+            ("observation_level", 0),
+            ("missing_level", None),
+        ):
+            if getattr(planner, name) != none:
+                raise PgdiffError(f"`{name}` must be {none} with `resample`. Got both.")

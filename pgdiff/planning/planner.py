@@ -5,13 +5,14 @@ from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pgdiff.data import ObservationLayout
 from pgdiff.diffusion import (
     DPMSolver,
     LogSnrSpacing,
+    MonteCarlo,
     Resample,
     SamplerStep,
     Solver,
@@ -23,6 +24,7 @@ from pgdiff.diffusion.spacing import Spacing
 from pgdiff.guides import Guide, bind
 from pgdiff.guides.base import needs_goal, score
 from pgdiff.model import TrajectoryDiffusion
+from pgdiff.planning.acting import Acting
 from pgdiff.planning.candidates import plans_of
 from pgdiff.planning.controllers import Controller, check_controller, check_lookahead
 from pgdiff.planning.explain import explain as explain_plan
@@ -31,7 +33,6 @@ from pgdiff.planning.goals import (
     GOAL,
     check_arrivals,
     check_no_goal,
-    checked_goals,
     knows_goals,
     shared_out,
     steered_to_goal,
@@ -40,19 +41,18 @@ from pgdiff.planning.inputs import (
     check_scale_factors,
     checked_condition,
     checked_observations,
-    plan_seeds,
     split_goal,
     warn_far,
 )
-from pgdiff.planning.memory import PlanMemory
+from pgdiff.planning.noisy_start import known_after, seen_noisily
 from pgdiff.planning.parts import check_parts
 from pgdiff.planning.plausibility import Plausibility, check_plausibility
-from pgdiff.planning.previous import Previous, shifted
+from pgdiff.planning.previous import Previous
 from pgdiff.planning.run_guides import GuideChoice
 from pgdiff.planning.warm_start import start_from
 from pgdiff.saving import resolve_device
 from pgdiff.trajectory import Condition, Plan
-from pgdiff.validation import PgdiffError, check_positive_int, check_range, check_seed
+from pgdiff.validation import PgdiffError, check_level, check_positive_int, check_range, check_seed
 
 LAST_LOG_SNR = 6.0
 """From where the last step goes to clean, by default. A guide moves the last estimate with nothing
@@ -60,7 +60,7 @@ after it to mend what it broke, by as much as there was noise: equal steps of th
 step from too much noise unless they are many."""
 
 
-class Planner:
+class Planner(Acting):
     """Plans from an observation, guided by learned values, and drives along its plans.
 
     It follows Stable-Baselines3's `predict` protocol, for one environment or many, so that SB3's
@@ -80,7 +80,7 @@ class Planner:
             be left to `plan`, and is the goal of every plan that is given none.
         classifier_free: how strongly the condition steers; weight 1 if None.
         spacing: which levels a token visits; equal steps of log_snr up to 6 if None.
-        levels: when each token visits them; all tokens together if None.
+        schedule: when each token visits them; all tokens together if None.
         replan_every: environment steps after which a new plan is made; None for open loop, where a
             plan is followed to its end and its last way-point held (or its last action repeated)
             until the episode ends.
@@ -105,6 +105,13 @@ class Planner:
         trust_region: limits how far the guides move a sample; no limit if None.
         resample: draws the candidates of an environment anew by their weights, with a solver that
             draws noise; None for independent candidates.
+        monte_carlo: futures over which the gradients of guides are averaged, where tokens have
+            levels of their own; the clean estimate alone if None.
+        stabilization: level, in [0, 1), that clean tokens are labelled with.
+        observation_level: level, in [0, 1), of the noise in observations, which plans then do not
+            take for the truth; `pgdiff.diffusion.level_of_noise` gives that of a deviation.
+        missing_level: level, in [0, 1), of what the present plan expects by now, which stands in
+            for an observation that is not there (NaN throughout); None to refuse such.
         seed: from which the environments' seeds are derived.
         device: "auto" is CUDA where there is one.
         noise_device: where noise is drawn; "cpu" gives the same noise on every device. That of the
@@ -122,7 +129,7 @@ class Planner:
         condition: Mapping[str, float | Sequence[float]] | None = None,
         classifier_free: ClassifierFree | None = None,
         spacing: Spacing | None = None,
-        levels: LevelSchedule | None = None,
+        schedule: LevelSchedule | None = None,
         replan_every: int | None = 10,
         lookahead: int = 1,
         solver: Solver | None = None,
@@ -136,6 +143,10 @@ class Planner:
         plausibility: Plausibility | None = None,
         trust_region: TrustRegion | None = None,
         resample: Resample | None = None,
+        monte_carlo: MonteCarlo | None = None,
+        stabilization: float = 0.0,
+        observation_level: float = 0.0,
+        missing_level: float | None = None,
         seed: int = 0,
         device: str | torch.device = "auto",
         noise_device: str | None = None,
@@ -162,7 +173,7 @@ class Planner:
             raise PgdiffError("`condition` must be given with `classifier_free`. Got None.")
         self.classifier_free = classifier_free
         self.spacing = LogSnrSpacing(high=LAST_LOG_SNR) if spacing is None else spacing
-        self.levels = levels
+        self.schedule = schedule
         if replan_every is not None:
             check_positive_int("replan_every", replan_every)
         self.replan_every = replan_every
@@ -170,6 +181,12 @@ class Planner:
         self.solver = DPMSolver() if solver is None else solver
         self.trust_region = trust_region
         self.resample = resample
+        self.monte_carlo = monte_carlo
+        self.stabilization = check_level("stabilization", stabilization)
+        self.observation_level = check_level("observation_level", observation_level)
+        self.missing_level = missing_level
+        if missing_level is not None:
+            check_level("missing_level", missing_level)
         check_parts(self, bound)
         self.spacing.levels(self.steps, schedule=model.schedule)
         if clip is not None and clip != "auto":
@@ -281,6 +298,7 @@ class Planner:
         seeds: Sequence[int],
         goals: Float[np.ndarray, "environments goal"] | None = None,
         previous: Previous | None = None,
+        absent: Bool[np.ndarray, " environments"] | None = None,
         callback: Callable[[SamplerStep], None] | None = None,
     ) -> list[Plan]:
         """Plan for many environments in one batched call; see `plan`.
@@ -290,6 +308,7 @@ class Planner:
             seeds: of each environment's noise.
             goals: `[environments, goal]`, or None.
             previous: what is left of the plans that are followed, for `keep_plan` and `warm_start`.
+            absent: which observations stand in for ones that are not there; none if None.
             callback: as in `plan`; the batch holds the candidates of each environment in turn.
 
         Raises:
@@ -321,33 +340,42 @@ class Planner:
         arrival = None
         if held is not None and self.arrivals is not None:
             arrival = shared_out(self.arrivals, self.candidates).repeat(count).to(held.device)
-        known = self.model.given(start, held, arrival)
+        levels = np.full(count, self.observation_level)
+        if absent is not None:
+            levels[absent] = self.missing_level or 0.0
+        known, observed = seen_noisily(
+            self.model.given(start, held, arrival), levels, candidates=self.candidates
+        )
         noise, matrix = None, None
         if previous is not None and previous.there.any():
-            noise, matrix, known = start_from(
+            noise, matrix, known, observed = start_from(
                 previous,
                 self.model,
                 known,
-                self.model.level_matrix(self.steps, spacing=self.spacing, levels=self.levels),
+                self.model.level_matrix(self.steps, spacing=self.spacing, levels=self.schedule),
                 candidates=self.candidates,
                 keep=self.keep_plan,
                 warm=self.warm_start,
                 share=self.warm_share,
                 generators=generators,
+                observed=observed,
             )
         x = self.model.sample(
             batch=len(start),
             generators=generators,
             known=known,
+            observed=observed,
             condition=condition,
             classifier_free=None if condition is None else self.classifier_free,
             steps=self.steps,
             spacing=self.spacing if matrix is None else None,
-            levels=self.levels if matrix is None else matrix,
+            levels=self.schedule if matrix is None else matrix,
             solver=self.solver,
             guidance=guidance,
             trust_region=self.trust_region,
             resample=self.resample,
+            monte_carlo=self.monte_carlo,
+            stabilization=self.stabilization,
             clip=self.clip,
             start=noise,
             callback=callback,
@@ -357,14 +385,13 @@ class Planner:
         moves = None
         best = np.where(np.isnan(scores).any(axis=1), 0, scores.argmax(axis=1))
         if self.plausibility is not None:
-            found = self.plausibility.moves(self.model, x, known, condition)
+            given = known_after(known, observed, x)
+            found = self.plausibility.moves(self.model, x, given, condition)
             moves = found.reshape(count, -1).cpu().numpy()
             best = self.plausibility.best(scores, moves)
         return plans_of(x, self.model, scores=scores, moves=moves, best=best, goals=goals)
 
     explain = explain_plan
-
-    # ------------------------------------------------------------------------------------ acting
 
     @property
     def observation_layout(self) -> ObservationLayout | None:
@@ -379,84 +406,6 @@ class Planner:
         held = self.hold_goal and knows_goals(self.model)
         return held or steered_to_goal(self.model) or any(map(needs_goal, self.guides))
 
-    def initial_state(
-        self,
-        seeds: Sequence[int],
-        goals: Float[np.ndarray, "environments goal"] | None = None,
-    ) -> PlanMemory:
-        """State of environments that have no plan yet.
-
-        Args:
-            seeds: of each environment's noise.
-            goals: what each is to reach, `[environments, goal]`, for planners that want one.
-        """
-        seeds = [check_seed("seed", seed) for seed in seeds]
-        if goals is not None:
-            goals = checked_goals(goals, count=len(seeds))
-        return PlanMemory.empty(
-            seeds,
-            tokens=self.model.layout.horizon,
-            observation=self.observation_shape[0],
-            goal=goals,
-        )
-
-    def predict(
-        self,
-        observation: Float[np.ndarray, "*environments observation"] | Mapping[str, np.ndarray],
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = True,
-    ) -> tuple[Float[np.ndarray, "*environments action"], PlanMemory]:
-        """Act by Stable-Baselines3's protocol.
-
-        Args:
-            observation: `[observation]` of one environment or `[environments, observation]`; or the
-                Dict observation of an environment like the one that was recorded, whose goal is
-                then the plan's.
-            state: what the last call returned; None to begin.
-            episode_start: where a new episode has begun, one flag an environment.
-            deterministic: accepted for the protocol. A planner draws noise either way, from its
-                seed, so that the same seed gives the same actions.
-
-        Returns:
-            Actions, shaped as the observations are, and the state for the next call.
-
-        Raises:
-            PgdiffError: no controller, a state of other environments, or as `plan`.
-        """
-        if self.controller is None:
-            raise PgdiffError(
-                "`controller` must be given to act. Pass an InverseDynamics, or a tracker such as "
-                "env.unwrapped.tracker(), to Planner. Got None."
-            )
-        flat, goal = split_goal(observation, self.model)
-        single = np.ndim(flat) == 1
-        observations = self._observed(np.atleast_2d(np.asarray(flat)))
-        memory = self._memory(state, len(observations)).begun(episode_start)
-        if goal is not None and self.wants_goal:
-            memory = memory._replace(goal=np.atleast_2d(goal))
-        due = memory.due(self.replan_every)
-        if due.any():
-            plans = self.plan_batch(
-                observations[due],
-                seeds=plan_seeds(memory.seed[due], memory.plans[due]),
-                goals=None if memory.goal is None else memory.goal[due],
-                previous=self._previous(memory, due),
-            )
-            own = [plan.actions for plan in plans if plan.actions is not None]
-            memory = memory.with_plans(
-                due,
-                np.stack([plan.observations for plan in plans]),
-                np.stack(own) if own else None,
-            )
-        if self.controller == "actions":
-            action = memory.action()
-        else:
-            waypoint, steps_left = memory.target(self.model.layout.stride, self.lookahead)
-            action = self.controller.act(observations, waypoint, steps_left)
-        memory = memory._replace(age=memory.age + 1)
-        return (action[0] if single else action), memory
-
     def _each_candidate(self, values: Any) -> Tensor:
         """Values of each environment, once for each of its candidates."""
         tensor = torch.tensor(values, dtype=torch.float32, device=self.model.device)
@@ -469,17 +418,6 @@ class Planner:
             self._warned_far = warn_far(checked, self.model)
         return checked
 
-    def _memory(self, state: Any, count: int) -> PlanMemory:
-        if state is None:
-            return self.initial_state(plan_seeds(np.full(count, self.seed), np.arange(count)))
-        if not isinstance(state, PlanMemory) or len(state.age) != count:
-            raise PgdiffError(
-                f"`state` must be what predict returned for the same {count} environments, or "
-                f"None. Got {type(state).__name__}"
-                + (f" of {len(state.age)}." if isinstance(state, PlanMemory) else ".")
-            )
-        return state
-
     # ------------------------------------------------------------------------- parts of a plan
 
     def _held(self, goal: Tensor | None) -> Tensor | None:
@@ -487,10 +425,3 @@ class Planner:
         told_otherwise = steered_to_goal(self.model) or any(map(needs_goal, self.guides))
         held = self.hold_goal and (knows_goals(self.model) or not told_otherwise)
         return goal if held else None
-
-    def _previous(self, memory: PlanMemory, due: np.ndarray) -> Previous | None:
-        """What is left of the plans that are followed where new ones are due."""
-        if not (self.keep_plan or self.warm_start):
-            return None
-        actions = None if memory.actions is None else memory.actions[due]
-        return shifted(memory.waypoints[due], actions, memory.age[due], self.model.layout.stride)

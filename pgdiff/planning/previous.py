@@ -17,11 +17,13 @@ class Previous(NamedTuple):
         actions: `[environments, steps, action]`, for a model that generates actions; or
             `[environments, tokens, action]`, where its tokens hold one each.
         there: `[environments]`, whether there is such a plan.
+        valid: which tokens it really has; the others repeat its last.
     """
 
     observations: Tokens
     actions: Actions | None
     there: Bool[np.ndarray, " environments"]
+    valid: Bool[np.ndarray, "environments tokens"]
 
 
 def shifted(
@@ -45,6 +47,7 @@ def shifted(
     environments = np.arange(len(observations))[:, None]
     there = age >= 0
     at = np.maximum(age, 0)[:, None] / stride + np.arange(tokens)
+    valid = there[:, None] & (at <= tokens - 1)
     at = np.minimum(at, tokens - 1)
     low = np.floor(at).astype(np.int64)
     high = np.minimum(low + 1, tokens - 1)
@@ -55,4 +58,4 @@ def shifted(
         each = tokens * stride // actions.shape[1]  # environment steps from one to the next
         steps = np.maximum(age, 0)[:, None] // each + np.arange(actions.shape[1])
         left = actions[environments, np.minimum(steps, actions.shape[1] - 1)]
-    return Previous(moved, left, there)
+    return Previous(moved, left, there, valid)

@@ -4,14 +4,21 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, TypedDict
 
-from pgdiff.diffusion import Resample, Solver, TrustRegion
+from pgdiff.diffusion import MonteCarlo, Resample, Solver, TrustRegion
 from pgdiff.diffusion.classifier_free import ClassifierFree
 from pgdiff.diffusion.level_schedules import LevelSchedule
 from pgdiff.diffusion.spacing import Spacing
 from pgdiff.planning.inputs import check_scale_factors
 from pgdiff.planning.plausibility import Plausibility
 from pgdiff.registry import from_config
-from pgdiff.validation import PgdiffError, check_in, check_positive_int, check_range, nearest
+from pgdiff.validation import (
+    PgdiffError,
+    check_in,
+    check_level,
+    check_positive_int,
+    check_range,
+    nearest,
+)
 
 CONTROLLERS = ("inverse_dynamics", "actions")
 """Controllers that a run folder holds: what it has learned, and the plan's own actions."""
@@ -19,10 +26,11 @@ CONTROLLERS = ("inverse_dynamics", "actions")
 PARTS = {
     "solver": "solver",
     "spacing": "spacing",
-    "levels": "level_schedule",
+    "schedule": "level_schedule",
     "plausibility": "plausibility",
     "trust_region": "trust_region",
     "resample": "resample",
+    "monte_carlo": "monte_carlo",
 }
 """Settings of a planner that are parts by name, and of what kind."""
 
@@ -36,6 +44,8 @@ OFF = {
     "plausibility": NONE,
     "trust_region": NONE,
     "resample": NONE,
+    "monte_carlo": NONE,
+    "missing_level": NONE,
 }
 """Settings that `Planner` may be given as None, and the word for it in configurations. There null
 is what the run says."""
@@ -49,7 +59,7 @@ class PlannerSettings(TypedDict, total=False):
     condition: Mapping[str, float | Sequence[float]] | None
     classifier_free: ClassifierFree | None
     spacing: Spacing | None
-    levels: LevelSchedule | None
+    schedule: LevelSchedule | None
     replan_every: int | Literal["run"] | None
     lookahead: int | None
     solver: Solver | None
@@ -63,6 +73,10 @@ class PlannerSettings(TypedDict, total=False):
     plausibility: Plausibility | Literal["run"] | None
     trust_region: TrustRegion | Literal["run"] | None
     resample: Resample | Literal["run"] | None
+    monte_carlo: MonteCarlo | Literal["run"] | None
+    stabilization: float | None
+    observation_level: float | None
+    missing_level: float | Literal["run"] | None
 
 
 def planner_values(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -141,6 +155,10 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
         check_range, "warm_start", low=0.0, high=1.0, open_low=True, open_high=True
     ),
     "warm_share": partial(check_range, "warm_share", low=0.0, high=1.0),
+    **{
+        name: partial(check_level, name)
+        for name in ("stabilization", "observation_level", "missing_level")
+    },
     "clip": _check_clip,
     "arrivals": _check_arrivals,
     "scale_factors": check_scale_factors,

@@ -6,13 +6,14 @@ few steps. A plan brought back to no noise at all is that plan itself, kept as a
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pgdiff.diffusion import Known
+from pgdiff.diffusion import Known, Observed
 from pgdiff.diffusion.level_schedules import LevelMatrix
 from pgdiff.diffusion.noise import draw
 from pgdiff.diffusion.schedules import NoiseSchedule, factors
@@ -78,7 +79,8 @@ def start_from(
     warm: float | None,
     share: float,
     generators: Sequence[torch.Generator],
-) -> tuple[Tokens, LevelMatrix, Known]:
+    observed: Observed | None = None,
+) -> tuple[Tokens, LevelMatrix, Known, Observed | None]:
     """Noisy candidates to start from, their level matrix, and what is given of each.
 
     Args:
@@ -91,11 +93,28 @@ def start_from(
         warm: level of those that start from the plan.
         share: share of the candidates that do so.
         generators: source of the noise.
+        observed: what was measured of new plans.
+
+    Returns:
+        Candidates, levels, what is given, and what was measured. A kept plan's first token is
+        given, not measured: all of it is to stay.
     """
     caps = candidate_levels(
         previous.there, candidates=candidates, keep=keep, warm=warm, share=share
     ).to(model.device)
-    matrix = torch.minimum(matrix[:, None].to(caps), caps[:, None])
+    each = caps[:, None].expand(-1, matrix.shape[-1])
+    if model.levels.per_token:  # what the plan does not have yet starts from noise
+        valid = torch.from_numpy(previous.valid).to(caps.device)
+        valid = valid.repeat_interleave(candidates, dim=0) | (caps == 0)[:, None]
+        each = torch.where(valid, each, 1.0)
+    kept = (caps == 0)[:, None, None]
+    if observed is not None:  # a measured token comes from its measurement, not from the plan
+        measured = observed.mask.any(dim=-1).to(caps.device)
+        each = torch.where(measured & ~kept[:, 0], 1.0, each)
+        first = observed.mask.to(caps.device) & kept
+        known = Known(known.mask.to(caps.device) | first, known.values)
+        observed = replace(observed, mask=observed.mask.to(caps.device) & ~kept)
+    matrix = torch.minimum(matrix[:, None].to(caps), each)
     tokens = model.tokens_of(previous.observations, previous.actions)
     x0 = model.normalizer.normalize(tokens).repeat_interleave(candidates, dim=0)
     shape = (len(x0), x0.shape[1], x0.shape[2])
@@ -106,4 +125,4 @@ def start_from(
         rows = torch.from_numpy(np.flatnonzero(previous.there)) * candidates
         mask[rows.to(mask.device), 1:] = False
         known = Known(mask, known.values)
-    return start_noise(model.schedule, x0, noise, matrix[0]), matrix, known
+    return start_noise(model.schedule, x0, noise, matrix[0]), matrix, known, observed

@@ -5,6 +5,7 @@ from pgdiff.plotting.coverage import coverage_picture
 from pgdiff.plotting.explanation import explanation_picture
 from pgdiff.plotting.failures import ShownEpisode, failures_picture, worst
 from pgdiff.plotting.fidelity import fidelity_picture, marginals_picture
+from pgdiff.plotting.levels import level_gif, level_picture
 from pgdiff.plotting.losses import loss_picture
 from pgdiff.plotting.plans import comparison_picture, plan_picture
 from pgdiff.plotting.reach import reach_picture
@@ -20,6 +21,8 @@ __all__ = [
     "explanation_picture",
     "failures_picture",
     "fidelity_picture",
+    "level_gif",
+    "level_picture",
     "loss_picture",
     "marginals_picture",
     "plan_picture",

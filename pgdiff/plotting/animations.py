@@ -88,7 +88,7 @@ def denoising_gif(
     pictures = []
     draw_ends(axes, paths[-1][shown[0], :1], goal_of(env, goal))
     last = len(levels) - 1
-    for index in _even(last, max_frames):
+    for index in even(last, max_frames):
         level = float(levels[index])
         lines = draw_candidates(axes, paths[index][shown], shades, norm)
         # Lines between way-points that are still noise are only clutter: they come as it goes.
@@ -148,7 +148,7 @@ def episode_gif(
     (ahead,) = axes.plot([], [], color=COLOURS[1], linewidth=1.5, marker=".", ms=4, zorder=5)
     (body,) = axes.plot([], [], "o", color=COLOURS[0], mec="white", mew=1.4, ms=10, zorder=9)
     pictures = []
-    for step in _even(steps, max_frames):
+    for step in even(steps, max_frames):
         trace.set_data(*places[: step + 1].T)
         body.set_data(*places[step : step + 1].T)
         plan = plans[min(step, steps - 1)] if plans else None
@@ -160,7 +160,7 @@ def episode_gif(
     return save_gif(pictures, path, milliseconds=times)
 
 
-def _even(last: int, most: int) -> list[int]:
+def even(last: int, most: int) -> list[int]:
     """Return at most `most` numbers from 0 to `last`, evenly spread; `last` is among them."""
     count = min(most, last + 1)
     spread = np.linspace(0, last, count) if count > 1 else np.array([last])

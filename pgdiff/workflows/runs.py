@@ -7,8 +7,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pgdiff.planning.from_run import RUN, RunInfo, StageRecord, read_run
-from pgdiff.saving import FORMAT
+from pgdiff.planning.from_run import RUN, RUN_FORMAT, RunInfo, StageRecord, read_run
 from pgdiff.validation import PgdiffError
 from pgdiff.workflows.files import write_json
 
@@ -20,7 +19,7 @@ _RECORDS = {"validate_every", "log_every"}
 def write_run(info: RunInfo) -> Path:
     """Write `run.json`, whole or not at all."""
     content = asdict(info) | {
-        "format": FORMAT,
+        "format": RUN_FORMAT,
         "status": "finished" if info.finished else "started",
     }
     del content["path"]

@@ -25,6 +25,7 @@ class Watched:
         self.planner = planner
         self.episodes = episodes
         self.observation_shape = planner.observation_shape
+        self.missing_level = getattr(planner, "missing_level", None)
         self.wants_goal = bool(getattr(planner, "wants_goal", False))
         model = planner.model
         self.observation_layout = getattr(

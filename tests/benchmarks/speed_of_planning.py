@@ -7,8 +7,8 @@ import numpy as np
 from timing import Clock, Row, seconds, timings
 
 import pgdiff.diffusion.sampler
-import pgdiff.model
 import pgdiff.planning.planner
+import pgdiff.sampled
 from pgdiff.critics import TransitionValue
 from pgdiff.data import Episodes
 from pgdiff.diffusion import Guidance
@@ -57,7 +57,7 @@ def profile(planner: Planner, observation: np.ndarray, *, repeats: int) -> dict[
         (planner.model.network, "forward", "network forward"),
         (Guidance, "energy_and_gradient", "guide gradient"),
         (sampler, "draw", "noise"),
-        (pgdiff.model, "sample", "sampling"),
+        (pgdiff.sampled, "sample", "sampling"),
         (pgdiff.planning.planner, "score", "scoring"),
     )
     with ExitStack() as stack:

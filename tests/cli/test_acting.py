@@ -189,7 +189,7 @@ def test_ablation(pgdiff, run_folder: Path, tmp_path: Path, quick) -> None:
         (["run={run}", "planner.solver=dpm"], "`solver`"),
         (["run={run}", "planner.solver=consistency"], "'consistency' needs a model"),
         (["run={run}", "planner.spacing={{name: karras, rho: 0.5}}"], "`rho`"),
-        (["run={run}", "planner.levels=pyramids"], "Did you mean 'pyramid'"),
+        (["run={run}", "planner.schedule=pyramids"], "Did you mean 'pyramid'"),
         (["run={run}", "planner.condition={{return: 3}}"], "`condition`"),
         (["run={run}", "planner.condition=3"], "`condition` must map"),
         (["run={run}", "planner.classifier_free=2"], "`condition` must be given"),

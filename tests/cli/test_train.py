@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from pgdiff.model import TrajectoryDiffusion
-from pgdiff.saving import FORMAT
+from pgdiff.planning.from_run import RUN_FORMAT
 
 
 def test_the_run_folder(run_folder: Path) -> None:
@@ -23,7 +23,7 @@ def test_the_run_folder(run_folder: Path) -> None:
         "run.json",
     }
     run = json.loads((run_folder / "run.json").read_text())
-    assert run["format"] == FORMAT
+    assert run["format"] == RUN_FORMAT
     assert run["status"] == "finished"
     assert [stage["name"] for stage in run["stages"]] == ["model", "value", "inverse_dynamics"]
     assert run["task"]["id"] == "pgdiff_envs:maze2d-umaze-v1"

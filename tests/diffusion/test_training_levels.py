@@ -13,6 +13,7 @@ from pgdiff.diffusion import (
     CosineSchedule,
     EDMSchedule,
     FlowSchedule,
+    ForcingLevels,
     IndependentLevels,
     LinearSchedule,
     LogNormalLevels,
@@ -48,6 +49,8 @@ PARTS = [
     MixtureLevels(parts=(SequenceLevels(),)),
     MixtureLevels(parts=(SequenceLevels(), IndependentLevels()), weights=(1.0, 2.0)),
     NESTED,
+    ForcingLevels(),
+    ForcingLevels(start=0.0, cut=0.5),
 ]
 each = pytest.mark.parametrize("levels", PARTS, ids=repr)
 
@@ -271,3 +274,34 @@ def test_a_mixture_as_yaml_has_it() -> None:
     made = MixtureLevels(parts=(SequenceLevels(), IndependentLevels()), weights=(1.0, 2.0))
     assert described == made
     assert from_config("levels", to_config(described)) == made
+
+
+def test_forcing_levels_are_the_mixtures_that_they_name() -> None:
+    """Shares of near starts and of cuts, where cuts lie, and what is left is uniform."""
+    batch, tokens = 20_000, 8
+    levels = draw(ForcingLevels(start=0.4, start_below=0.2, cut=0.3), batch, tokens, generator(0))
+    below = (levels[:, 0] < 0.2).double().mean()
+    assert float(below) == pytest.approx(0.4 + 0.6 * 0.2, abs=0.01)
+    noise = levels == 1
+    assert not noise[:, :2].any(), "two tokens are always there"
+    assert float(noise[:, -1].double().mean()) == pytest.approx(0.3, abs=0.01)
+    assert (noise[:, 1:] | ~noise[:, :-1]).all(), "what is cut stays cut"
+    lengths = tokens - noise[noise[:, -1]].sum(dim=1)
+    shares = torch.bincount(lengths, minlength=tokens).double() / len(lengths)
+    assert shares.tolist() == [0, 0, *[pytest.approx(1 / 6, abs=0.02)] * 6]
+    rest = levels[~noise[:, -1]][:, 1:].flatten()
+    assert float(rest.mean()) == pytest.approx(0.5, abs=0.01)
+    plain = draw(ForcingLevels(start=0.0), batch, tokens, generator(0))
+    assert float(plain[:, 0].mean()) == pytest.approx(0.5, abs=0.01) and (plain < 1).all()
+    one = draw(ForcingLevels(cut=1.0), 50, 1, generator(0))
+    assert one.shape == (50, 1) and (one < 1).all()
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "settings", [{"start": 1.5}, {"start_below": 0.0}, {"cut": -0.1}, {"start": "often"}]
+)
+def test_bad_forcing_levels_are_named(settings: dict[str, Any]) -> None:
+    (name,) = settings
+    with pytest.raises(PgdiffError, match=f"`{name}` must be"):
+        ForcingLevels(**settings)

@@ -11,6 +11,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 import pgdiff_envs
 from pgdiff_envs import TASKS, PgdiffEnvsError, normalized_score
 from pgdiff_envs.layouts import LAYOUTS, get_layout
+from pgdiff_envs.maze import MazeEnv
 from pgdiff_envs.tasks import register_tasks
 
 
@@ -326,3 +327,39 @@ def test_geometry_of_the_layouts():
     assert layout.clearance(2.0, 1.0) == 0.0
     mirrored = get_layout(tuple(reversed(layout.rows)))
     assert mirrored.free_cells == tuple(sorted((4 - w, h) for w, h in layout.free_cells))
+
+
+def test_force_noise_pushes_by_the_generators_draws():
+    """The mean is D4RL's step, the deviation that of the force over the mass, for one step."""
+    env = MazeEnv(layout="open", force_noise=0.4)
+    exact = MazeEnv(layout="open")
+    action = np.array([0.3, -0.2], np.float32)
+    env.reset(seed=0)
+    moved = []
+    for _ in range(4000):
+        env.set_observation([2.0, 3.0, 0.5, -0.5])
+        moved.append(env.step(action)[0][2:])
+    exact.reset(seed=0)
+    exact.set_observation([2.0, 3.0, 0.5, -0.5])
+    expected = exact.step(action)[0][2:]
+    spread = 0.4 * 100.0 * 0.01 / (1000.0 * 4.0 / 3.0 * np.pi * 0.1**3)
+    assert np.std(moved, axis=0) == pytest.approx(spread, rel=0.05)
+    off = np.abs(np.mean(moved, axis=0) - expected).max()
+    assert off < 4.5 * spread / np.sqrt(4000)
+
+
+def test_force_noise_follows_the_seed_and_zero_is_none():
+    def drive(**settings):
+        env = MazeEnv(layout="umaze", **settings)
+        env.reset(seed=5)
+        return np.array([env.step(np.array([0.5, 0.5], np.float32))[0] for _ in range(50)])
+
+    assert np.array_equal(drive(force_noise=0.3), drive(force_noise=0.3))
+    assert not np.array_equal(drive(force_noise=0.3), drive())
+    assert np.array_equal(drive(force_noise=0.0), drive())
+
+
+@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf"), True, "much"])
+def test_bad_force_noise_is_named(value):
+    with pytest.raises(PgdiffEnvsError, match="`force_noise` must be a finite number"):
+        MazeEnv(force_noise=value)

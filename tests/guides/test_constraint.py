@@ -54,7 +54,7 @@ def box_depth(box: Box, points: Tensor) -> Tensor:
         (Box((-0.5, -0.2), (0.9, 0.6), margin=0.2), box_depth),
         (Box((-0.5, -0.2, -0.6), (0.9, 0.6, 0.4), position=(0, 1, 2)), box_depth),
     ],
-    ids=str,
+    ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_a_line_is_as_deep_as_its_deepest_point(region: Any, depth: Any) -> None:
     """Of 2,001 points along each line between way-points."""
@@ -144,7 +144,7 @@ def test_speed_and_action_limits_are_squared_excesses() -> None:
         ActionLimit(-0.3, 0.3),
         lambda segment: segment.observations.square().sum(dim=(1, 2)),
     ],
-    ids=str,
+    ids=["disc", "box", "speed limit", "action limit", "function"],
 )
 def test_they_are_sound_guides(cost: Any, fields: tuple[str, ...]) -> None:
     guide = Constraint(cost)

@@ -136,7 +136,7 @@ def test_classifier_free_waits_for_a_goal() -> None:
 
 def test_spacing_and_levels_reach_the_sampling() -> None:
     seen: list[SamplerStep] = []
-    planner = make(model=PLAIN, spacing=KarrasSpacing(), levels=Pyramid(slope=1.0))
+    planner = make(model=PLAIN, spacing=KarrasSpacing(), schedule=Pyramid(slope=1.0))
     assert PLAIN.levels == SequenceLevels()
     with pytest.warns(UserWarning, match="one level for the whole sequence"):
         candidates(planner, callback=seen.append)

@@ -122,7 +122,7 @@ def test_a_trust_region_keeps_what_the_sizes_allow(at: Any, per: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"solver": DDPM()}, {"levels": Pyramid(slope=1.0)}], ids=str
+    "options", [{}, {"solver": DDPM()}, {"schedule": Pyramid(slope=1.0)}], ids=str
 )
 @pytest.mark.filterwarnings("ignore:This model was trained with")
 def test_sizes_are_those_that_the_network_saw(options: dict[str, Any]) -> None:

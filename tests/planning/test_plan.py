@@ -262,7 +262,7 @@ def test_bad_goals_and_seeds_are_named() -> None:
         planner.plan_batch(broken, seeds=range(8))
 
 
-@pytest.mark.parametrize("each", ["solver", "spacing", "levels"])
+@pytest.mark.parametrize("each", ["solver", "spacing", "schedule"])
 @pytest.mark.usefixtures("unchecked")
 def test_parts_are_checked_when_the_planner_is_made(each: str) -> None:
     with pytest.raises(PgdiffError, match=f"`{each}` must be a"):

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args, get_origin
 import pytest
 
 from pgdiff import Planner
-from pgdiff.diffusion import DDIM, DDPM, LogSnrSpacing, UniformSpacing
+from pgdiff.diffusion import DDIM, DDPM, LogSnrSpacing, MonteCarlo, UniformSpacing
 from pgdiff.diffusion.classifier_free import ClassifierFree
 from pgdiff.diffusion.level_schedules import Pyramid
 from pgdiff.planning import Plausibility
@@ -49,7 +49,11 @@ def test_every_setting_is_an_argument_of_the_planner() -> None:
         ("solver", {"name": "ddim", "eta": 0.5}, DDIM(eta=0.5)),
         ("spacing", "uniform", UniformSpacing()),
         ("spacing", {"name": "log_snr", "high": 6.0}, LogSnrSpacing(high=6.0)),
-        ("levels", {"name": "pyramid", "slope": 0.5}, Pyramid(slope=0.5)),
+        ("schedule", {"name": "pyramid", "slope": 0.5}, Pyramid(slope=0.5)),
+        ("monte_carlo", "none", None),
+        ("monte_carlo", {"name": "futures", "futures": 8}, MonteCarlo(futures=8)),
+        ("stabilization", 0.01, 0.01),
+        ("observation_level", 0.1, 0.1),
         ("classifier_free", 2, ClassifierFree(weight=2.0)),
         ("condition", {"return": 3.0}, {"return": 3.0}),
         ("scale_factors", "none", None),
@@ -92,6 +96,10 @@ def test_the_controller_is_somebody_elses() -> None:
         ({"scale_factors": 0.5}, "`scale_factors` must be numbers"),
         ({"scale_factors": [1, -1]}, "`scale_factors` must be a number in"),
         ({"plausibility": {"name": "denoiser", "limit": -1}}, "`limit` must be"),
+        ({"monte_carlo": "many"}, "`monte_carlo` must be one of"),
+        ({"monte_carlo": {"name": "futures", "futures": 0}}, "`futures` must be"),
+        ({"stabilization": 1.0}, "`stabilization` must be a number in"),
+        ({"observation_level": -0.1}, "`observation_level` must be a number in"),
         ({"classifier_free": "much"}, "`classifier_free` must be a weight"),
     ],
 )

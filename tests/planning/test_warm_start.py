@@ -253,7 +253,7 @@ def test_same_seed_same_plan_whatever_is_planned_beside_it(options: dict[str, An
     for i in range(4):
         assert np.array_equal(together[i].candidates, again[i].candidates)
         assert not np.array_equal(together[i].candidates, other[i].candidates)
-        own = Previous(previous.observations[i : i + 1], None, previous.there[i : i + 1])
+        own = Previous(*(None if a is None else a[i : i + 1] for a in previous))
         (alone,) = planner.plan_batch(OBSERVATIONS[i : i + 1], seeds=[i], previous=own)
         largest = max(largest, float(np.abs(alone.candidates - together[i].candidates).max()))
     # One that has no plan yet is planned for as if nothing were kept or warmed up.

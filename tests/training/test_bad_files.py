@@ -17,7 +17,7 @@ from regression import Regression, make_episodes
 from pgdiff.critics import SegmentValue, TransitionValue
 from pgdiff.data import Episodes
 from pgdiff.model import TrajectoryDiffusion
-from pgdiff.planning.from_run import read_run
+from pgdiff.planning.from_run import RUN_FORMAT, read_run
 from pgdiff.pretrained import load_learner
 from pgdiff.saving import FORMAT
 from pgdiff.training import Trainer
@@ -438,7 +438,7 @@ def test_a_checkpoint_from_before_some_counters_is_gone_on_from(
 # ------------------------------------------------------------------------------------- run folders
 
 RUN = {
-    "format": FORMAT,
+    "format": RUN_FORMAT,
     "status": "started",
     "task": {"name": "walk"},
     "recipe": "",
@@ -465,7 +465,7 @@ RUNS: dict[str, tuple[Any, list[str]]] = {
     "no JSON": (b"\x80\x04\x95", ["run.json' is damaged"]),
     "empty": (b"", ["run.json' is damaged"]),
     "a list": ([], ["run.json' is damaged"]),
-    "newer format": ({"format": FORMAT + 1}, [f"has format {FORMAT + 1}", "newer pgdiff"]),
+    "newer format": ({"format": RUN_FORMAT + 1}, [f"format {RUN_FORMAT + 1}", "newer pgdiff"]),
     "no format": ({"format": None}, ["run.json' is damaged"]),
     "task that is a list": ({"task": ["walk"]}, ["run.json' is damaged", "`task`"]),
     "stages that are a number": ({"stages": 3}, ["run.json' is damaged"]),

@@ -1,6 +1,12 @@
 """Noise schedules: how much signal and noise a token holds at a noise level. One file each."""
 
-from pgdiff.diffusion.schedules.base import NoiseSchedule, add_noise, check_leak, factors
+from pgdiff.diffusion.schedules.base import (
+    NoiseSchedule,
+    add_noise,
+    check_leak,
+    factors,
+    level_of_noise,
+)
 from pgdiff.diffusion.schedules.cosine import CosineSchedule
 from pgdiff.diffusion.schedules.edm import EDMSchedule
 from pgdiff.diffusion.schedules.flow import FlowSchedule
@@ -19,4 +25,5 @@ __all__ = [
     "add_noise",
     "check_leak",
     "factors",
+    "level_of_noise",
 ]

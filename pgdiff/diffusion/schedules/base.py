@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pgdiff.validation import PgdiffError
+from pgdiff.validation import PgdiffError, check_range
 
 LEAK = 1e-3
 """Most of the signal's share `alpha^2 / (alpha^2 + sigma^2)` that may be left at level 1."""
@@ -53,6 +53,18 @@ def add_noise(
     """Return the noisy sample `alpha * x0 + sigma * epsilon` at every token's level."""
     alpha, sigma = factors(schedule, level)
     return alpha * x0 + sigma * epsilon
+
+
+def level_of_noise(schedule: NoiseSchedule, deviation: float) -> float:
+    """Level at which a sample, divided by alpha, is its clean value plus noise of this deviation.
+
+    Args:
+        schedule: signal and noise at a level.
+        deviation: standard deviation of the noise, in normalised units, above 0.
+    """
+    check_range("deviation", deviation, low=0.0, open_low=True)
+    log_snr = -2 * torch.tensor(deviation, dtype=torch.float64).log()
+    return float(schedule.level_at(log_snr))
 
 
 def check_leak(schedule: NoiseSchedule, *, allow_leak: bool) -> None:

@@ -1,0 +1,117 @@
+"""Features that are seen through noise: a measurement is a noisy sample at some level.
+
+A model with a noise level for each token needs no other description of a bad measurement. What was
+measured as x0 plus noise of deviation s is, times alpha, a sample at the level whose sigma / alpha
+is s; from there it is denoised with the rest of the plan (Chen et al. 2024, "Diffusion Forcing",
+section 4.3).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from pgdiff.diffusion.schedules import NoiseSchedule, factors
+from pgdiff.validation import PgdiffError, check_level
+
+Signal = Float[Tensor, "batch tokens features"]
+Level = Float[Tensor, "#batch tokens"]
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """Features that were measured, and how noisily.
+
+    A token all of whose features were measured has the measurement's level from the start, and goes
+    down with the others once they come to it. In a token that was measured in part, the measured
+    features get what noise they lack for the token's level until then.
+
+    Attributes:
+        mask: `[batch or 1, tokens, features]`: what was measured.
+        values: `[batch, tokens, features]`, as measured, normalised; ignored elsewhere.
+        level: noise level of the measurement, in [0, 1): one number, or `[batch]`, one for each
+            trajectory. At 0 it is the truth.
+    """
+
+    mask: Bool[Tensor, "#batch tokens features"]
+    values: Signal
+    level: float | Float[Tensor, " batch"]
+
+    def __post_init__(self) -> None:
+        for level in torch.as_tensor(self.level).reshape(-1).tolist():
+            check_level("level", level)
+        if isinstance(self.level, Tensor) and self.level.shape != self.values.shape[:1]:
+            raise PgdiffError(
+                f"`level` must have shape [{len(self.values)}], one for each trajectory. "
+                f"Got {list(self.level.shape)}."
+            )
+        if self.mask.shape[1:] != self.values.shape[1:]:
+            raise PgdiffError(
+                "`mask` and `values` must have the same shape, but for a mask of batch 1. "
+                f"Got {list(self.mask.shape)} and {list(self.values.shape)}."
+            )
+        if not torch.isfinite(self.values[self.mask.expand_as(self.values)]).all():
+            raise PgdiffError("`values` must be finite where they were measured. Got NaN or Inf.")
+
+    def to(self, *, device: torch.device, dtype: torch.dtype) -> "Observed":
+        """The same on another device."""
+        level = self.level
+        if isinstance(level, Tensor):
+            level = level.to(device=device, dtype=dtype)
+        return Observed(self.mask.to(device), self.values.to(device=device, dtype=dtype), level)
+
+    @property
+    def tokens(self) -> Bool[Tensor, "#batch tokens"]:
+        """Tokens all of whose features were measured."""
+        return self.mask.all(dim=-1)
+
+    def levels(self, level: Level) -> Level:
+        """At most the measurement's level for tokens that were measured as a whole."""
+        return torch.where(self.tokens, torch.minimum(level, self._own(level)), level)
+
+    def check_start(self, level: Level) -> None:
+        """Refuse levels of a first row at which the measurement would not be looked at.
+
+        Raises:
+            PgdiffError: a token that was measured starts at less than the measurement's level.
+        """
+        late = self.mask.any(dim=-1) & (level < self._own(level))
+        if late.any():
+            row, token = late.nonzero()[0].tolist()
+            raise PgdiffError(
+                f"`levels` must start at the measurement's level or above in token {token}, which "
+                f"was measured. Got {float(level[min(row, len(level) - 1), token])}."
+            )
+
+    def hold(
+        self,
+        x: Signal,
+        level: Level,
+        *,
+        schedule: NoiseSchedule,
+        noise: Signal,
+        most: Level | None = None,
+    ) -> Signal:
+        """Put the measurement into `x` where its tokens are not less noisy than it is.
+
+        Args:
+            x: noisy tokens.
+            level: of the tokens.
+            schedule: signal and noise at a level.
+            noise: standard normal, the same in every row of one sampling.
+            most: of a token above this level nothing is held: a solver has raised its noise, and
+                knows by how much.
+        """
+        own = self._own(level)
+        own_alpha, own_sigma = factors(schedule, own)
+        alpha, sigma = factors(schedule, level)
+        # The forward law from the measurement's level to the token's.
+        lacking = (sigma.square() - (alpha / own_alpha * own_sigma).square()).clamp(min=0).sqrt()
+        still = level >= own if most is None else (level >= own) & (level <= most)
+        held = self.mask & still[..., None]
+        return torch.where(held, alpha * self.values + lacking * noise, x)
+
+    def _own(self, like: Tensor) -> Float[Tensor, "#batch 1"]:
+        """The measurement's level of each trajectory, or of all."""
+        return torch.as_tensor(self.level, dtype=like.dtype, device=like.device).reshape(-1, 1)

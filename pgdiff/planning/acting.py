@@ -1,0 +1,144 @@
+"""How a planner acts: Stable-Baselines3's `predict` protocol."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from pgdiff.model import TrajectoryDiffusion
+from pgdiff.planning.controllers import Controller
+from pgdiff.planning.goals import checked_goals
+from pgdiff.planning.inputs import plan_seeds, split_goal
+from pgdiff.planning.memory import PlanMemory
+from pgdiff.planning.noisy_start import filled_in, missing
+from pgdiff.planning.previous import Previous, shifted
+from pgdiff.trajectory import Plan
+from pgdiff.validation import PgdiffError, check_seed
+
+
+class Acting:
+    """What `Planner` does with its plans; its attributes are described there."""
+
+    model: TrajectoryDiffusion
+    controller: Controller | Literal["actions"] | None
+    replan_every: int | None
+    lookahead: int
+    keep_plan: bool
+    warm_start: float | None
+    missing_level: float | None
+    seed: int
+    observation_shape: tuple[int, ...]
+    plan_batch: Callable[..., list[Plan]]
+    _observed: Callable[[np.ndarray], np.ndarray]
+
+    @property
+    def wants_goal(self) -> bool:
+        """Whether its plans are made for a goal that is to be told."""
+        raise NotImplementedError
+
+    def initial_state(
+        self,
+        seeds: Sequence[int],
+        goals: Float[np.ndarray, "environments goal"] | None = None,
+    ) -> PlanMemory:
+        """State of environments that have no plan yet.
+
+        Args:
+            seeds: of each environment's noise.
+            goals: what each is to reach, `[environments, goal]`, for planners that want one.
+        """
+        seeds = [check_seed("seed", seed) for seed in seeds]
+        if goals is not None:
+            goals = checked_goals(goals, count=len(seeds))
+        return PlanMemory.empty(
+            seeds,
+            tokens=self.model.layout.horizon,
+            observation=self.observation_shape[0],
+            goal=goals,
+        )
+
+    def predict(
+        self,
+        observation: Float[np.ndarray, "*environments observation"] | Mapping[str, np.ndarray],
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+    ) -> tuple[Float[np.ndarray, "*environments action"], PlanMemory]:
+        """Act by Stable-Baselines3's protocol.
+
+        Args:
+            observation: `[observation]` of one environment or `[environments, observation]`; or the
+                Dict observation of an environment like the one that was recorded, whose goal is
+                then the plan's. With `missing_level`, one that is NaN throughout is not there.
+            state: what the last call returned; None to begin.
+            episode_start: where a new episode has begun, one flag an environment.
+            deterministic: accepted for the protocol. A planner draws noise either way, from its
+                seed, so that the same seed gives the same actions.
+
+        Returns:
+            Actions, shaped as the observations are, and the state for the next call.
+
+        Raises:
+            PgdiffError: no controller, a state of other environments, or as `plan`.
+        """
+        if self.controller is None:
+            raise PgdiffError(
+                "`controller` must be given to act. Pass an InverseDynamics, or a tracker such as "
+                "env.unwrapped.tracker(), to Planner. Got None."
+            )
+        flat, goal = split_goal(observation, self.model)
+        single = np.ndim(flat) == 1
+        observations = np.atleast_2d(np.asarray(flat))
+        memory = self._memory(state, len(observations)).begun(episode_start)
+        absent = np.zeros(len(observations), bool)
+        if self.missing_level is not None:
+            absent = missing(observations)
+        if absent.any():
+            observations = filled_in(observations, absent, memory, self.model.layout.stride)
+        observations = self._observed(observations)
+        if goal is not None and self.wants_goal:
+            told = np.atleast_2d(goal)
+            if memory.goal is not None:  # what is missing tells no goal
+                told = np.where(absent[:, None], memory.goal, told)
+            memory = memory._replace(goal=told)
+        due = memory.due(self.replan_every)
+        if due.any():
+            plans = self.plan_batch(
+                observations[due],
+                seeds=plan_seeds(memory.seed[due], memory.plans[due]),
+                goals=None if memory.goal is None else memory.goal[due],
+                previous=self._previous(memory, due),
+                absent=absent[due],
+            )
+            own = [plan.actions for plan in plans if plan.actions is not None]
+            memory = memory.with_plans(
+                due,
+                np.stack([plan.observations for plan in plans]),
+                np.stack(own) if own else None,
+            )
+        if self.controller == "actions":
+            action = memory.action()
+        else:
+            waypoint, steps_left = memory.target(self.model.layout.stride, self.lookahead)
+            action = self.controller.act(observations, waypoint, steps_left)
+        memory = memory._replace(age=memory.age + 1)
+        return (action[0] if single else action), memory
+
+    def _memory(self, state: Any, count: int) -> PlanMemory:
+        if state is None:
+            return self.initial_state(plan_seeds(np.full(count, self.seed), np.arange(count)))
+        if not isinstance(state, PlanMemory) or len(state.age) != count:
+            raise PgdiffError(
+                f"`state` must be what predict returned for the same {count} environments, or "
+                f"None. Got {type(state).__name__}"
+                + (f" of {len(state.age)}." if isinstance(state, PlanMemory) else ".")
+            )
+        return state
+
+    def _previous(self, memory: PlanMemory, due: np.ndarray) -> Previous | None:
+        """What is left of the plans that are followed where new ones are due."""
+        if not (self.keep_plan or self.warm_start):
+            return None
+        actions = None if memory.actions is None else memory.actions[due]
+        return shifted(memory.waypoints[due], actions, memory.age[due], self.model.layout.stride)

@@ -1,0 +1,145 @@
+"""Noise levels of every token at every row of the sampling, beside the plan that they make."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from pgdiff.plotting.animations import even
+from pgdiff.plotting.canvas import (
+    INK,
+    PathLike,
+    colour_bar,
+    colours,
+    heading,
+    new_figure,
+    pixels,
+    save_gif,
+    save_png,
+    tidy,
+)
+from pgdiff.plotting.scene import draw_ends, draw_place, goal_of, positions
+from pgdiff.validation import PgdiffError, check_positive_int
+
+Levels = Float[np.ndarray, "rows tokens"]
+Frames = Float[np.ndarray, "rows tokens obs"]
+_HOLD = 1500  # milliseconds that the last frame stays
+
+
+def level_picture(
+    levels: Levels,
+    frames: Frames,
+    path: PathLike,
+    *,
+    env: Any = None,
+    position: tuple[int, int] = (0, 1),
+    goal: Any = None,
+    panels: int = 4,
+) -> Path:
+    """Write the level matrix as a heat map, and the plan at some of its rows.
+
+    Args:
+        levels: noise level of every token after every row, from 1, noise, to 0, clean.
+        frames: the plan after every row, in raw units.
+        path: the PNG to write.
+        env: draws its background and tells its goal where it can.
+        position: which two features of an observation are the place.
+        goal: the goal, where the environment does not tell.
+        panels: rows of which the plan is drawn, evenly spread; the last one is among them.
+
+    Raises:
+        PgdiffError: levels and frames of different rows or tokens.
+    """
+    places = _checked(levels, frames, position)
+    rows = even(len(levels) - 1, check_positive_int("panels", panels))
+    figure = new_figure(4.4 + 2.3 * len(rows), 3.2)
+    grid = figure.add_gridspec(1, len(rows) + 1, width_ratios=[1.5] + [1.0] * len(rows))
+    axes = figure.add_subplot(grid[0])
+    image = _heat_map(axes, levels)
+    for row in rows:
+        axes.axhline(row, color=INK, linewidth=0.8, linestyle=":")
+    colour_bar(figure, image, axes, "noise level")
+    for column, row in enumerate(rows):
+        panel = figure.add_subplot(grid[column + 1])
+        _draw(panel, places, levels, row, env, goal)
+        heading(panel, f"row {row}")
+    return save_png(figure, path)
+
+
+def level_gif(
+    levels: Levels,
+    frames: Frames,
+    path: PathLike,
+    *,
+    env: Any = None,
+    position: tuple[int, int] = (0, 1),
+    goal: Any = None,
+    milliseconds: int = 160,
+    max_frames: int = 40,
+) -> Path:
+    """Write how a plan is made token by token, with the row of the level matrix marked.
+
+    Args:
+        levels: as in `level_picture`.
+        frames: as in `level_picture`.
+        path: the GIF to write.
+        env: as in `level_picture`.
+        position: as in `level_picture`.
+        goal: as in `level_picture`.
+        milliseconds: how long a frame is shown; the last one stays longer.
+        max_frames: of more rows than this, an even choice is shown.
+
+    Raises:
+        PgdiffError: levels and frames of different rows or tokens.
+    """
+    places = _checked(levels, frames, position)
+    check_positive_int("milliseconds", milliseconds)
+    figure = new_figure(7.4, 3.8, dpi=90)
+    left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.2))
+    _heat_map(left, levels)
+    mark = left.axhline(0, color=INK, linewidth=1.6)
+    draw_place(right, env, places[-1:])
+    draw_ends(right, places[-1][:1], goal_of(env, goal))
+    pictures = []
+    for row in even(len(levels) - 1, check_positive_int("max_frames", max_frames)):
+        mark.set_ydata([row, row])
+        artists = _draw_plan(right, places[row], levels[row])
+        heading(right, f"row {row} of {len(levels) - 1}")
+        pictures.append(pixels(figure))
+        for artist in artists:
+            artist.remove()
+    times = [milliseconds] * (len(pictures) - 1) + [_HOLD]
+    return save_gif(pictures, path, milliseconds=times)
+
+
+def _checked(levels: Levels, frames: Frames, position: tuple[int, int]) -> Any:
+    if np.ndim(levels) != 2 or np.ndim(frames) != 3 or levels.shape != frames.shape[:2]:
+        raise PgdiffError(
+            "`levels` must have shape [rows, tokens], and `frames` [rows, tokens, obs]. "
+            f"Got {list(np.shape(levels))} and {list(np.shape(frames))}."
+        )
+    return positions("frames", frames, position)
+
+
+def _heat_map(axes: Any, levels: Levels) -> Any:
+    image = axes.imshow(levels, aspect="auto", cmap=colours(), vmin=0, vmax=1, rasterized=True)
+    tidy(axes, x="token", y="row of the sampling")
+    heading(axes, "Noise levels")
+    return image
+
+
+def _draw(axes: Any, places: Any, levels: Levels, row: int, env: Any, goal: Any) -> None:
+    draw_place(axes, env, places[-1:])
+    draw_ends(axes, places[-1][:1], goal_of(env, goal))
+    _draw_plan(axes, places[row], levels[row])
+
+
+def _draw_plan(axes: Any, place: Any, level: Any) -> list[Any]:
+    """The tokens, coloured by their levels; lines between tokens that are nearly clean."""
+    artists = [
+        axes.scatter(*place.T, c=level, cmap=colours(), vmin=0, vmax=1, s=14, linewidth=0, zorder=6)
+    ]
+    for token in np.flatnonzero((level[:-1] < 0.5) & (level[1:] < 0.5)):
+        artists += axes.plot(*place[token : token + 2].T, color=INK, linewidth=1.0, zorder=5)
+    return artists

@@ -1,0 +1,104 @@
+"""Roll-outs longer than a model's horizon, window by window."""
+
+import warnings
+from typing import TypedDict, Unpack
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from pgdiff.diffusion import HistoryGuidance, Known, Solver
+from pgdiff.diffusion.classifier_free import ClassifierFree
+from pgdiff.diffusion.level_schedules import LevelSchedule
+from pgdiff.diffusion.spacing import Spacing
+from pgdiff.model import TrajectoryDiffusion
+from pgdiff.trajectory import Condition, Segment
+from pgdiff.validation import PgdiffError, check_positive_int, check_seed
+
+
+class RolloutSettings(TypedDict, total=False):
+    """Arguments of `TrajectoryDiffusion.sample` that every window is sampled with."""
+
+    steps: int
+    spacing: Spacing | None
+    levels: LevelSchedule | None
+    solver: Solver | None
+    condition: Condition | None
+    classifier_free: ClassifierFree | None
+    stabilization: float
+    cache: bool
+
+
+def rollout(
+    model: TrajectoryDiffusion,
+    observations: Float[Tensor, "batch observation"] | Float[np.ndarray, "batch observation"],
+    *,
+    tokens: int,
+    context: int | None = None,
+    history: HistoryGuidance | None = None,
+    seed: int = 0,
+    **settings: Unpack[RolloutSettings],
+) -> Segment:
+    """Generate trajectories of any length from these observations.
+
+    The first window begins with an observation. Each later one is given the last `context` tokens
+    of what there is, as clean tokens, and goes on from there (Chen et al. 2024, "Diffusion
+    Forcing", section 4.1). It is made for models trained with a noise level for each token; another
+    has not seen histories, and a warning says so.
+
+    Args:
+        model: its tokens hold observations.
+        observations: to begin from, in raw units.
+        tokens: of each trajectory, the first at the observation; more than the model's horizon or
+            fewer.
+        context: tokens that a window is given, from 1 to the horizon less 1; half the horizon if
+            None.
+        history: views of these tokens, whose estimates add up; of no effect in the first window.
+        seed: of all noise.
+        settings: of the sampling; see `TrajectoryDiffusion.sample`.
+
+    Returns:
+        `[batch, tokens, ...]` in raw units.
+
+    Raises:
+        PgdiffError: a setting out of its range, or samples that are not finite.
+    """
+    horizon = model.layout.horizon
+    check_positive_int("tokens", tokens)
+    context = max(1, horizon // 2) if context is None else check_positive_int("context", context)
+    if context >= horizon:
+        raise PgdiffError(
+            f"`context` must be less than the {horizon} tokens of a window. Got {context}."
+        )
+    if tokens > horizon and not model.levels.per_token:
+        warnings.warn(
+            f"This model was trained with {model.levels!r}, one level for the whole sequence; it "
+            "has not seen histories, and may not go on from them.",
+            stacklevel=2,
+        )
+    generators = [torch.Generator(model.device).manual_seed(check_seed("seed", seed))]
+    begin = torch.as_tensor(observations, dtype=torch.float32, device=model.device)
+    where = model.layout.slices["observations"]
+    if begin.ndim != 2 or begin.shape[1] != where.stop - where.start:
+        raise PgdiffError(
+            f"`observations` must have shape [batch, {where.stop - where.start}]. "
+            f"Got {list(begin.shape)}."
+        )
+    batch = len(begin)
+    known = model.given(begin)
+    x = model.sample(batch=batch, generators=generators, known=known, **settings)
+    while x.shape[1] < tokens:
+        mask = torch.zeros(1, horizon, x.shape[2], dtype=torch.bool, device=x.device)
+        mask[:, :context] = True
+        values = torch.zeros(batch, horizon, x.shape[2], device=x.device)
+        values[:, :context] = x[:, -context:]
+        window = model.sample(
+            batch=batch,
+            generators=generators,
+            known=Known(mask, values),
+            history=history,
+            **settings,
+        )
+        x = torch.cat([x, window[:, context:]], dim=1)
+    return model.segment(x[:, :tokens])

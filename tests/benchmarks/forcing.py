@@ -1,0 +1,316 @@
+"""Diffusion Forcing: what the cache saves, and what schedules, futures and labels are worth.
+
+    python tests/benchmarks/forcing.py cache
+    python tests/benchmarks/forcing.py schedules RUN [--seed 10000] [--episodes 30] [--rows full]
+    python tests/benchmarks/forcing.py futures RUN [--force-noise 0.5]
+    python tests/benchmarks/forcing.py rollout RUN DATA
+    python tests/benchmarks/forcing.py robustness RUN DATA
+
+RUN is a finished run of `recipe=forcing`. Rows of one table share their environment seeds.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from next_token import NextToken
+
+from pgdiff import Episodes, Planner, TrajectoryDiffusion, load_episodes, rollout
+from pgdiff.denoisers import TransformerConfig
+from pgdiff.diffusion import DDIM, HistoryGuidance, IndependentLevels, MonteCarlo, level_of_noise
+from pgdiff.diffusion.level_schedules import (
+    Autoregressive,
+    FullSequence,
+    LevelSchedule,
+    Pyramid,
+    Trapezoid,
+)
+from pgdiff.evaluation import Disturbed, Evaluation, evaluate, interval, paired_difference
+from pgdiff.planning.from_run import read_run
+
+SCHEDULES: dict[str, LevelSchedule] = {
+    "full": FullSequence(),
+    "pyramid 0.25": Pyramid(slope=0.25),
+    "pyramid 0.5": Pyramid(slope=0.5),
+    "pyramid 1": Pyramid(slope=1.0),
+    "pyramid 2": Pyramid(slope=2.0),
+    "trapezoid 0.5": Trapezoid(slope=0.5),
+    "trapezoid 1": Trapezoid(slope=1.0),
+    "autoregressive": Autoregressive(),
+}
+
+
+# ------------------------------------------------------------------------------------------- cache
+
+
+def cache(repeats: int = 3) -> None:
+    """Milliseconds of a sampling of 20 steps a token, with and without keys and values kept."""
+    print("| tokens | schedule | trajectories | cached, ms | uncached, ms | largest difference |")
+    print("|---|---|---|---|---|---|")
+    for tokens in (20, 80, 320):
+        rows = 400 * tokens
+        source = np.random.default_rng(0)
+        model = TrajectoryDiffusion.from_episodes(
+            Episodes.from_arrays(
+                observations=source.normal(size=(rows, 4)),
+                actions=source.uniform(-1, 1, size=(rows, 2)),
+                rewards=source.normal(size=rows),
+                terminals=np.zeros(rows, bool),
+                timeouts=np.arange(1, rows + 1) % (4 * tokens) == 0,
+            ),
+            horizon=tokens,
+            levels=IndependentLevels(),
+            denoiser=TransformerConfig(attention="causal"),
+        ).eval()
+        with torch.no_grad():  # fresh weights give 0, whatever they are asked
+            for parameter in model.network.parameters():
+                noise = torch.Generator().manual_seed(parameter.numel())
+                parameter.add_(0.02 * torch.randn(parameter.shape, generator=noise))
+        for name in ("pyramid 1", "autoregressive"):
+            for batch in (1, 16):
+                if tokens * batch > 1500 and name == "autoregressive":
+                    continue  # minutes without a cache
+                draws = [
+                    partial(
+                        model.sample,
+                        batch=batch,
+                        steps=20,
+                        solver=DDIM(),
+                        levels=SCHEDULES[name],
+                        cache=kept,
+                    )
+                    for kept in (True, False)
+                ]
+                found = [draw(generators=[torch.Generator().manual_seed(0)]) for draw in draws]
+                spent = [1e3 * median(_seconds(draw) for _ in range(repeats)) for draw in draws]
+                error = float((found[0] - found[1]).abs().max())
+                print(
+                    f"| {tokens} | {name} | {batch} | {spent[0]:.0f} | {spent[1]:.0f} "
+                    f"| {error:.0e} |",
+                    flush=True,
+                )
+
+
+def _seconds(work: Callable[..., object]) -> float:
+    source = torch.Generator().manual_seed(0)
+    began = time.perf_counter()
+    work(generators=[source])
+    return time.perf_counter() - began
+
+
+# ---------------------------------------------------------------------------------------- planning
+
+
+def acted(
+    run: Path,
+    options: argparse.Namespace,
+    make_env: Callable[[], gymnasium.Env[Any, Any]],
+    **settings: Any,
+) -> Evaluation:
+    """Episodes of a run's planner with these settings."""
+    settings = {"controller": options.controller} | settings
+    planner = Planner.from_run(run, **settings)
+    return evaluate(
+        planner,
+        make_env,
+        episodes=options.episodes,
+        seed=options.seed,
+        parallel=options.episodes,
+        progress=False,
+    )
+
+
+def score_of(found: Evaluation) -> np.ndarray:
+    return found.returns if found.normalized_scores is None else found.normalized_scores
+
+
+def line(label: str, found: Evaluation, first: Evaluation | None, *more: object) -> str:
+    """A row of a table: score, difference to the first row, never there, milliseconds a plan."""
+    scores = score_of(found)
+    low, high = interval(scores)
+    cells = [label, f"{scores.mean():.1f} [{low:.1f}, {high:.1f}]", ""]
+    if first is not None:
+        gap, low, high = paired_difference(scores, score_of(first))
+        cells[2] = f"{gap:+.1f} [{low:+.1f}, {high:+.1f}]"
+    if found.steps_to_goal is not None:
+        missed = np.isnan(found.steps_to_goal)
+        cells.append(f"{np.nanmean(found.steps_to_goal):.0f}" if not missed.all() else "-")
+        cells.append(f"{100 * missed.mean():.0f} %")
+    cells += [f"{1e3 * found.agent_seconds / max(found.plans or 1, 1):.0f}", *map(str, more)]
+    return "| " + " | ".join(cells) + " |"
+
+
+def schedules(options: argparse.Namespace) -> None:
+    """Every schedule on the same episodes."""
+    run = read_run(options.run)
+    first = None
+    print("| | score | to full | step of arrival | never there | ms a plan | network calls |")
+    for name, schedule in SCHEDULES.items():
+        if options.rows and name not in options.rows:
+            continue
+        found = acted(
+            options.run, options, lambda: gymnasium.make(run.task["id"]), schedule=schedule
+        )
+        planner = Planner.from_run(options.run)
+        calls = len(planner.model.level_matrix(planner.steps, levels=schedule)) - 1
+        print(line(name, found, first, calls), flush=True)
+        first = found if first is None else first
+
+
+def futures(options: argparse.Namespace) -> None:
+    """Gradients averaged over futures where the dynamics are pushed by chance."""
+    run = read_run(options.run)
+
+    def make(noise: float) -> gymnasium.Env[Any, Any]:
+        return gymnasium.make(run.task["id"], force_noise=noise)
+
+    print("| | score | to the first | step of arrival | never there | ms a plan |")
+    calm = acted(options.run, options, lambda: make(0.0), guide="none")
+    print(line("no guide, no noise", calm, None), flush=True)
+    first = acted(options.run, options, lambda: make(options.force_noise), guide="none")
+    print(line(f"no guide, force noise {options.force_noise}", first, calm), flush=True)
+    plain = None
+    for count in (None, 1, 4, 16):
+        settings = {} if count is None else {"monte_carlo": MonteCarlo(futures=count, steps=3)}
+        found = acted(options.run, options, lambda: make(options.force_noise), **settings)
+        label = "the clean estimate" if count is None else f"{count} futures"
+        print(line(label, found, plain), flush=True)
+        plain = found if plain is None else plain
+
+
+def robustness(options: argparse.Namespace) -> None:
+    """Noise and gaps in observations, labelled or taken for the truth."""
+    run = read_run(options.run)
+    deviation = load_episodes(options.data).observations[:].std(axis=0)
+    model: Any = run.load("model", device="cpu")
+    scale = model.normalizer.scale[model.layout.slices["observations"]].cpu().numpy()
+    print("| | score | labelled less not | step of arrival | never there | ms a plan |")
+    for share in (0.05, 0.1, 0.2):
+        noise = share * deviation
+        level = level_of_noise(model.schedule, float(np.mean(noise / scale)))
+
+        def make(noise: np.ndarray = noise) -> Disturbed:
+            return Disturbed(gymnasium.make(run.task["id"]), noise=noise)
+
+        bare = acted(options.run, options, make)
+        print(line(f"noise {share}, taken for the truth", bare, None), flush=True)
+        found = acted(options.run, options, make, observation_level=level)
+        print(line(f"noise {share}, level {level:.3f}", found, bare), flush=True)
+
+    def dropping(stale: bool) -> Disturbed:
+        return Disturbed(gymnasium.make(run.task["id"]), dropped=0.3, stale=stale)
+
+    bare = acted(options.run, options, lambda: dropping(True))
+    print(line("30 % dropped, the last one stays", bare, None), flush=True)
+    for level in (0.0, 0.05, 0.1, 0.2):
+        found = acted(options.run, options, lambda: dropping(False), missing_level=level)
+        print(line(f"30 % dropped, the plan's at level {level}", found, bare), flush=True)
+
+
+# ---------------------------------------------------------------------------------------- roll-outs
+
+
+def long_rollouts(options: argparse.Namespace) -> None:
+    """Ten horizons from recorded starts: steps inside walls, speeds; with history guidance too."""
+    run = read_run(options.run)
+    model: Any = run.load("model", device="cpu")
+    episodes = load_episodes(options.data)
+    maze = gymnasium.make(run.task["id"]).unwrapped.layout  # type: ignore[attr-defined]
+    source = np.random.default_rng(options.seed)
+    segments = model.dataset(episodes)
+    some = [
+        np.asarray(segments.batch(source.choice(len(segments), size=count)).observations)
+        for count in (options.episodes, 5000)
+    ]
+    begin = torch.as_tensor(some[0][:, 0])
+    jump, speed = _jumps(some[1]), np.linalg.norm(some[1][..., 2:4], axis=-1).reshape(-1)
+    tokens = 10 * model.layout.horizon
+    print("| | inside walls | mean speed | its KS distance | jumps beyond the data's | seconds |")
+
+    def report(label: str, made: np.ndarray, spent: float) -> None:
+        places = made[..., :2].reshape(-1, 2)
+        inside = np.mean([not maze.is_free(*maze.cell(*place)) for place in places])
+        speeds = np.linalg.norm(made[..., 2:4], axis=-1).reshape(-1)
+        print(
+            f"| {label} | {100 * inside:.1f} % | {speeds.mean():.2f} "
+            f"| {_ks(speeds, speed):.3f} | {100 * np.mean(_jumps(made) > jump.max()):.1f} % "
+            f"| {spent:.0f} |",
+            flush=True,
+        )
+
+    print(f"| recorded | 0 % | {speed.mean():.2f} | 0 | 0 % | |")
+    arms: dict[str, dict[str, Any]] = {
+        "in-painted, all together": {"levels": FullSequence()},
+        "pyramid 1": {"levels": Pyramid(slope=1.0)},
+        "autoregressive": {"levels": Autoregressive()},
+    }
+    for level in (0.01, 0.02, 0.05):
+        arms[f"pyramid 1, stabilised at {level}"] = {
+            "levels": Pyramid(slope=1.0),
+            "stabilization": level,
+        }
+    for weight in (0.5, 1.5, 2.0, 4.0):
+        arms[f"pyramid 1, history x {weight}"] = {
+            "levels": Pyramid(slope=1.0),
+            "history": HistoryGuidance.vanilla(weight),
+        }
+        arms[f"pyramid 1, history x {weight} at level 0.3"] = {
+            "levels": Pyramid(slope=1.0),
+            "history": HistoryGuidance.fractional(weight, level=0.3),
+        }
+    for label, settings in arms.items():
+        if options.rows and label not in options.rows:
+            continue
+        began = time.perf_counter()
+        made = rollout(model, begin, tokens=tokens, steps=20, seed=options.seed, **settings)
+        report(label, made.observations.cpu().numpy(), time.perf_counter() - began)
+    baseline = NextToken(model, episodes, steps=options.updates, seed=options.seed)
+    began = time.perf_counter()
+    report("next-token regression", baseline.rollout(begin, tokens), time.perf_counter() - began)
+
+
+def _jumps(path: np.ndarray) -> np.ndarray:
+    """Distance from each place to the next."""
+    return np.asarray(np.linalg.norm(np.diff(path[..., :2], axis=-2), axis=-1))
+
+
+def _ks(one: np.ndarray, other: np.ndarray) -> float:
+    """Greatest distance of two distribution functions."""
+    grid = np.sort(np.concatenate([one, other]))
+    shares = [np.searchsorted(np.sort(x), grid, side="right") / len(x) for x in (one, other)]
+    return float(np.abs(shares[0] - shares[1]).max())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("what", choices=["cache", "schedules", "futures", "rollout", "robustness"])
+    parser.add_argument("run", type=Path, nargs="?")
+    parser.add_argument("data", nargs="?")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--episodes", type=int, default=50)
+    parser.add_argument("--controller", default=None)
+    parser.add_argument("--rows", nargs="+")
+    parser.add_argument("--force-noise", type=float, default=0.5)
+    parser.add_argument("--updates", type=int, default=3000)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    {
+        "cache": lambda: cache(),
+        "schedules": lambda: schedules(options),
+        "futures": lambda: futures(options),
+        "rollout": lambda: long_rollouts(options),
+        "robustness": lambda: robustness(options),
+    }[options.what]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""Measurements at a noise level, against the exact laws of Gaussian data."""
+
+import pytest
+import torch
+from oracles import DOUBLE, SCHEDULES, Gaussian, affine, generator, relative, shrink
+from torch import Tensor
+
+from pgdiff.diffusion import DDIM, DDPM, Known, Observed, SamplerStep, Solver, sample
+from pgdiff.diffusion.level_schedules import FullSequence, LevelSchedule, Pyramid
+from pgdiff.diffusion.solvers import Churn, DPMSolver, Heun
+from pgdiff.validation import PgdiffError
+
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+TOKENS, DEVIATION = 4, 0.3
+SCHEDULE = SCHEDULES["cosine"]
+DATA = Gaussian.ar1(SCHEDULE, tokens=TOKENS)
+LEVEL = float(SCHEDULE.level_at(-2 * torch.tensor(DEVIATION, dtype=DOUBLE).log()))
+MATRICES: dict[str, LevelSchedule] = {"full": FullSequence(), "pyramid": Pyramid(slope=10.0)}
+
+
+def mask(*, features: int = 2) -> Tensor:
+    found = torch.zeros(1, TOKENS, 2, dtype=torch.bool)
+    found[:, 0, :features] = True
+    return found
+
+
+def run(
+    observed: Observed, *, matrix: str = "full", steps: int, solver: Solver, start: Tensor | None
+) -> Tensor:
+    column = torch.linspace(1.0, 0.0, steps + 1, dtype=DOUBLE)
+    return sample(
+        DATA.denoise,
+        schedule=SCHEDULE,
+        levels=MATRICES[matrix].matrix(column, tokens=TOKENS),
+        shape=(len(observed.values), TOKENS, 2),
+        generators=[generator(0)],
+        solver=solver,
+        observed=observed,
+        start=start,
+        dtype=DOUBLE,
+    )
+
+
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_plans_of_true_measurements_have_the_datas_law(matrix: str) -> None:
+    """Over all that may be measured: DDIM is affine in noise and measurement, of first order."""
+    law = DATA.covariance[:2, :2] + DEVIATION**2 * torch.eye(2, dtype=DOUBLE)
+    inputs = torch.block_diag(law, torch.eye(2 * TOKENS - 2, dtype=DOUBLE))
+    errors = []
+    for steps in (20, 40, 80):
+
+        def drawn(start: Tensor, steps: int = steps) -> Tensor:
+            seen = Observed(mask(), start, LEVEL)
+            return run(seen, matrix=matrix, steps=steps, solver=DDIM(), start=start)
+
+        found, offset = affine(drawn, (TOKENS, 2))
+        errors.append(relative(found @ inputs @ found.T, DATA.covariance))
+        measured = torch.cat([DATA.mean[0], torch.zeros(2 * TOKENS - 2, dtype=DOUBLE)])
+        torch.testing.assert_close(found @ measured + offset, DATA.mean.reshape(-1))
+    print(f"\n{matrix}: covariance error at 20, 40, 80 steps {errors}")
+    assert errors[2] < 0.6 * errors[1] < 0.4 * errors[0] and errors[2] < 0.06
+
+
+def test_given_a_measurement_the_law_is_the_posterior() -> None:
+    """40,000 samples with fresh noise, in 200 steps, whose error is of first order."""
+    measured, count = torch.tensor([0.8, -0.4], dtype=DOUBLE), 40_000
+    inner = DATA.covariance[:2, :2] + DEVIATION**2 * torch.eye(2, dtype=DOUBLE)
+    gain = torch.linalg.solve(inner, DATA.covariance[:2]).T
+    mean = DATA.mean.reshape(-1) + gain @ (measured - DATA.mean[0])
+    covariance = DATA.covariance - gain @ DATA.covariance[:2]
+    values = torch.zeros(count, TOKENS, 2, dtype=DOUBLE)
+    values[:, 0] = measured
+    x = run(Observed(mask(), values, LEVEL), steps=200, solver=DDPM(), start=None)
+    x = x.reshape(count, -1)
+    off, spread = (x.mean(dim=0) - mean).abs().max(), relative(torch.cov(x.T), covariance)
+    print(f"\nmean {float(off):.4f} off, covariance {spread:.4f}")
+    assert off < 0.02 and spread < 0.04
+    # Taking the measurement for the truth would give no spread to the first token.
+    assert float(torch.cov(x.T)[0, 0]) > 0.5 * float(covariance[0, 0]) > 0.02
+
+
+def test_in_part_it_has_the_noise_that_its_token_has() -> None:
+    """Deviation sigma about alpha x0, whatever part of it is the measurement's own."""
+    x0 = torch.full((50_000, TOKENS, 2), 0.7, dtype=DOUBLE)
+    noise = torch.randn(2, *x0.shape, generator=generator(1), dtype=DOUBLE)
+    seen = Observed(mask(features=1), x0 + DEVIATION * noise[0], LEVEL)
+    for level in (LEVEL, 0.6, 1.0):
+        told = torch.full((1, TOKENS), level, dtype=DOUBLE)
+        held = seen.hold(torch.zeros_like(x0), told, schedule=SCHEDULE, noise=noise[1])
+        alpha, sigma = SCHEDULE.alpha(told[0, 0]), SCHEDULE.sigma(told[0, 0])
+        assert held[:, 0, 0].mean() == pytest.approx(0.7 * float(alpha), abs=0.02)
+        assert held[:, 0, 0].std() == pytest.approx(float(sigma), rel=0.02)
+        assert not held[:, 0, 1].any() and not held[:, 1:].any()
+    less = torch.full((1, TOKENS), 0.9 * LEVEL, dtype=DOUBLE)
+    assert not seen.hold(torch.zeros_like(x0), less, schedule=SCHEDULE, noise=noise[1]).any()
+
+
+@pytest.mark.parametrize("features", [1, 2])
+@pytest.mark.parametrize("solver", [DDIM(), DDPM(), Heun(), DPMSolver(), Churn()], ids=repr)
+def test_every_solver_denoises_it(solver: Solver, features: int) -> None:
+    """With a goal that is given beside it; the same seed gives the same."""
+    values = torch.full((3, TOKENS, 2), 0.5)
+    goal = torch.zeros(1, TOKENS, 2, dtype=torch.bool)
+    goal[:, -1] = True
+    column = torch.linspace(1.0, 0.0, 9)
+    drawn = [
+        sample(
+            shrink,
+            schedule=SCHEDULE,
+            levels=FullSequence().matrix(column, tokens=TOKENS),
+            shape=(3, TOKENS, 2),
+            generators=[generator(0)],
+            solver=solver,
+            known=Known(goal, values),
+            observed=Observed(mask(features=features), values, 0.3),
+        )
+        for _ in range(2)
+    ]
+    assert torch.equal(*drawn)
+    assert torch.equal(drawn[0][:, -1], values[:, -1])
+    assert not torch.equal(drawn[0][:, 0, 0], values[:, 0, 0])
+
+
+def test_each_trajectory_may_have_a_level_of_its_own() -> None:
+    """Each is sampled as if all had its level; at 0 the measurement is the truth."""
+    values = torch.linspace(-1, 1, 3 * TOKENS * 2, dtype=DOUBLE).reshape(3, TOKENS, 2)
+    levels = [0.0, 0.2, 0.5]
+
+    column = torch.linspace(1.0, 0.0, 10, dtype=DOUBLE)
+    whole = [
+        sample(
+            shrink,
+            schedule=SCHEDULE,
+            levels=FullSequence().matrix(column, tokens=TOKENS),
+            shape=(3, TOKENS, 2),
+            generators=[generator(0)],
+            solver=DDIM(),
+            observed=Observed(mask(), values, level),
+            dtype=DOUBLE,
+        )
+        for level in (torch.tensor(levels), *levels)
+    ]
+    for row, each in enumerate(whole[1:]):
+        torch.testing.assert_close(whole[0][row], each[row], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(whole[1][:, 0], values[:, 0])
+
+
+def test_churn_steps_from_where_it_estimates() -> None:
+    """A solver that raises a token's noise gets the estimate of what it raised, not of another."""
+    asked: list[tuple[Tensor, Tensor]] = []
+    steps: list[SamplerStep] = []
+
+    def denoise(x: Tensor, level: Tensor) -> Tensor:
+        asked.append((x, level))
+        return shrink(x, level)
+
+    column = torch.linspace(1.0, 0.0, 9)
+    sample(
+        denoise,
+        schedule=SCHEDULE,
+        levels=FullSequence().matrix(column, tokens=TOKENS),
+        shape=(2, TOKENS, 2),
+        generators=[generator(0)],
+        solver=Churn(churn=8.0, solver=DDIM()),
+        observed=Observed(mask(), torch.full((2, TOKENS, 2), 0.5), 0.3),
+        callback=steps.append,
+    )
+    raised = 0
+    for (x, level), step in zip(asked, steps, strict=True):
+        if not step.level_to[0, 0] < step.level[0, 0]:
+            continue
+        raised += bool(level[0, 0] > step.level[0, 0])
+        x0_hat = shrink(x, level)[:, 0]
+        now, then = level[:, 0, None], step.level_to[:, 0, None]
+        epsilon = (x[:, 0] - SCHEDULE.alpha(now) * x0_hat) / SCHEDULE.sigma(now)
+        expected = SCHEDULE.alpha(then) * x0_hat + SCHEDULE.sigma(then) * epsilon
+        torch.testing.assert_close(step.x[:, 0], expected, rtol=1e-4, atol=1e-5)
+    assert raised > 0, "the measured token is raised above its level when it first moves"
+
+
+def test_a_measured_token_starts_at_its_level_or_above() -> None:
+    column = torch.linspace(1.0, 0.0, 6)
+    levels = FullSequence().matrix(column, tokens=TOKENS).clone()
+    levels[:, 0] = 0.0
+    with pytest.raises(PgdiffError, match="at the measurement's level or above in token 0"):
+        sample(
+            shrink,
+            schedule=SCHEDULE,
+            levels=levels,
+            shape=(2, TOKENS, 2),
+            generators=[generator(0)],
+            solver=DDIM(),
+            observed=Observed(mask(), torch.zeros(2, TOKENS, 2), 0.3),
+        )
+
+
+def test_bad_input_is_named() -> None:
+    values = torch.zeros(3, TOKENS, 2)
+    for level in (1.0, -0.1, float("nan"), torch.tensor([0.1, 1.0, 0.2])):
+        with pytest.raises(PgdiffError, match=r"`level` must be a number in \[0.0, 1.0\)"):
+            Observed(mask(), values, level)
+    with pytest.raises(PgdiffError, match=r"`level` must have shape \[3\]"):
+        Observed(mask(), values, torch.tensor([0.1, 0.2]))
+    with pytest.raises(PgdiffError, match="`mask` and `values` must have the same shape"):
+        Observed(mask(), values[:, 1:], 0.3)
+    values[1, 0, 1] = float("nan")
+    with pytest.raises(PgdiffError, match="`values` must be finite where they were measured"):
+        Observed(mask(), values, 0.3)
+    Observed(mask(features=1), values, 0.3)
+    with pytest.raises(PgdiffError, match="`observed` must have shape"):
+        sample(
+            shrink,
+            schedule=SCHEDULE,
+            levels=FullSequence().matrix(torch.tensor([1.0, 0.0]), tokens=TOKENS),
+            shape=(2, TOKENS, 2),
+            generators=[generator(0)],
+            solver=DDIM(),
+            observed=Observed(mask(), torch.zeros(3, TOKENS, 2), 0.3),
+        )

@@ -1,0 +1,267 @@
+"""What a model with a level for each token can be asked for when it samples."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from toys import generator, tiny_model, walk
+
+from pgdiff import Condition, TrajectoryDiffusion, rollout
+from pgdiff.data import ReturnCondition
+from pgdiff.denoisers import TemporalUnetConfig, TransformerConfig
+from pgdiff.diffusion import (
+    DDIM,
+    DDPM,
+    DPMSolver,
+    Guidance,
+    Heun,
+    HistoryGuidance,
+    IndependentLevels,
+    Known,
+    MonteCarlo,
+    Observed,
+    Solver,
+)
+from pgdiff.diffusion.classifier_free import ClassifierFree
+from pgdiff.diffusion.level_schedules import (
+    Autoregressive,
+    FullSequence,
+    LevelSchedule,
+    Pyramid,
+    Trapezoid,
+)
+from pgdiff.validation import PgdiffError
+
+CAUSAL = TransformerConfig(width=16, depth=2, heads=2, attention="causal")
+SCHEDULES: dict[str, LevelSchedule] = {
+    "full": FullSequence(),
+    "pyramid": Pyramid(slope=1.0),
+    "autoregressive": Autoregressive(),
+    "trapezoid": Trapezoid(slope=2.0),
+}
+
+
+def model(**options: Any) -> TrajectoryDiffusion:
+    return tiny_model(**({"denoiser": CAUSAL, "levels": IndependentLevels()} | options))
+
+
+MODEL = model()
+
+
+def start(which: TrajectoryDiffusion = MODEL, *, rows: int = 4) -> Known:
+    return which.given(torch.linspace(-0.5, 0.5, 4 * rows).reshape(rows, 4))
+
+
+def draw(which: TrajectoryDiffusion = MODEL, *, seed: int = 0, **options: Any) -> Tensor:
+    settings: dict[str, Any] = {"known": start(which), "steps": 4} | options
+    return which.sample(batch=4, generators=[generator(seed)], **settings)
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("solver", [DDIM(), DDPM(), Heun(), DPMSolver()], ids=repr)
+def test_cached_sampling_is_uncached_sampling(solver: Solver, schedule: str) -> None:
+    options: dict[str, Any] = {"solver": solver, "levels": SCHEDULES[schedule]}
+    cached, whole = draw(**options), draw(**options, cache=False)
+    error = float((cached - whole).abs().max())
+    print(f"\n{solver}, {schedule}: {error:.1e}")
+    assert error < 1e-5
+
+
+def test_guided_sampling_is_cached_too() -> None:
+    """Through the denoiser, whose gradient passes by the tokens that are final."""
+    guide = Guidance(
+        energy=lambda x, level: -x[:, -1].square().sum(dim=-1), at="denoiser", scale=0.5
+    )
+    options: dict[str, Any] = {"guidance": (guide,), "levels": SCHEDULES["pyramid"], "steps": 6}
+    cached, whole = draw(**options), draw(**options, cache=False)
+    assert (cached - whole).abs().max() < 1e-5
+    assert (cached - draw(levels=SCHEDULES["pyramid"], steps=6)).abs().max() > 1e-3
+
+
+def test_a_token_that_waits_and_moves_again_is_guided_like_any_other() -> None:
+    """Late tokens first: the early ones stay for two rows, and are no final ones."""
+    rows = [[1] * 6, [1, 1, 1, 0.5, 0.5, 0.5], [1, 1, 1, 0, 0, 0], [0.5] * 3 + [0] * 3, [0] * 6]
+    guide = Guidance(energy=lambda x, level: -x.square().sum(dim=(1, 2)), at="denoiser", scale=0.5)
+    options: dict[str, Any] = {"levels": torch.tensor(rows).float(), "guidance": (guide,)}
+    options["known"] = None
+    cached, whole = draw(**options), draw(**options, cache=False)
+    assert (cached - whole).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("schedule", ["pyramid", "autoregressive"])
+def test_only_what_is_needed_is_computed(schedule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens per trajectory that go through the network."""
+    counts = []
+    plain = type(MODEL.network)._transform
+
+    def counting(self: Any, x: Tensor, *rest: Any) -> Any:
+        counts.append(x.shape[1])
+        return plain(self, x, *rest)
+
+    monkeypatch.setattr(type(MODEL.network), "_transform", counting)
+    found = []
+    for cache in (False, True):
+        counts.clear()
+        draw(levels=SCHEDULES[schedule], steps=10, cache=cache)
+        found.append(sum(counts))
+    print(f"\n{schedule}: {found[0]} tokens without a cache, {found[1]} with one")
+    if (
+        schedule == "autoregressive"
+    ):  # the first token once, each other 10 times and once when clean
+        assert found[1] == 1 + 5 * 10 + 4
+    assert found[1] < 0.8 * found[0]
+
+
+def test_equal_columns_are_the_full_sequence() -> None:
+    matrix = MODEL.level_matrix(5)
+    rows = matrix[:, None].expand(-1, 4, -1)
+    torch.testing.assert_close(draw(levels=rows), draw(steps=5), rtol=0, atol=1e-5)
+
+
+def test_a_causal_model_plans_fewer_tokens() -> None:
+    for schedule in SCHEDULES.values():
+        known = start()
+        short = Known(known.mask[:, :3], known.values[:, :3])
+        x = draw(horizon=3, known=short, levels=schedule)
+        assert x.shape == (4, 3, 4) and torch.equal(x[:, 0], known.values[:, 0])
+        assert torch.equal(x, draw(horizon=3, known=known, levels=schedule))
+    mask = start().mask.clone()
+    mask[:, 4, 1] = True
+    with pytest.raises(PgdiffError, match=r"must hold all that is given.* token 4 is given too"):
+        draw(horizon=3, known=Known(mask, start().values))
+
+
+def test_settings_reach_the_sampling() -> None:
+    plain = draw(levels=SCHEDULES["pyramid"])
+    for options in (
+        {"stabilization": 0.2},
+        {"observed": Observed(start().mask, start().values, 0.3), "known": None},
+    ):
+        assert (draw(levels=SCHEDULES["pyramid"], **options) - plain).abs().max() > 1e-4
+    guide = Guidance(energy=lambda x, level: x.pow(3).sum(dim=(1, 2)), scale=0.05)
+    once = draw(levels=SCHEDULES["pyramid"], guidance=(guide,))
+    many = draw(levels=SCHEDULES["pyramid"], guidance=(guide,), monte_carlo=MonteCarlo())
+    assert (once - many).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("weight", [1.0, 2.0])
+def test_views_and_futures_of_a_model_with_a_condition(shared: bool, weight: float) -> None:
+    """Each row of what is sampled keeps its own condition."""
+    which = model(conditions=[ReturnCondition()])
+    told = Condition(values={"return": torch.tensor([[0.0], [1.0], [2.0], [3.0]])})
+    mask = torch.zeros(1, 6, 4, dtype=torch.bool)
+    mask[:, :3] = True
+    known = Known(mask, torch.linspace(-0.5, 0.5, 96).reshape(4, 6, 4))
+    guide = Guidance(energy=lambda x, level: x.pow(3).sum(dim=(1, 2)), scale=0.05)
+    options: dict[str, Any] = {
+        "known": known,
+        "levels": Pyramid(),
+        "history": HistoryGuidance.fractional(1.5, level=0.4),
+        "guidance": (guide,),
+        "monte_carlo": MonteCarlo(futures=2, shared=shared),
+        "classifier_free": ClassifierFree(weight=weight),
+    }
+    sources = [generator(seed) for seed in range(4)]
+    together = which.sample(batch=4, generators=sources, condition=told, steps=4, **options)
+    for row in range(4):
+        alone = which.sample(
+            batch=1,
+            generators=[generator(row)],
+            condition=Condition(values={"return": told.values["return"][row : row + 1]}),
+            steps=4,
+            **(options | {"known": Known(mask, known.values[row : row + 1])}),
+        )
+        torch.testing.assert_close(alone, together[row : row + 1], rtol=0, atol=1e-5)
+
+
+# ------------------------------------------------------------------------------------- roll-outs
+
+
+OBSERVATIONS = torch.linspace(-0.5, 0.5, 12).reshape(3, 4)
+
+
+@pytest.mark.parametrize("tokens", [1, 6, 7, 60])
+@pytest.mark.parametrize("context", [1, None, 5])
+def test_rollouts_have_any_length(tokens: int, context: int | None) -> None:
+    options: dict[str, Any] = {"steps": 2, "levels": Pyramid(), "context": context}
+    made = rollout(MODEL, OBSERVATIONS, tokens=tokens, **options).observations
+    assert made.shape == (3, tokens, 4) and torch.isfinite(made).all()
+    torch.testing.assert_close(made[:, 0], OBSERVATIONS, rtol=0, atol=1e-5)
+    again = rollout(MODEL, OBSERVATIONS, tokens=tokens, **options).observations
+    assert torch.equal(made, again)
+    if tokens > 1:
+        other = rollout(MODEL, OBSERVATIONS, tokens=tokens, seed=1, **options).observations
+        assert not torch.equal(made, other)
+
+
+def test_numpy_goes_in_as_well() -> None:
+    made = rollout(MODEL, OBSERVATIONS.numpy().astype(np.float64), tokens=8, steps=2)
+    same = rollout(MODEL, OBSERVATIONS, tokens=8, steps=2)
+    assert torch.equal(made.observations, same.observations)
+
+
+def test_a_longer_rollout_begins_as_a_shorter_one() -> None:
+    short = rollout(MODEL, OBSERVATIONS, tokens=10, steps=2).observations
+    long = rollout(MODEL, OBSERVATIONS, tokens=30, steps=2).observations
+    assert torch.equal(long[:, :10], short)
+
+
+def test_views_of_the_history_count_in_later_windows() -> None:
+    plain, guided = (
+        rollout(MODEL, OBSERVATIONS, tokens=12, steps=3, history=history).observations
+        for history in (None, HistoryGuidance.vanilla(3.0))
+    )
+    assert torch.equal(plain[:, :6], guided[:, :6])
+    assert (plain[:, 6:] - guided[:, 6:]).abs().max() > 1e-3
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_input_is_named() -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"horizon": 7}, "`horizon` must be at most the 6 tokens .* pgdiff.rollout goes further"),
+        ({"horizon": 0}, "`horizon` must be an integer"),
+        ({"stabilization": 1.0}, "`stabilization` must be a number in"),
+        ({"levels": torch.ones(3, 5)}, "`levels` must have shape"),
+        ({"levels": torch.tensor([[1.0] * 6, [0.5] * 6, [0.6] * 6])}, "never rising"),
+        ({"levels": torch.ones(2, 6)}, "0 in the last row"),
+        ({"history": HistoryGuidance.vanilla(2.0), "known": None}, "`history` needs leading"),
+    ]
+    for options, message in cases:
+        with pytest.raises(PgdiffError, match=message):
+            draw(**options)
+    unet = TemporalUnetConfig(width=8, mults=(1, 2))
+    for other in (
+        tiny_model(levels=IndependentLevels()),
+        TrajectoryDiffusion.from_episodes(walk(), horizon=8, denoiser=unet),
+    ):
+        with pytest.raises(PgdiffError, match=r"`horizon` must be the . tokens .* is 'causal' or"):
+            draw(other, horizon=4)
+    for options, message in (
+        ({"tokens": 0}, "`tokens` must be"),
+        ({"tokens": 9, "context": 6}, "`context` must be less than the 6 tokens"),
+        ({"tokens": 9, "context": 0}, "`context` must be"),
+        ({"tokens": 9, "seed": -1}, "`seed` must be"),
+    ):
+        with pytest.raises(PgdiffError, match=message):
+            rollout(MODEL, OBSERVATIONS, **options)
+    for wrong in (OBSERVATIONS[:, :3], OBSERVATIONS[0]):
+        with pytest.raises(PgdiffError, match=r"`observations` must have shape \[batch, 4\]"):
+            rollout(MODEL, wrong, tokens=9)
+    chunks = model(fields=("observations", "action_chunks"))
+    with pytest.raises(PgdiffError, match="Got none, but parts of tokens"):
+        draw(chunks, history=HistoryGuidance.vanilla(2.0))
+
+
+def test_a_model_of_one_level_has_not_seen_histories() -> None:
+    with pytest.warns(UserWarning, match="has not seen histories"):
+        rollout(tiny_model(walk()), OBSERVATIONS, tokens=9, steps=2)
+    plain = tiny_model(walk())
+    for options in (
+        {"stabilization": 0.1},
+        {"observed": Observed(start().mask, start().values, 0.3), "known": None},
+    ):
+        with pytest.warns(UserWarning, match="has not seen tokens of different levels"):
+            draw(plain, **options)
