@@ -241,14 +241,14 @@ class Steering:
     def _pulled_back(
         self,
         guide: Guidance,
-        gradient: Signal,
+        gradient: Tensor,
         graph: Tensor,
         point: Tensor,
         level: Level,
         level_to: Level,
         row: int,
     ) -> Signal:
-        """The move by a gradient at the clean estimate, taken back to the noisy sample."""
+        """The move by a gradient at clean trajectories, taken back to the noisy sample."""
         (pulled,) = torch.autograd.grad(graph, point, grad_outputs=gradient, retain_graph=True)
         guide.check_gradient(pulled, level)
         return self._move(guide, pulled, level, level_to, row)

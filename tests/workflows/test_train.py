@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from pgdiff.critics import TransitionValue
 from pgdiff.data import Episodes
-from pgdiff.planning.from_run import read_run
+from pgdiff.planning.from_run import RUN_FORMAT, read_run
 from pgdiff.training import EvaluationCallback, TrainingInterrupted
 from pgdiff.validation import PgdiffError
 from pgdiff.workflows.files import write_json
@@ -279,7 +279,18 @@ def test_json_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_run_of_format_1_plans_as_it_did(train, tmp_path: Path) -> None:
     train(VALUE)
     file = tmp_path / "run" / "run.json"
-    file.write_text(file.read_text().replace('"format": 2', '"format": 1'))
+    file.write_text(file.read_text().replace(f'"format": {RUN_FORMAT}', '"format": 1'))
     planner = read_run(tmp_path / "run").planner
     assert planner["solver"] == {"name": "ddim"}
     assert planner["spacing"] == {"name": "uniform"}
+
+
+def test_a_run_of_format_2_says_levels_for_schedule(train, tmp_path: Path) -> None:
+    train(VALUE)
+    file = tmp_path / "run" / "run.json"
+    content = json.loads(file.read_text())
+    assert content["format"] == RUN_FORMAT
+    content |= {"format": 2, "planner": {**content["planner"], "levels": "pyramid"}}
+    file.write_text(json.dumps(content))
+    planner = read_run(tmp_path / "run").planner
+    assert planner["schedule"] == "pyramid" and "levels" not in planner
