@@ -21,6 +21,7 @@ import gymnasium
 import numpy as np
 import torch
 from next_token import NextToken
+from timing import timings
 
 from pgdiff import Episodes, Planner, TrajectoryDiffusion, load_episodes, rollout
 from pgdiff.denoisers import TransformerConfig
@@ -77,6 +78,7 @@ def cache(repeats: int = 3) -> None:
             for batch in (1, 16):
                 if tokens * batch > 1500 and name == "autoregressive":
                     continue  # minutes without a cache
+                source = torch.Generator().manual_seed(0)
                 draws = [
                     partial(
                         model.sample,
@@ -89,20 +91,16 @@ def cache(repeats: int = 3) -> None:
                     for kept in (True, False)
                 ]
                 found = [draw(generators=[torch.Generator().manual_seed(0)]) for draw in draws]
-                spent = [1e3 * median(_seconds(draw) for _ in range(repeats)) for draw in draws]
+                spent = [
+                    1e3 * median(timings(partial(draw, generators=[source]), repeats=repeats))
+                    for draw in draws
+                ]
                 error = float((found[0] - found[1]).abs().max())
                 print(
                     f"| {tokens} | {name} | {batch} | {spent[0]:.0f} | {spent[1]:.0f} "
                     f"| {error:.0e} |",
                     flush=True,
                 )
-
-
-def _seconds(work: Callable[..., object]) -> float:
-    source = torch.Generator().manual_seed(0)
-    began = time.perf_counter()
-    work(generators=[source])
-    return time.perf_counter() - began
 
 
 # ---------------------------------------------------------------------------------------- planning
