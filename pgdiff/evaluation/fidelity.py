@@ -179,16 +179,17 @@ def fidelity(
     space = Space.fit(training, seed=seed)
     unit = units(training)
     known = space.rows(training, rows=20 * points, seed=seed)
-    reference = space.rows(apart, rows=points, seed=seed)
     every = {HELD_OUT: apart, **generated}
     # Of equally many each: density and coverage depend on how many there are.
     points = min(len(space.rows(episodes, rows=points)) for episodes in [training, *every.values()])
+    reference = space.rows(apart, rows=points, seed=seed)
     columns: dict[str, Column] = {}
     for name, episodes in every.items():
         # Held-out rows are compared with other real rows, of the training.
         drawn = space.rows(episodes, rows=points, seed=seed + 1)
-        against = known[:: len(known) // points] if name == HELD_OUT else reference
-        against = against[:points]
+        against = reference
+        if name == HELD_OUT:
+            against = known[np.linspace(0, len(known) - 1, points).astype(int)]
         alike = marginals(against, drawn)
         near = copies(drawn, known, reference)
         chosen: dict[str, Any] = {"units": unit, "positions": positions, "rows": rows, "seed": seed}

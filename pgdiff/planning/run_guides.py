@@ -107,8 +107,8 @@ def chosen_settings(
     return chosen
 
 
-def check_guide(name: str, settings: Settings, stages: Sequence["StageRecord"] = ()) -> None:
-    """Raise an error if a guide cannot be made with these settings, before anything is trained.
+def check_guide(name: str, settings: Settings, stages: Sequence["StageRecord"] = ()) -> Guide:
+    """Make a guide of parts that have learned nothing: a check before anything is trained.
 
     Args:
         name: of the guide.
@@ -127,6 +127,7 @@ def check_guide(name: str, settings: Settings, stages: Sequence["StageRecord"] =
     guide = kind.build(name, part, settings)
     # Whether the gradient may be taken there by this rule.
     Guidance(energy=_no_energy, at=guide.at, rule=guide.rule, schedule=guide.schedule, name=name)
+    return guide
 
 
 # ---------------------------------------------------------------------------------------- names

@@ -80,16 +80,21 @@ class Regeneration:
                     f"`guide` must not have '{name}': the agent that learns is what steers."
                 )
         POLICY.check_settings("policy", self._guide)
-        self.guides(_Anyone())
+        self.guides()
         self.rule()
 
-    def guides(self, agent: Actor) -> tuple[Guide, ...]:
+    def guides(self, agent: Actor | None = None) -> tuple[Guide, ...]:
         """What steers towards an agent's policy; nothing where `guide` is None.
+
+        Args:
+            agent: None for a stand-in, which is enough to check settings.
 
         Raises:
             PgdiffError: a setting that is out of its range.
         """
-        return () if self.guide is None else (POLICY.build("policy", agent, self._guide),)
+        if self.guide is None:
+            return ()
+        return (POLICY.build("policy", _Anyone() if agent is None else agent, self._guide),)
 
     def rule(self) -> TaskEnds | None:
         """By which trajectories end, beside the terminals drawn."""

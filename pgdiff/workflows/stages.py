@@ -14,6 +14,7 @@ import pgdiff.dynamics
 import pgdiff.model  # noqa: F401  (these four register the learners)
 from pgdiff.agents.offline import OfflineAgent
 from pgdiff.data import Episodes
+from pgdiff.guides import Guide
 from pgdiff.registry import from_config, registered
 from pgdiff.training import Learner, Trainer
 from pgdiff.validation import PgdiffError, check_in, nearest
@@ -71,6 +72,10 @@ class Stage:
                     f"`workers` of the stage '{self.name}' must be 0 with `synthetic`, whose sets "
                     f"they would not see. Got {self.trainer['workers']}."
                 )
+
+    def guides(self) -> tuple[Guide, ...]:
+        """What steers the data that it learns from, with a stand-in for the agent."""
+        return Regeneration.from_settings(self.synthetic).guides() if self.synthetic else ()
 
     def build(self, episodes: Episodes, *, seed: int) -> Learner:
         """Make the learner, untrained.

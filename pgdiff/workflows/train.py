@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from pgdiff.data import Episodes
+from pgdiff.guides.steered import steering_mask
+from pgdiff.model import TrajectoryDiffusion
 from pgdiff.planning.from_run import MODEL, RUN, PathLike, RunInfo, StageRecord, read_run
 from pgdiff.planning.run_guides import check_guide
 from pgdiff.planning.settings import check_planner
@@ -107,8 +109,7 @@ def train_stages(
     )
     _check(asked)
     info = claim(asked, add=add, resume=resume, overwrite=overwrite)
-    for name, settings in asked.guides.items():
-        check_guide(name, settings, info.stages)
+    steering = [check_guide(name, settings, info.stages) for name, settings in asked.guides.items()]
     done = {record.name for record in info.stages if record.finished}
     jobs = [
         _prepare(
@@ -126,6 +127,10 @@ def train_stages(
     ]
     if not jobs:
         return info
+    for job in jobs:
+        if isinstance(job.learner, TrajectoryDiffusion):
+            for steers in [*steering, *(steers for stage in stages for steers in stage.guides())]:
+                steering_mask(steers, job.learner.layout)  # of its number of tokens, and its fields
     before = read_run(info.path) if add and (info.path / RUN).is_file() else None
     if overwrite and not add:
         remove(info.path)

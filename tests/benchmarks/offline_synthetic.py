@@ -1,6 +1,6 @@
 """What agents learn from recorded, unguided and guided synthetic experience: the whole table.
 
-    python tests/benchmarks/offline_synthetic.py walker2d OUT [--jobs 2] [--quick]
+    python tests/benchmarks/offline_synthetic.py walker2d OUT [--jobs 2] [--arms ARM …] [--quick]
 
 Trains the recorder, records, trains the model, makes the unguided data, then six agents: TD3+BC and
 IQL on each kind. What is there already is not done again, and an agent that was cut off goes on.
@@ -36,6 +36,7 @@ SETTINGS: dict[str, dict[str, dict[str, object]]] = {
     },
 }
 """Of `recipe.stages.agent.synthetic`."""
+ARMS = [f"{kind}-{a}" for kind in ("guided", "unguided", "recorded") for a in ("td3_bc", "iql")]
 ENDS = {"walker2d": "pgdiff_envs:walker2d-v5"}
 
 
@@ -45,11 +46,14 @@ class Chain:
     Args:
         task: name of the task.
         out: folder of everything.
+        steps: updates of the model.
+        updates: of each agent.
         quick: a try of all stages, whose figures mean nothing.
     """
 
-    def __init__(self, task: str, out: Path, *, quick: bool, steps: int) -> None:
+    def __init__(self, task: str, out: Path, *, quick: bool, steps: int, updates: int) -> None:
         self.task, self.out, self.quick, self.steps = task, out, quick, steps
+        self.updates = 40 if quick else updates
         out.mkdir(parents=True, exist_ok=True)
 
     def call(self, name: str, *words: object) -> None:
@@ -111,8 +115,7 @@ class Chain:
         """One arm, and its scores."""
         name = f"{kind}-{agent}"
         run = self.out / name
-        steps = 40 if self.quick else 50_000
-        words = [f"trainer.steps={steps}", f"trainer.checkpoint_every={steps // 5}"]
+        words = [f"trainer.steps={self.updates}", f"trainer.checkpoint_every={self.updates // 5}"]
         words += ["trainer.keep=10", f"task={self.task}"]
         stage = agent
         if kind == "guided":
@@ -152,13 +155,22 @@ def main() -> None:
     parser.add_argument("task", choices=sorted(NAMES))
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, default=14_000, help="updates of the model")
+    parser.add_argument("--updates", type=int, default=50_000, help="of each agent")
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
     parser.add_argument("--jobs", type=int, default=2, help="agents that learn side by side")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
-    chain = Chain(options.task, options.out, quick=options.quick, steps=options.steps)
+    chain = Chain(
+        options.task,
+        options.out,
+        quick=options.quick,
+        steps=options.steps,
+        updates=options.updates,
+    )
     data = chain.record()
-    run = chain.model(data)
-    arms = [(k, a) for k in ("guided", "unguided", "recorded") for a in ("td3_bc", "iql")]
+    arms = [arm.split("-") for arm in options.arms]
+    learned = any(kind != "recorded" for kind, _ in arms)
+    run = chain.model(data) if learned else options.out / "model"
     with ThreadPoolExecutor(options.jobs) as pool:
         for done in [pool.submit(chain.learn, *arm, data, run) for arm in arms]:
             done.result()

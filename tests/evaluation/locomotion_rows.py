@@ -8,13 +8,15 @@ import pgdiff_envs  # noqa: F401  registers the tasks
 from pgdiff import Episodes
 
 
-def recorded(task: str, *, episodes: int = 12, steps: int = 60, size: float = 0.3) -> Episodes:
+def recorded(
+    task: str, *, episodes: int = 12, steps: int = 60, size: float = 0.3, seed: int = 0
+) -> Episodes:
     """Random actions in the simulator; of size 0.3 no velocity reaches its clip."""
     env = gym.make(f"pgdiff_envs:{task}-v5")
-    env.action_space.seed(0)
+    env.action_space.seed(seed)
     parts: list[dict[str, Any]] = []
     for number in range(episodes):
-        observation, _ = env.reset(seed=number)
+        observation, _ = env.reset(seed=1000 * seed + number)
         for step in range(steps):
             action = size * env.action_space.sample()
             after, reward, terminal, _, _ = env.step(action)

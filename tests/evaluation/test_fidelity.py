@@ -43,11 +43,11 @@ def found(real: Episodes) -> Fidelity:
     spread = (real.next_observations - real.observations).std(axis=0)
     noise = 0.3 * spread * source.normal(size=real.observations.shape)
     data = {
-        "fresh": recorded("halfcheetah", episodes=30, steps=60),
+        "fresh": recorded("halfcheetah", episodes=30, steps=60, seed=1),
         "copied": real,
         "blurred": changed(real, next_observations=real.next_observations + noise),
         "loud": changed(real, actions=3 * np.array(real.actions)),
-        "one mode": real.select(np.arange(2)),
+        "one mode": recorded("halfcheetah", episodes=100, steps=5, seed=1),  # not yet moving fast
     }
     return fidelity(real, data, env=env_of("halfcheetah"), policies={"zero": Zero()}, **SMALL)
 
@@ -63,8 +63,11 @@ def test_each_fault_is_seen_where_it_should_be(found: Fidelity) -> None:
     assert one["blurred"] == pytest.approx(0.3, abs=0.05)
     assert one["loud"] > 0.3
     assert columns["copied"].copied > 0.5
+    assert columns["fresh"].copied == pytest.approx(0.01, abs=0.02)
     assert columns[HELD_OUT].copied == pytest.approx(0.01, abs=0.01)
+    # Far neighbourhoods of few points hold much: Naeem et al. (2020) have coverage for that.
     assert columns["one mode"].coverage.recall < columns["fresh"].coverage.recall
+    assert columns["one mode"].coverage.coverage < columns["fresh"].coverage.coverage - 0.3
     assert columns["loud"].kolmogorov_smirnov > 0.3 > columns["copied"].kolmogorov_smirnov
     assert columns["loud"].likelihood["zero"].mean < columns["copied"].likelihood["zero"].mean - 0.1
 

@@ -216,3 +216,22 @@ def test_the_published_guidance_by_its_names(tmp_path: Path) -> None:
 def test_what_no_model_makes_is_named(tmp_path: Path) -> None:
     with pytest.raises(PgdiffError, match="`stage` must be"):
         train(tmp_path / "alone", agent("td3_bc"))
+
+
+@pytest.mark.parametrize(
+    ("guide", "message"),
+    [
+        ({"tokens": [1.0, 2.0, 3.0]}, "`tokens` of the guide 'policy' must be 6 factors"),
+        ({"fields": ["action_chunks"]}, "`fields of 'policy'` must be"),
+    ],
+)
+def test_guides_that_do_not_fit_the_model_are_named_before_it_is_trained(
+    tmp_path: Path, guide: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(PgdiffError, match=message):
+        train(tmp_path / "run", MODEL, agent("td3_bc", guide=guide))
+    with pytest.raises(PgdiffError, match=message):
+        train(
+            tmp_path / "run", MODEL, agent("td3_bc"), guides={"policy": guide | {"stage": "agent"}}
+        )
+    assert not (tmp_path / "run").exists()
