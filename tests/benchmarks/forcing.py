@@ -113,7 +113,8 @@ def acted(
     **settings: Any,
 ) -> Evaluation:
     """Episodes of a run's planner with these settings."""
-    settings = {"controller": options.controller} | settings
+    asked = {"controller": options.controller, "scale": options.scale, "at": options.at}
+    settings = asked | settings
     planner = Planner.from_run(run, **settings)
     return evaluate(
         planner,
@@ -296,6 +297,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--controller", default=None)
+    parser.add_argument("--scale", type=float, help="of the guide")
+    parser.add_argument("--at", help="where the guide's gradient is taken")
     parser.add_argument("--rows", nargs="+")
     parser.add_argument("--force-noise", type=float, default=0.5)
     parser.add_argument("--updates", type=int, default=3000)
