@@ -42,6 +42,7 @@ SCHEDULES: dict[str, LevelSchedule] = {
     "pyramid 0.5": Pyramid(slope=0.5),
     "pyramid 1": Pyramid(slope=1.0),
     "pyramid 2": Pyramid(slope=2.0),
+    "pyramid 4": Pyramid(slope=4.0),
     "trapezoid 0.5": Trapezoid(slope=0.5),
     "trapezoid 1": Trapezoid(slope=1.0),
     "autoregressive": Autoregressive(),
