@@ -234,18 +234,18 @@ def long_rollouts(options: argparse.Namespace) -> None:
     tokens = 10 * model.layout.horizon
     print("| | inside walls | mean speed | its KS distance | jumps beyond the data's | seconds |")
 
-    def report(label: str, made: np.ndarray, spent: float) -> None:
+    def report(label: str, made: np.ndarray, spent: float | None) -> None:
         places = made[..., :2].reshape(-1, 2)
         inside = np.mean([not maze.is_free(*maze.cell(*place)) for place in places])
         speeds = np.linalg.norm(made[..., 2:4], axis=-1).reshape(-1)
         print(
             f"| {label} | {100 * inside:.1f} % | {speeds.mean():.2f} "
             f"| {_ks(speeds, speed):.3f} | {100 * np.mean(_jumps(made) > jump.max()):.1f} % "
-            f"| {spent:.0f} |",
+            f"| {'' if spent is None else f'{spent:.0f}'} |",
             flush=True,
         )
 
-    print(f"| recorded | 0 % | {speed.mean():.2f} | 0 | 0 % | |")
+    report("recorded", some[1], None)
     arms: dict[str, dict[str, Any]] = {
         "in-painted, all together": {"levels": FullSequence()},
         "pyramid 1": {"levels": Pyramid(slope=1.0)},
