@@ -185,10 +185,9 @@ def fidelity(
     reference = space.rows(apart, rows=points, seed=seed)
     columns: dict[str, Column] = {}
     for name, episodes in every.items():
-        # Held-out rows are compared with other real rows, of the training.
         drawn = space.rows(episodes, rows=points, seed=seed + 1)
         against = reference
-        if name == HELD_OUT:
+        if name == HELD_OUT:  # compared with other real rows, of the training
             against = known[np.linspace(0, len(known) - 1, points).astype(int)]
         alike = marginals(against, drawn)
         near = copies(drawn, known, reference)

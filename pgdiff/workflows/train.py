@@ -127,9 +127,10 @@ def train_stages(
     ]
     if not jobs:
         return info
+    steering += [steers for stage in stages for steers in stage.guides()]
     for job in jobs:
-        if isinstance(job.learner, TrajectoryDiffusion):
-            for steers in [*steering, *(steers for stage in stages for steers in stage.guides())]:
+        if job.stage.name == MODEL and isinstance(job.learner, TrajectoryDiffusion):
+            for steers in steering:
                 steering_mask(steers, job.learner.layout)  # of its number of tokens, and its fields
     before = read_run(info.path) if add and (info.path / RUN).is_file() else None
     if overwrite and not add:

@@ -63,7 +63,7 @@ def test_each_fault_is_seen_where_it_should_be(found: Fidelity) -> None:
     assert one["blurred"] == pytest.approx(0.3, abs=0.05)
     assert one["loud"] > 0.3
     assert columns["copied"].copied > 0.5
-    assert columns["fresh"].copied == pytest.approx(0.01, abs=0.02)
+    assert columns["fresh"].copied < 0.1
     assert columns[HELD_OUT].copied == pytest.approx(0.01, abs=0.01)
     # Far neighbourhoods of few points hold much: Naeem et al. (2020) have coverage for that.
     assert columns["one mode"].coverage.recall < columns["fresh"].coverage.recall
