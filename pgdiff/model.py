@@ -1,6 +1,6 @@
 """The trajectory diffusion model: denoiser, noise schedule, normaliser and layout in one."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -61,6 +61,8 @@ class TrajectoryDiffusion(Sampled):
         levels: law of the noise levels that training draws; one for all tokens of a sequence if
             None. (Format 1 has a tuple of the one name that it knew.)
         loss_weight: how much an error counts at a level; alike if None.
+        field_weights: how much an error counts in a field of a token, by its name; 1 where a field
+            has none. Many features that matter little can so be kept from drowning few that do.
         distilled: whether x0_hat is a consistency function, which a consistency solver needs.
         conditions: what samples can be asked to be like: a return, a goal, a class.
         condition_dropout: share of segments trained on without it (Ho & Salimans 2022); 0 to 1.
@@ -81,6 +83,7 @@ class TrajectoryDiffusion(Sampled):
         rest: Sequence[int] = (),
         levels: TrainingLevels | Sequence[str] | None = None,
         loss_weight: LossWeight | None = None,
+        field_weights: Mapping[str, float] | None = None,
         distilled: bool = False,
         conditions: Sequence[Conditioner] = (),
         condition_dropout: float = 0.1,
@@ -113,6 +116,7 @@ class TrajectoryDiffusion(Sampled):
         self.rest = tuple(rest)
         self.levels = SequenceLevels() if levels is None else levels
         self.loss_weight = UniformWeight() if loss_weight is None else loss_weight
+        self.field_weights = _checked_weights(field_weights, layout)
         self.distilled = distilled
         self.conditions = tuple(conditions)
         self.conditioning = Conditioning(self.conditions)
@@ -123,6 +127,10 @@ class TrajectoryDiffusion(Sampled):
         self.network = denoiser.build(features=layout.features, **size)
         self._patterns = KnownPatterns(known, layout=layout, position=position, rest=rest)
         self.register_buffer("_masks", self._patterns.all_masks, persistent=False)
+        weights = [
+            self.field_weights.get(name, 1.0) for name, size in layout.fields for _ in range(size)
+        ]
+        self.register_buffer("_feature_weight", torch.tensor(weights), persistent=False)
         noisiest = torch.ones((), dtype=torch.float64)
         scaled = type(prediction).scale_input is not Prediction.scale_input
         if self._patterns.partial and scaled and float(schedule.sigma(noisiest)) > LOUD:
@@ -150,6 +158,7 @@ class TrajectoryDiffusion(Sampled):
         rest: Sequence[int] = (),
         levels: TrainingLevels | None = None,
         loss_weight: LossWeight | None = None,
+        field_weights: Mapping[str, float] | None = None,
         conditions: Sequence[Conditioner] = (),
         condition_dropout: float = 0.1,
         seed: int = 0,
@@ -173,6 +182,7 @@ class TrajectoryDiffusion(Sampled):
             rest: indices of the features that are held at 0 with a goal.
             levels: law of the training's noise levels; one for each sequence if None.
             loss_weight: how much an error counts at a level; alike if None.
+            field_weights: how much it counts in a field of a token, by name; 1 if not named.
             conditions: what samples can be asked to be like; what they lack is fitted.
             condition_dropout: share of the training's segments whose condition is hidden.
             seed: of the first weights.
@@ -194,6 +204,7 @@ class TrajectoryDiffusion(Sampled):
                 rest=rest,
                 levels=levels,
                 loss_weight=loss_weight,
+                field_weights=field_weights,
                 conditions=[condition.fit(episodes) for condition in conditions],
                 condition_dropout=condition_dropout,
                 observation_layout=episodes.observation_layout,
@@ -238,5 +249,18 @@ class TrajectoryDiffusion(Sampled):
             known=masks[choice],
             valid=batch.mask,
             loss_weight=self.loss_weight,
+            feature_weight=self.get_buffer("_feature_weight") if self.field_weights else None,
         )
         return {"diffusion": loss}
+
+
+def _checked_weights(weights: Mapping[str, float] | None, layout: Layout) -> dict[str, float]:
+    if not isinstance(weights, Mapping | None):
+        raise PgdiffError(f"`field_weights` must be numbers by name of a field. Got {weights!r}.")
+    for name, weight in (weights or {}).items():
+        check_in("field_weights", name, layout.slices)
+        check_range(f"field_weights.{name}", weight, low=0.0)
+    found = {name: float(weight) for name, weight in (weights or {}).items()}
+    if all(found.get(name) == 0 for name in layout.slices):
+        raise PgdiffError("`field_weights` must leave a field above 0. Got 0 for all of them.")
+    return found
