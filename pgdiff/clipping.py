@@ -15,7 +15,7 @@ from pgdiff.validation import PgdiffError, check_range
 Range = tuple[tuple[float, ...], tuple[float, ...]]
 Limits = tuple[Float[Tensor, " features"], Float[Tensor, " features"]]
 
-_FIELDS = ("actions", "action_chunks")
+_FIELDS = ("actions", "action_chunks", "previous_actions")
 
 
 def recorded_range(episodes: Episodes, layout: Layout) -> Range | None:
@@ -41,7 +41,7 @@ def checked_range(given: Sequence[Sequence[float]] | None, layout: Layout) -> Ra
     if given is None:
         return None
     sizes = [
-        size // (layout.stride if name == "action_chunks" else 1)
+        size // (1 if name == "actions" else layout.stride)
         for name, size in layout.fields
         if name in _FIELDS
     ]

@@ -45,11 +45,13 @@ class KnownPatterns:
         where = self.layout.slices["observations"]
         if name in ("start_goal", "start_arrival"):
             self._check_features(where.stop - where.start)
+        # No token is before the first, so that its previous actions are always 0.
+        before = self.layout.slices.get("previous_actions", slice(0, 0))
         return pattern_masks(
             name,
             tokens=self.layout.horizon,
             features=self.layout.features,
-            observation=range(where.start, where.stop),
+            observation=[*range(where.start, where.stop), *range(before.start, before.stop)],
             goal=[where.start + index for index in (*self.position, *self.rest)],
         )
 

@@ -170,8 +170,9 @@ class TrajectoryDiffusion(Sampled):
             horizon: tokens of a segment.
             stride: environment steps between neighbouring tokens.
             fields: what a token holds: "observations", and with them "actions" (the one at its row)
-                or "action_chunks" (all those up to the next token), "rewards" (their sum up to the
-                next token), "terminals" and "next_observations" (after the row).
+                or "action_chunks" (all those up to the next token) or "previous_actions" (all
+                those since the token before), "rewards" (their sum up to the next token),
+                "terminals" and "next_observations" (after the row).
             denoiser: the network; a transformer of width 128 and depth 3 if None.
             schedule: cosine if None.
             prediction: x0 if None.

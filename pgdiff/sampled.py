@@ -74,7 +74,8 @@ class Sampled(Pretrained):
         Raises:
             PgdiffError: a model that generates what plans do not keep, such as rewards.
         """
-        for name in set(self.layout.slices) - {"observations", "actions", "action_chunks"}:
+        kept = {"observations", "actions", "action_chunks", "previous_actions"}
+        for name in set(self.layout.slices) - kept:
             raise PgdiffError(
                 f"`fields` must not hold '{name}' where a plan is put back into tokens, which does "
                 "not keep them: plan with keep_plan=False and without `warm_start`."
@@ -82,8 +83,12 @@ class Sampled(Pretrained):
         parts = {"observations": torch.as_tensor(observations)}
         if actions is not None:
             count, tokens = observations.shape[:2]
-            flat = torch.as_tensor(actions).reshape(count, tokens, -1)
-            parts |= {"actions": flat, "action_chunks": flat}
+            if "previous_actions" in self.layout.slices:
+                flat = torch.as_tensor(actions).reshape(count, tokens - 1, -1)
+                parts["previous_actions"] = torch.cat([flat.new_zeros(flat[:, :1].shape), flat], 1)
+            else:
+                flat = torch.as_tensor(actions).reshape(count, tokens, -1)
+                parts |= {"actions": flat, "action_chunks": flat}
         return torch.cat([parts[name] for name, _ in self.layout.fields], dim=-1).to(self.device)
 
     def tokens(self, batch: Any) -> Signal:

@@ -17,6 +17,7 @@ FIELDS = (
     "observations",
     "actions",
     "action_chunks",
+    "previous_actions",
     "rewards",
     "terminals",
     "next_observations",
@@ -52,12 +53,20 @@ class Layout:
             )
         check_positive_int("horizon", self.horizon)
         check_positive_int("stride", self.stride)
-        if dict(self.fields).get("action_chunks", 0) % self.stride:
-            raise PgdiffError(
-                "`fields` must give 'action_chunks' the size of `stride` actions. Got "
-                f"{dict(self.fields)['action_chunks']} with a stride of {self.stride}."
-            )
         sizes = dict(self.fields)
+        for name in ("action_chunks", "previous_actions"):
+            if sizes.get(name, 0) % self.stride:
+                raise PgdiffError(
+                    f"`fields` must give '{name}' the size of `stride` actions. Got "
+                    f"{sizes[name]} with a stride of {self.stride}."
+                )
+        if "previous_actions" in sizes and (
+            self.horizon < 2 or "actions" in sizes or "action_chunks" in sizes
+        ):
+            raise PgdiffError(
+                "`fields` may hold 'previous_actions' without other actions, and with a `horizon` "
+                f"of at least 2. Got {', '.join(sizes)} and a horizon of {self.horizon}."
+            )
         for name in ("rewards", "terminals"):
             if sizes.get(name, 1) != 1:
                 raise PgdiffError(f"`fields` must give '{name}' the size 1. Got {sizes[name]}.")
@@ -83,6 +92,15 @@ class Layout:
             for (name, size), end in zip(self.fields, ends, strict=True)
         }
 
+    @property
+    def action_size(self) -> int | None:
+        """Number of features of one action; None where tokens hold none."""
+        sizes = dict(self.fields)
+        for name in ("action_chunks", "previous_actions"):
+            if name in sizes:
+                return sizes[name] // self.stride
+        return sizes.get("actions")
+
     def segment(self, x: Float[Tensor, "batch tokens features"]) -> "Segment":
         """Name the fields of `x`, which is in raw units."""
         parts: dict[str, Any] = {name: x[..., where] for name, where in self.slices.items()}
@@ -98,6 +116,9 @@ class Segment:
         actions: `[batch, tokens, action]`, or None where the model does not generate them.
         action_chunks: `[batch, tokens, stride * action]`, the actions of the `stride` steps from
             each token on, one after the other; or None.
+        previous_actions: `[batch, tokens, stride * action]`, the actions of the `stride` steps that
+            lead from the token before to each token, as Chen et al. (2024), section 4.2, lay them
+            out; 0 at the first token. Or None.
         rewards: `[batch, tokens, 1]`, or None.
         terminals: `[batch, tokens, 1]`, above 0.5 where the task ends after the token's step; None
             where the model does not generate them.
@@ -109,6 +130,7 @@ class Segment:
     observations: Float[Tensor, "batch tokens observation"]
     actions: Float[Tensor, "batch tokens action"] | None = None
     action_chunks: Float[Tensor, "batch tokens chunk"] | None = None
+    previous_actions: Float[Tensor, "batch tokens chunk"] | None = None
     rewards: Float[Tensor, "batch tokens 1"] | None = None
     terminals: Float[Tensor, "batch tokens 1"] | None = None
     next_observations: Float[Tensor, "batch tokens observation"] | None = None

@@ -86,6 +86,9 @@ def rollout(
             f"Got {list(begin.shape)}."
         )
     batch = len(begin)
+    before = model.layout.slices.get("previous_actions", slice(0, 0))
+    none = torch.zeros(model.layout.features, device=begin.device)
+    none = model.normalizer.normalize(none)[before]
     known = model.given(begin)
     x = model.sample(batch=batch, generators=generators, known=known, **settings)
     while x.shape[1] < tokens:
@@ -93,6 +96,7 @@ def rollout(
         mask[:, :context] = True
         values = torch.zeros(batch, horizon, x.shape[2], device=x.device)
         values[:, :context] = x[:, -context:]
+        values[:, 0, before] = none  # nothing in this window leads to its first token
         window = model.sample(
             batch=batch,
             generators=generators,

@@ -85,9 +85,7 @@ def _shape(planner: Planner, space: gymnasium.Space[Any]) -> tuple[int, ...] | N
 
 def _action_shape(planner: Planner) -> tuple[int, ...] | None:
     if planner.controller == "actions":
-        layout = planner.model.layout
-        sizes = dict(layout.fields)
-        chunk = sizes.get("action_chunks", 0) // layout.stride
-        return (chunk or sizes["actions"],)
+        size = planner.model.layout.action_size
+        return None if size is None else (size,)
     actions = getattr(planner.controller, "actions", None)
     return None if actions is None else (int(actions),)

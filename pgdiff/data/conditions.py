@@ -312,6 +312,7 @@ class ConditionedBatch(NamedTuple):
         action_chunks: `[batch, tokens, stride * act]` float32.
         terminals: `[batch, tokens]` float32.
         next_observations: `[batch, tokens, obs]` float32.
+        previous_actions: `[batch, tokens, stride * act]` float32.
         condition: `[batch, width]` float32, raw values side by side.
     """
 
@@ -322,6 +323,7 @@ class ConditionedBatch(NamedTuple):
     action_chunks: Float[np.ndarray, "batch tokens chunk"]
     terminals: Float[np.ndarray, "batch ends"]
     next_observations: Float[np.ndarray, "batch tokens next"]
+    previous_actions: Float[np.ndarray, "batch tokens chunk"]
     condition: Float[np.ndarray, "batch width"]
 
 

@@ -18,6 +18,7 @@ FIELDS = (
     "action_chunks",
     "terminals",
     "next_observations",
+    "previous_actions",
 )
 PADDINGS = ("none", "repeat", "terminal")
 
@@ -38,6 +39,8 @@ class SegmentBatch(NamedTuple):
         next_observations: `[batch, tokens, obs]` float32, what followed the token's row; after a
             terminal of a recording without them the row itself. There the last row of a cut episode
             counts as padding.
+        previous_actions: `[batch, tokens, stride * act]` float32, the action chunk of the token
+            before; 0 at the first token of a segment.
     """
 
     observations: Float[np.ndarray, "batch tokens obs"]
@@ -47,6 +50,7 @@ class SegmentBatch(NamedTuple):
     action_chunks: Float[np.ndarray, "batch tokens chunk"]
     terminals: Float[np.ndarray, "batch ends"]
     next_observations: Float[np.ndarray, "batch tokens next"]
+    previous_actions: Float[np.ndarray, "batch tokens chunk"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +187,7 @@ class SegmentDataset:
         horizon: tokens of a segment.
         stride: steps between tokens.
         fields: which to gather: "observations", "actions", "rewards", "action_chunks",
-            "terminals", "next_observations".
+            "terminals", "next_observations", "previous_actions".
         discount: of the rewards within a token's stride, in (0, 1].
         padding: see `segments`.
         min_tokens: see `segments`.
@@ -248,6 +252,7 @@ class SegmentDataset:
             self._chunks(indices, rows),
             self._terminals(rows),
             self._next(indices, rows),
+            self._previous_actions(indices, rows),
         )
 
     def _gather(self, name: str, rows: np.ndarray) -> np.ndarray:
@@ -282,6 +287,16 @@ class SegmentDataset:
     def _chunks(self, indices: np.ndarray, rows: np.ndarray) -> np.ndarray:
         if "action_chunks" not in self.fields:
             return np.zeros((*rows.shape, 0), np.float32)
+        return self._actions_from(indices, rows)
+
+    def _previous_actions(self, indices: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        if "previous_actions" not in self.fields:
+            return np.zeros((*rows.shape, 0), np.float32)
+        chunks = self._actions_from(indices, rows)
+        return np.concatenate([np.zeros_like(chunks[:, :1]), chunks[:, :-1]], axis=1)
+
+    def _actions_from(self, indices: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Return the actions of the `stride` steps from each row on."""
         last = self.index.last_rows(indices)[:, None, None]
         steps = np.minimum(rows[..., None] + np.arange(self.index.stride), last)
         values: np.ndarray = self.episodes.actions.take(steps, axis=0)
@@ -305,7 +320,7 @@ def token_fields(
         if name == "rewards":
             sums = chunk_rewards(episodes, stride, 1.0)
             found.append((name, sums[~np.isnan(sums), None], 1))  # NaN is of no episode
-        elif name == "action_chunks":
+        elif name in ("action_chunks", "previous_actions"):
             found.append((name, episodes.actions, stride))
         elif name == "terminals":
             found.append((name, episodes.terminals[:, None], 1))

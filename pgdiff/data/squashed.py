@@ -15,7 +15,7 @@ from pgdiff.validation import PgdiffError, check_range
 FieldPart = tuple[str, Float[np.ndarray, "rows size"], int]
 """Name, recorded values and repeats in a token of a field (`pgdiff.data.segments.token_fields`)."""
 
-_ACTIONS = ("actions", "action_chunks")
+_ACTIONS = ("actions", "action_chunks", "previous_actions")
 _LIMIT = 0.999
 
 

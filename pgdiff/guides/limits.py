@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pgdiff.guides.agents import action_size
 from pgdiff.guides.regions import check_indices, length
 from pgdiff.trajectory import Layout, Segment
 from pgdiff.validation import PgdiffError, check_positive_int, check_range
@@ -72,8 +71,10 @@ class ActionLimit:
     def __call__(self, segment: Segment) -> Float[Tensor, "batch tokens"]:
         """Squared excess of the action, or of all actions of the chunk, at each token."""
         actions = segment.actions
-        if actions is None and segment.action_chunks is not None:
-            actions = torch.unflatten(segment.action_chunks, -1, (segment.stride, -1))
+        chunks = segment.action_chunks
+        chunks = segment.previous_actions if chunks is None else chunks
+        if actions is None and chunks is not None:
+            actions = torch.unflatten(chunks, -1, (segment.stride, -1))
         if actions is None:
             raise PgdiffError("`segment` must have actions for an ActionLimit. Got none.")
         low, high = actions.new_tensor(self.low), actions.new_tensor(self.high)
@@ -82,7 +83,12 @@ class ActionLimit:
 
     def check(self, layout: Layout) -> None:
         """Refuse a layout without actions, or with actions of another size."""
-        size = action_size(layout, name="ActionLimit")
+        size = layout.action_size
+        if size is None:
+            raise PgdiffError(
+                "`fields` of the model must hold 'actions' or others for 'ActionLimit'. Got "
+                f"{', '.join(layout.slices)}."
+            )
         for name in ("low", "high"):
             given = len(getattr(self, name))
             if given not in (1, size):

@@ -141,4 +141,11 @@ class Acting:
         if not (self.keep_plan or self.warm_start):
             return None
         actions = None if memory.actions is None else memory.actions[due]
-        return shifted(memory.waypoints[due], actions, memory.age[due], self.model.layout.stride)
+        layout = self.model.layout
+        return shifted(
+            memory.waypoints[due],
+            actions,
+            memory.age[due],
+            layout.stride,
+            action_stride=layout.stride if "actions" in layout.slices else 1,
+        )

@@ -54,6 +54,9 @@ def _actions(
     if segment.action_chunks is not None:
         steps = layout.horizon * layout.stride
         found = segment.action_chunks.reshape(count, candidates, steps, -1)
+    elif segment.previous_actions is not None:
+        steps = (layout.horizon - 1) * layout.stride
+        found = segment.previous_actions[:, 1:].reshape(count, candidates, steps, -1)
     elif segment.actions is not None:
         found = segment.actions.reshape(count, candidates, layout.horizon, -1)
     else:

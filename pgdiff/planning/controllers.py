@@ -34,11 +34,12 @@ def check_controller(controller: Any, model: TrajectoryDiffusion) -> None:
     if controller == "actions":
         layout = model.layout
         fields = dict(layout.fields)
-        if not ("action_chunks" in fields or ("actions" in fields and layout.stride == 1)):
+        whole = "action_chunks" in fields or "previous_actions" in fields
+        if not (whole or ("actions" in fields and layout.stride == 1)):
             raise PgdiffError(
                 "`controller` may be 'actions' for a model whose tokens hold 'action_chunks', "
-                f"or 'actions' at stride 1. Got a model of {', '.join(fields)} at stride "
-                f"{layout.stride}."
+                "'previous_actions', or 'actions' at stride 1. Got a model of "
+                f"{', '.join(fields)} at stride {layout.stride}."
             )
     elif controller is not None and not isinstance(controller, Controller):
         raise PgdiffError(

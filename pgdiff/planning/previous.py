@@ -31,6 +31,8 @@ def shifted(
     actions: Actions | None,
     age: Int[np.ndarray, " environments"],
     stride: int,
+    *,
+    action_stride: int = 1,
 ) -> Previous:
     """Cut off what is past, so that the first token is where the plan wanted to be now.
 
@@ -39,9 +41,10 @@ def shifted(
 
     Args:
         observations: the plans when they were made.
-        actions: their actions, one for each environment step, or for each token.
+        actions: their actions.
         age: environment steps since then.
         stride: environment steps between tokens.
+        action_stride: environment steps between actions.
     """
     tokens = observations.shape[1]
     environments = np.arange(len(observations))[:, None]
@@ -55,7 +58,6 @@ def shifted(
     moved = (1 - share) * observations[environments, low] + share * observations[environments, high]
     left = None
     if actions is not None:
-        each = tokens * stride // actions.shape[1]  # environment steps from one to the next
-        steps = np.maximum(age, 0)[:, None] // each + np.arange(actions.shape[1])
+        steps = np.maximum(age, 0)[:, None] // action_stride + np.arange(actions.shape[1])
         left = actions[environments, np.minimum(steps, actions.shape[1] - 1)]
     return Previous(moved, left, there, valid)

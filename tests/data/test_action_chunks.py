@@ -63,6 +63,19 @@ def test_the_first_action_of_a_chunk_is_the_one_at_its_row() -> None:
     assert plain.action_chunks.shape == (4, 3, 0)
 
 
+@pytest.mark.parametrize("padding", ["none", "repeat"])
+@pytest.mark.parametrize(("horizon", "stride"), [(1, 1), (2, 3), (4, 2)])
+def test_previous_actions_are_the_chunk_of_the_token_before(
+    horizon: int, stride: int, padding: str
+) -> None:
+    fields = ("observations", "action_chunks", "previous_actions")
+    dataset = SegmentDataset(recorded(), horizon, stride, fields=fields, padding=padding)
+    batch = dataset.batch(np.arange(len(dataset)))
+    assert batch.previous_actions.shape == (len(dataset), horizon, 2 * stride)
+    assert not batch.previous_actions[:, 0].any()
+    assert np.array_equal(batch.previous_actions[:, 1:], batch.action_chunks[:, :-1])
+
+
 @pytest.mark.parametrize("kind", ["limits", "standard"])
 def test_every_action_of_a_chunk_is_normalised_alike(kind: str) -> None:
     episodes = recorded()
@@ -88,6 +101,15 @@ def test_a_layout_has_room_for_every_action() -> None:
     assert torch.equal(segment.observations, x[..., 6:])
     with pytest.raises(PgdiffError, match=r"'action_chunks' the size of `stride` actions. Got 5"):
         Layout(fields=(("observations", 4), ("action_chunks", 5)), horizon=5, stride=3)
+    with pytest.raises(PgdiffError, match=r"'previous_actions' the size of `stride` actions"):
+        Layout(fields=(("observations", 4), ("previous_actions", 5)), horizon=5, stride=3)
+    for horizon, other in ((1, ()), (5, (("actions", 2),)), (5, (("action_chunks", 6),))):
+        with pytest.raises(PgdiffError, match="'previous_actions' without other actions"):
+            Layout(
+                fields=(("observations", 4), ("previous_actions", 6), *other),
+                horizon=horizon,
+                stride=3,
+            )
     for wrong in (0, -2):
         with pytest.raises(PgdiffError, match="`stride` must be an integer of at least 1"):
             Layout(fields=(("observations", 4), ("action_chunks", 6)), horizon=5, stride=wrong)

@@ -219,6 +219,23 @@ def test_views_of_the_history_count_in_later_windows() -> None:
 
 
 @pytest.mark.usefixtures("unchecked")
+def test_no_actions_lead_to_the_first_token_of_a_window() -> None:
+    """In training they are 0 there; so they are given, and a start is a whole clean token."""
+    own = model(fields=("observations", "previous_actions"))
+    where = own.layout.slices["previous_actions"]
+    none = own.normalizer.normalize(torch.zeros(own.layout.features))[where]
+    seen: list[tuple[Tensor, Tensor]] = []
+    own.network.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[:2]))
+    made = rollout(own, OBSERVATIONS, tokens=11, context=3, steps=3, cache=False)
+    assert made.previous_actions is not None and made.actions is None
+    assert made.previous_actions[:, 1:].any(dim=-1).all()
+    assert made.previous_actions[:, 0].abs().max() < 1e-6
+    assert len(seen) == 9
+    for x, level in seen:
+        assert torch.equal(x[:, 0, where], none.expand(len(x), -1))
+        assert not level[:, 0].any()
+
+
 def test_bad_input_is_named() -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"horizon": 7}, "`horizon` must be at most the 6 tokens .* pgdiff.rollout goes further"),

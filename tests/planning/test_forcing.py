@@ -30,6 +30,7 @@ CAUSAL = TransformerConfig(width=16, depth=1, heads=2, attention="causal")
 SETTINGS: dict[str, Any] = {"denoiser": CAUSAL, "levels": IndependentLevels()}
 MODEL = tiny_model(EPISODES, **SETTINGS)
 CHUNKS = tiny_model(EPISODES, fields=("observations", "action_chunks"), **SETTINGS)
+PREVIOUS = tiny_model(EPISODES, fields=("observations", "previous_actions"), **SETTINGS)
 VALUE = stir(TransitionValue.from_episodes(EPISODES, stride=3, width=16, depth=1))
 OBSERVATION = np.array([0.2, -0.4, 0.1, 0.3], np.float32)
 
@@ -118,7 +119,9 @@ def test_what_a_plan_does_not_have_yet_starts_from_noise() -> None:
     assert not seen[0].level[0].any(), "the plan itself stays whole"
 
 
-@pytest.mark.parametrize("model", [MODEL, CHUNKS], ids=["observations", "chunks"])
+@pytest.mark.parametrize(
+    "model", [MODEL, CHUNKS, PREVIOUS], ids=["observations", "chunks", "previous"]
+)
 @pytest.mark.parametrize("schedule", [FullSequence(), Pyramid()], ids=repr)
 def test_warm_starts_look_at_the_noisy_observation(model: Any, schedule: Any) -> None:
     """The measured token comes from its measurement; a kept plan begins at the observation."""

@@ -19,7 +19,11 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "chunks first": {"fields": ("action_chunks", "observations"), "stride": 3},
     "chunks of one": {"fields": ("observations", "action_chunks"), "stride": 1},
     "actions": {"fields": ("observations", "actions"), "stride": 1},
+    "previous": {"fields": ("observations", "previous_actions"), "stride": 3},
+    "previous first, of one": {"fields": ("previous_actions", "observations"), "stride": 1},
 }
+HELD = {"actions": "actions", "previous": "previous_actions"}
+"""The field in which a layout has its actions; that of the others is `action_chunks`."""
 
 
 class Recording(Planner):
@@ -55,10 +59,13 @@ def test_a_plans_actions_are_those_of_its_tokens(layout: str) -> None:
     model, stride = planner.model, planner.model.layout.stride
     token = seen[-1].x[plan.best]
     raw = token * model.normalizer.scale + model.normalizer.center
-    name = "actions" if layout == "actions" else "action_chunks"
+    name = HELD.get(layout.partition(" ")[0], "action_chunks")
     start = model.layout.slices[name].start
-    assert plan.actions is not None and plan.actions.shape == (4 * stride, 2)
-    for k in range(4):
+    if name == "previous_actions":  # those that lead to the first token are no part of the plan
+        assert torch.equal(raw[0, start : start + 2 * stride], torch.zeros(2 * stride))
+        raw = raw[1:]
+    assert plan.actions is not None and plan.actions.shape == (len(raw) * stride, 2)
+    for k in range(len(raw)):
         for j in range(stride):
             expected = raw[k, start + 2 * j : start + 2 * j + 2].numpy()
             np.testing.assert_allclose(plan.actions[k * stride + j], expected, atol=1e-6)
@@ -126,7 +133,10 @@ def test_a_plan_that_is_always_kept_acts_as_one_that_is_followed_to_its_end(layo
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "'action_chunks', or 'actions' at stride 1. Got a model of observations at stride 3"),
+        (
+            {},
+            "'previous_actions', or 'actions' at stride 1. Got a model of observations at stride 3",
+        ),
         ({"fields": ("observations", "actions")}, "Got a model of observations, actions at stride"),
     ],
 )

@@ -59,7 +59,9 @@ def test_actions_are_those_of_the_steps_that_are_left(tokens: int, stride: int) 
 def test_one_action_a_token_moves_with_its_token() -> None:
     """Tokens three steps apart that hold the action at their row: it is followed for three."""
     actions = RNG.normal(size=(10, 4, 2)).astype(np.float32)
-    left = shifted(np.zeros((10, 4, 4), np.float32), actions, np.arange(10), 3).actions
+    left = shifted(
+        np.zeros((10, 4, 4), np.float32), actions, np.arange(10), 3, action_stride=3
+    ).actions
     assert left is not None
     for age in range(10):
         for token in range(4):
