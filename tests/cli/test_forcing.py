@@ -35,7 +35,7 @@ def test_what_it_trains(forcing: Path) -> None:
     model = planner.model
     assert model.levels == ForcingLevels(start=0.5, start_below=0.25, cut=0.0)
     assert model.denoiser.attention == "causal"
-    assert dict(model.layout.fields)["action_chunks"] == 2 * model.layout.stride
+    assert dict(model.layout.fields)["previous_actions"] == 2 * model.layout.stride
     assert planner.schedule == Pyramid(slope=4.0)
     assert (planner.steps, planner.candidates) == (20, 1)
     found = settings("train", ["recipe=forcing", "denoiser=transformer"])["recipe"]
