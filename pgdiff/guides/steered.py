@@ -144,8 +144,8 @@ def steering_mask(guide: object, layout: Layout) -> Float[Tensor, "tokens featur
         chosen = torch.zeros(layout.features)
         for field in fields:
             if field == "actions" and field not in layout.slices:
-                other = "previous_actions" in layout.slices and "action_chunks" not in layout.slices
-                field = "previous_actions" if other else "action_chunks"
+                chunked = ("action_chunks", "previous_actions")
+                field = next((name for name in chunked if name in layout.slices), chunked[0])
             chosen[layout.slices[check_in(f"fields of '{name}'", field, layout.slices)]] = 1.0
         mask *= chosen
     return mask

@@ -142,10 +142,11 @@ class Acting:
             return None
         actions = None if memory.actions is None else memory.actions[due]
         layout = self.model.layout
+        one_each = "actions" in layout.slices and "action_chunks" not in layout.slices
         return shifted(
             memory.waypoints[due],
             actions,
             memory.age[due],
             layout.stride,
-            action_stride=layout.stride if "actions" in layout.slices else 1,
+            action_stride=layout.stride if one_each else 1,
         )

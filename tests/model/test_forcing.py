@@ -218,7 +218,6 @@ def test_views_of_the_history_count_in_later_windows() -> None:
     assert (plain[:, 6:] - guided[:, 6:]).abs().max() > 1e-3
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_no_actions_lead_to_the_first_token_of_a_window() -> None:
     """In training they are 0 there; so they are given, and a start is a whole clean token."""
     own = model(fields=("observations", "previous_actions"))
@@ -236,6 +235,7 @@ def test_no_actions_lead_to_the_first_token_of_a_window() -> None:
         assert not level[:, 0].any()
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bad_input_is_named() -> None:
     cases: list[tuple[dict[str, Any], str]] = [
         ({"horizon": 7}, "`horizon` must be at most the 6 tokens .* pgdiff.rollout goes further"),
