@@ -31,24 +31,6 @@ def sinusoids(
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
-def with_waves(
-    x: Float[Tensor, "*batch features"], frequencies: int
-) -> Float[Tensor, "*batch inputs"]:
-    """Append `sin(2^k pi x)` and `cos(2^k pi x)` of every feature, for k < `frequencies`.
-
-    Kingma et al. (2021), "Variational diffusion models", give their network such waves.
-
-    Args:
-        x: features of about unit size.
-        frequencies: 0 leaves them as they are.
-    """
-    if not frequencies:
-        return x
-    rates = math.pi * 2.0 ** torch.arange(frequencies, device=x.device, dtype=x.dtype)
-    angle = (x[..., None] * rates).flatten(-2)
-    return torch.cat([x, angle.sin(), angle.cos()], dim=-1)
-
-
 class LevelEmbedding(nn.Module):
     """Embedding of every token's noise level, plus that of a condition where there is one.
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from pgdiff.denoisers.attention import ATTENTIONS, Attention, sight
 from pgdiff.denoisers.cache import KeysValues, KeyValueCache, join
-from pgdiff.denoisers.embeddings import add_condition, sinusoids, with_waves
+from pgdiff.denoisers.embeddings import add_condition, sinusoids
 from pgdiff.denoisers.transformer_block import Block, modulate
 from pgdiff.registry import register
 from pgdiff.validation import PgdiffError, check_in, check_positive_int
@@ -35,10 +35,6 @@ class TransformerConfig:
         hide_noise: whether tokens at level 1, pure noise, are hidden from all others, each still
             seeing itself. The outputs at other tokens are then the same bits whatever (finite)
             values the hidden ones hold, even with full attention.
-        frequencies: of each feature x the network also sees the sine and the cosine of
-            2^k * pi * x for so many k from 0 on (Kingma et al. 2021, section 5.1 and appendix C):
-            without them what depends on small differences, such as where a wall is, is learned
-            slowly (Tancik et al. 2020).
     """
 
     width: int = 128
@@ -47,7 +43,6 @@ class TransformerConfig:
     attention: Attention = "full"
     window: int | None = None
     hide_noise: bool = False
-    frequencies: int = 0
 
     def __post_init__(self) -> None:
         check_positive_int("width", self.width)
@@ -67,7 +62,6 @@ class TransformerConfig:
                 f"`window` must be None with the attention '{self.attention}'; only 'window' has "
                 f"one. Got {self.window}."
             )
-        check_positive_int("frequencies", self.frequencies, minimum=0)
         if not isinstance(self.hide_noise, bool):
             raise PgdiffError(f"`hide_noise` must be true or false. Got {self.hide_noise!r}.")
 
@@ -102,7 +96,7 @@ class Transformer(nn.Module):
         check_positive_int("condition", condition, minimum=0)
         width = config.width
         self.config = config
-        self.token_in = nn.Linear(features * (1 + 2 * config.frequencies), width)
+        self.token_in = nn.Linear(features, width)
         self.level_in = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.blocks = nn.ModuleList(
             Block(width=width, heads=config.heads) for _ in range(config.depth)
@@ -227,7 +221,7 @@ class Transformer(nn.Module):
             device=x.device,
         )
         position = torch.arange(first, first + x.shape[1], device=x.device, dtype=x.dtype)
-        h = self.token_in(with_waves(x, config.frequencies)) + sinusoids(position, config.width)
+        h = self.token_in(x) + sinusoids(position, config.width)
         c = self._embed(level, condition)
         layers: list[KeysValues] = []
         for n, block in enumerate(self.blocks):

@@ -15,7 +15,6 @@ from pgdiff.validation import PgdiffError
 SIZE = {"width": 32, "depth": 3, "heads": 4}
 SETTINGS = {
     "causal": {"attention": "causal"},
-    "waves": {"attention": "causal", "frequencies": 3},
     "window 1": {"attention": "window", "window": 1},
     "window 4": {"attention": "window", "window": 4},
     "long window": {"attention": "window", "window": 100},
