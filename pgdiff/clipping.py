@@ -40,16 +40,12 @@ def checked_range(given: Sequence[Sequence[float]] | None, layout: Layout) -> Ra
     """
     if given is None:
         return None
-    sizes = [
-        size // (1 if name == "actions" else layout.stride)
-        for name, size in layout.fields
-        if name in _FIELDS
-    ]
-    pair = len(given) == 2 and all(len(bounds) == size for bounds in given for size in sizes)
-    if not sizes or not pair or any(not a <= b for a, b in zip(*given, strict=True)):
+    size = layout.action_size
+    pair = len(given) == 2 and all(len(bounds) == size for bounds in given)
+    if not pair or any(not a <= b for a, b in zip(*given, strict=True)):
         raise PgdiffError(
             "`action_range` must be the least and the greatest value of each feature of an "
-            f"action that the layout has, {sizes[:1] or 'none'}. Got {given!r}."
+            f"action that the layout has, {'none' if size is None else [size]}. Got {given!r}."
         )
     low, high = (tuple(check_range("action_range", bound) for bound in bounds) for bounds in given)
     return low, high
