@@ -56,15 +56,14 @@ def limits_of(
 ) -> float | Limits | None:
     """Return the limits of a clean estimate in normalised units.
 
-    1 with the limits normaliser, which puts the data into [-1, 1]; with another the range of
-    actions, and none of what else a token holds.
+    With the limits normaliser 1, which is where it puts the ends of the data; with another none.
+    Of actions, those of their range.
     """
-    if isinstance(normalizer, LimitsNormalizer):
-        return 1.0
+    end = 1.0 if isinstance(normalizer, LimitsNormalizer) else torch.inf
     if action_range is None:
-        return None
+        return end if end == 1.0 else None
     ends = []
-    for bound, far in zip(action_range, (-torch.inf, torch.inf), strict=True):
+    for bound, far in zip(action_range, (-end, end), strict=True):
         # What is normalised must be finite: the other features are set after it.
         raw, free = torch.zeros(layout.features), torch.ones(layout.features, dtype=torch.bool)
         for name in _FIELDS:

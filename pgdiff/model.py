@@ -61,8 +61,6 @@ class TrajectoryDiffusion(Sampled):
         levels: law of the noise levels that training draws; one for all tokens of a sequence if
             None. (Format 1 has a tuple of the one name that it knew.)
         loss_weight: how much an error counts at a level; alike if None.
-        field_weights: how much an error counts in a field of a token, by its name; 1 where a field
-            has none. Many features that matter little can so be kept from drowning few that do.
         distilled: whether x0_hat is a consistency function, which a consistency solver needs.
         conditions: what samples can be asked to be like: a return, a goal, a class.
         condition_dropout: share of segments trained on without it (Ho & Salimans 2022); 0 to 1.
@@ -83,7 +81,6 @@ class TrajectoryDiffusion(Sampled):
         rest: Sequence[int] = (),
         levels: TrainingLevels | Sequence[str] | None = None,
         loss_weight: LossWeight | None = None,
-        field_weights: Mapping[str, float] | None = None,
         distilled: bool = False,
         conditions: Sequence[Conditioner] = (),
         condition_dropout: float = 0.1,
@@ -116,7 +113,6 @@ class TrajectoryDiffusion(Sampled):
         self.rest = tuple(rest)
         self.levels = SequenceLevels() if levels is None else levels
         self.loss_weight = UniformWeight() if loss_weight is None else loss_weight
-        self.field_weights = _checked_weights(field_weights, layout)
         self.distilled = distilled
         self.conditions = tuple(conditions)
         self.conditioning = Conditioning(self.conditions)
@@ -127,10 +123,6 @@ class TrajectoryDiffusion(Sampled):
         self.network = denoiser.build(features=layout.features, **size)
         self._patterns = KnownPatterns(known, layout=layout, position=position, rest=rest)
         self.register_buffer("_masks", self._patterns.all_masks, persistent=False)
-        weights = [
-            self.field_weights.get(name, 1.0) for name, size in layout.fields for _ in range(size)
-        ]
-        self.register_buffer("_feature_weight", torch.tensor(weights), persistent=False)
         noisiest = torch.ones((), dtype=torch.float64)
         scaled = type(prediction).scale_input is not Prediction.scale_input
         if self._patterns.partial and scaled and float(schedule.sigma(noisiest)) > LOUD:
@@ -158,7 +150,7 @@ class TrajectoryDiffusion(Sampled):
         rest: Sequence[int] = (),
         levels: TrainingLevels | None = None,
         loss_weight: LossWeight | None = None,
-        field_weights: Mapping[str, float] | None = None,
+        field_scales: Mapping[str, float] | None = None,
         conditions: Sequence[Conditioner] = (),
         condition_dropout: float = 0.1,
         seed: int = 0,
@@ -183,7 +175,9 @@ class TrajectoryDiffusion(Sampled):
             rest: indices of the features that are held at 0 with a goal.
             levels: law of the training's noise levels; one for each sequence if None.
             loss_weight: how much an error counts at a level; alike if None.
-            field_weights: how much it counts in a field of a token, by name; 1 if not named.
+            field_scales: factors of normalised fields, by name; 1 if not named. A small field is
+                lost in noise sooner, so that samples settle the others first and it follows them,
+                and its errors count less, by the square.
             conditions: what samples can be asked to be like; what they lack is fitted.
             condition_dropout: share of the training's segments whose condition is hidden.
             seed: of the first weights.
@@ -196,7 +190,7 @@ class TrajectoryDiffusion(Sampled):
         with seeded_torch(seed=seed):
             return cls(
                 layout=layout,
-                normalizer=fit_tokens(normalizer, parts),
+                normalizer=fit_tokens(normalizer, parts, scales=field_scales),
                 denoiser=TransformerConfig() if denoiser is None else denoiser,
                 schedule=CosineSchedule() if schedule is None else schedule,
                 prediction=X0Prediction() if prediction is None else prediction,
@@ -205,7 +199,6 @@ class TrajectoryDiffusion(Sampled):
                 rest=rest,
                 levels=levels,
                 loss_weight=loss_weight,
-                field_weights=field_weights,
                 conditions=[condition.fit(episodes) for condition in conditions],
                 condition_dropout=condition_dropout,
                 observation_layout=episodes.observation_layout,
@@ -250,18 +243,5 @@ class TrajectoryDiffusion(Sampled):
             known=masks[choice],
             valid=batch.mask,
             loss_weight=self.loss_weight,
-            feature_weight=self.get_buffer("_feature_weight") if self.field_weights else None,
         )
         return {"diffusion": loss}
-
-
-def _checked_weights(weights: Mapping[str, float] | None, layout: Layout) -> dict[str, float]:
-    if not isinstance(weights, Mapping | None):
-        raise PgdiffError(f"`field_weights` must be numbers by name of a field. Got {weights!r}.")
-    for name, weight in (weights or {}).items():
-        check_in("field_weights", name, layout.slices)
-        check_range(f"field_weights.{name}", weight, low=0.0)
-    found = {name: float(weight) for name, weight in (weights or {}).items()}
-    if all(found.get(name) == 0 for name in layout.slices):
-        raise PgdiffError("`field_weights` must leave a field above 0. Got 0 for all of them.")
-    return found

@@ -1,7 +1,7 @@
 """Actions through the area tangent, and the normaliser of a token's fields side by side."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pgdiff.data.normalizers import Normalizer, StandardNormalizer, fit_normalizer
 from pgdiff.registry import register
-from pgdiff.validation import PgdiffError, check_range
+from pgdiff.validation import PgdiffError, check_in, check_range
 
 FieldPart = tuple[str, Float[np.ndarray, "rows size"], int]
 """Name, recorded values and repeats in a token of a field (`pgdiff.data.segments.token_fields`)."""
@@ -86,7 +86,9 @@ class ArctanhNormalizer(StandardNormalizer):
         return ((x - middle) / half).clamp(-self.limit, self.limit)
 
 
-def fit_tokens(kind: str, parts: Sequence[FieldPart]) -> Normalizer:
+def fit_tokens(
+    kind: str, parts: Sequence[FieldPart], *, scales: Mapping[str, float] | None = None
+) -> Normalizer:
     """Fit a normaliser to the fields of a token.
 
     Flags, which are bool, are mapped to -1 and 1 whatever their share: a standardised flag of a
@@ -95,7 +97,26 @@ def fit_tokens(kind: str, parts: Sequence[FieldPart]) -> Normalizer:
     Args:
         kind: "limits", "standard" or "arctanh".
         parts: of each field, in the order of a token.
+        scales: factors of fields, by name, once they are normalised; 1 if not named.
+
+    Raises:
+        PgdiffError: a scale that is not positive, or of a field that the token has not.
     """
+    fitted = _fitted(kind, parts)
+    if scales is None:
+        return fitted
+    if not isinstance(scales, Mapping):
+        raise PgdiffError(f"`field_scales` must be numbers by name of a field. Got {scales!r}.")
+    for name, scale in scales.items():
+        check_in("field_scales", name, [name for name, _, _ in parts])
+        check_range(f"field_scales.{name}", scale, low=0.0, open_low=True)
+    sizes = [values.shape[-1] * repeats for _, values, repeats in parts]
+    factors = [float(scales.get(name, 1.0)) for name, _, _ in parts]
+    factor = torch.tensor(factors).repeat_interleave(torch.tensor(sizes))
+    return replace(fitted, scale=fitted.scale / factor)
+
+
+def _fitted(kind: str, parts: Sequence[FieldPart]) -> Normalizer:
     if kind != "arctanh":
         return _with_flags(
             fit_normalizer(kind, [a for _, a, _ in parts], repeats=[n for _, _, n in parts]), parts

@@ -25,7 +25,6 @@ def diffusion_loss(
     known: Bool[Tensor, "batch tokens features"],
     valid: Bool[Tensor, "batch tokens"] | None = None,
     loss_weight: LossWeight | None = None,
-    feature_weight: Float[Tensor, " features"] | None = None,
 ) -> Float[Tensor, ""]:
     """Mean squared error of the network's output, over what is neither known nor padding.
 
@@ -40,7 +39,6 @@ def diffusion_loss(
             as a whole get level 0.
         valid: False at padding, which has weight 0 too.
         loss_weight: how much an error counts at a level; alike if None.
-        feature_weight: how much it counts in each feature of a token; alike if None.
     """
     level = torch.where(known.all(dim=-1), 0.0, level)
     alpha, sigma = factors(schedule, level)
@@ -48,8 +46,6 @@ def diffusion_loss(
     output = network(prediction.scale_input(x, alpha, sigma), level)
     error = output - prediction.target(x0, epsilon, alpha, sigma)
     weight = (loss_weight or UniformWeight()).weight(alpha, sigma, prediction.gain(alpha, sigma))
-    if feature_weight is not None:
-        weight = weight * feature_weight
     counted = (~known).to(x0.dtype)
     if valid is not None:
         counted = counted * valid[..., None]

@@ -1,5 +1,6 @@
 """A baseline of roll-outs: the next token is regressed on those before it."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -7,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from pgdiff import Episodes
-from pgdiff.denoisers import TransformerConfig
 from pgdiff.pretrained import seeded_torch
 from pgdiff.training.learner import to_tensors
 
@@ -25,12 +25,9 @@ class NextToken:
     def __init__(self, model: Any, episodes: Episodes, *, steps: int, seed: int) -> None:
         self.model = model
         features = model.layout.features
-        given = model.denoiser
-        size = {"width": given.width, "depth": given.depth, "heads": given.heads}
+        causal = replace(model.denoiser, attention="causal", window=None)
         with seeded_torch(seed=seed):
-            self.network: nn.Module = TransformerConfig(**size, attention="causal").build(
-                features=features
-            )
+            self.network: nn.Module = causal.build(features=features)
         segments = model.dataset(episodes)
         source = np.random.default_rng(seed)
         optimizer = torch.optim.AdamW(self.network.parameters(), lr=1e-3)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from toys import DOUBLE, fit, generator, record, tiny_model, walk
 
 from pgdiff import TrajectoryDiffusion
+from pgdiff.clipping import limits_of
 from pgdiff.data import LimitsNormalizer
 from pgdiff.denoisers import TransformerConfig
 from pgdiff.diffusion import CosineSchedule, LinearSchedule, SamplerStep, X0Prediction
@@ -154,26 +155,24 @@ def test_the_loss_is_that_of_the_prediction_over_what_is_not_known() -> None:
     torch.testing.assert_close(loss, x0[:, 1:].square().mean())
 
 
-def test_a_field_weighs_what_it_is_told_to_weigh(tmp_path: Path) -> None:
-    """Written out as above; the weight counts in the loss, is saved, and changes nothing else."""
+def test_a_field_is_as_large_as_it_is_told_to_be(tmp_path: Path) -> None:
+    """In the network's units, which its limits follow; nothing changes in raw ones."""
     episodes = walk()
-    model = tiny_model(episodes, fields=BOTH, field_weights={"actions": 0.25})
-    batch = model.dataset(episodes).batch(np.arange(10))
-    batch = type(batch)(*map(torch.from_numpy, batch))
-    model.network = Fixed(torch.zeros(10, 6, 6))
-    loss = model.losses(batch, generator(0))["diffusion"]
-    squares = model.normalizer.normalize(model.tokens(batch)).square()
-    observations, actions = squares[:, 1:, :4], squares[..., 4:]  # the start is an observation
-    count = observations.numel() + actions.numel()
-    torch.testing.assert_close(loss, (observations.sum() + actions.sum() / 4) / count)
+    scaled = tiny_model(episodes, fields=BOTH, field_scales={"actions": 0.2})
     plain = tiny_model(episodes, fields=BOTH)
-    weighed = tiny_model(episodes, fields=BOTH, field_weights={"observations": 2.0, "actions": 2.0})
-    losses = [each.losses(batch, generator(0))["diffusion"] for each in (plain, weighed)]
-    torch.testing.assert_close(losses[1], 2 * losses[0])
-    weighed.save_pretrained(tmp_path / "model")
+    batch = plain.dataset(episodes).batch(np.arange(10))
+    tokens = plain.tokens(type(batch)(*map(torch.from_numpy, batch)))
+    x, expected = scaled.normalizer.normalize(tokens), plain.normalizer.normalize(tokens)
+    assert torch.equal(x[..., :4], expected[..., :4])
+    torch.testing.assert_close(x[..., 4:], 0.2 * expected[..., 4:])
+    torch.testing.assert_close(scaled.normalizer.unnormalize(x), tokens)
+    low, high = limits_of(scaled.layout, scaled.normalizer, scaled.action_range)
+    torch.testing.assert_close(high, torch.tensor([1.0, 1.0, 1.0, 1.0, 0.2, 0.2]))
+    torch.testing.assert_close(low, -high)
+    scaled.save_pretrained(tmp_path / "model")
     loaded = TrajectoryDiffusion.from_pretrained(tmp_path / "model", device="cpu")
-    assert loaded.field_weights == {"observations": 2.0, "actions": 2.0}
-    assert torch.equal(draw(loaded), draw(plain))
+    assert torch.equal(draw(loaded), draw(scaled))
+    assert not torch.equal(draw(scaled), draw(plain))
 
 
 def test_the_network_sees_what_the_pattern_gives_and_the_patterns_are_drawn() -> None:
@@ -340,10 +339,9 @@ def test_raw_units_come_back() -> None:
         ({"stride": 0}, "`stride` must be"),
         ({"stride": 0, "fields": ("observations", "action_chunks")}, "`stride` must be"),
         ({"seed": -1}, "`seed` must be"),
-        ({"field_weights": {"actions": 0.1}}, "`field_weights` must be one of .observations."),
-        ({"field_weights": {"observations": -1}}, "`field_weights.observations` must be a number"),
-        ({"field_weights": {"observations": 0}}, "`field_weights` must leave a field above 0"),
-        ({"field_weights": [0.1]}, "`field_weights` must be numbers by name of a field"),
+        ({"field_scales": {"actions": 0.1}}, "`field_scales` must be one of .observations."),
+        ({"field_scales": {"observations": 0}}, "`field_scales.observations` must be a number"),
+        ({"field_scales": [0.1]}, "`field_scales` must be numbers by name of a field"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
