@@ -12,7 +12,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from pgdiff.cli.overrides import Override, base_words, check_keys, parse
 from pgdiff.cli.places import CONFIG_DIR, groups
@@ -115,6 +115,11 @@ def _compose(command: str, words: Sequence[str]) -> DictConfig:
         with hydra.initialize_config_dir(config_dir=str(CONFIG_DIR), version_base=VERSION):
             return hydra.compose(config_name=command, overrides=list(words))
     except (HydraException, OmegaConfBaseException) as error:
+        cause = error.__cause__
+        if isinstance(cause, ConfigKeyError):  # a key inside a value, which `check_keys` cannot see
+            raise PgdiffError(
+                f"`{cause.full_key}` is no setting yet. Put + before the word to add it."
+            ) from error
         raise PgdiffError(f"{str(error).strip().splitlines()[0]}.") from error
 
 

@@ -63,6 +63,7 @@ def test_an_unknown_choice_names_the_nearest(pgdiff, command, word, near, tmp_pa
         ("seed=[1", "is no setting"),
         ("hydra.job.chdir=true", "has no setting 'hydra.job.chdir'"),
         ("seed=${nothing}", "nothing"),
+        ("recipe.planner={step: 3}", "`recipe.planner.step` is no setting yet. Put +"),
     ],
 )
 def test_a_malformed_word(pgdiff, word: str, message: str) -> None:
