@@ -59,9 +59,10 @@ def limits_of(
     With the limits normaliser 1, which is where it puts the ends of the data; with another none.
     Of actions, those of their range.
     """
-    end = 1.0 if isinstance(normalizer, LimitsNormalizer) else torch.inf
+    bounded = isinstance(normalizer, LimitsNormalizer)
     if action_range is None:
-        return end if end == 1.0 else None
+        return 1.0 if bounded else None
+    end = 1.0 if bounded else torch.inf
     ends = []
     for bound, far in zip(action_range, (-end, end), strict=True):
         # What is normalised must be finite: the other features are set after it.
