@@ -51,18 +51,18 @@ def checked_range(given: Sequence[Sequence[float]] | None, layout: Layout) -> Ra
     return low, high
 
 
-def limits_of(
-    layout: Layout, normalizer: Normalizer, action_range: Range | None
-) -> float | Limits | None:
+def limits_of(layout: Layout, normalizer: Normalizer, action_range: Range | None) -> Limits | None:
     """Return the limits of a clean estimate in normalised units.
 
-    With the limits normaliser 1, which is where it puts the ends of the data; with another none.
+    With the limits normaliser its `factor`, where it puts the ends of the data; with another none.
     Of actions, those of their range.
     """
     bounded = isinstance(normalizer, LimitsNormalizer)
+    if action_range is None and not bounded:
+        return None
+    end = normalizer.factor if bounded else torch.full((layout.features,), torch.inf)
     if action_range is None:
-        return 1.0 if bounded else None
-    end = 1.0 if bounded else torch.inf
+        return -end, end
     ends = []
     for bound, far in zip(action_range, (-end, end), strict=True):
         # What is normalised must be finite: the other features are set after it.

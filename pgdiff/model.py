@@ -27,7 +27,7 @@ from pgdiff.diffusion.schedules import check_leak
 from pgdiff.diffusion.training_levels import SequenceLevels, TrainingLevels
 from pgdiff.given import KnownPatterns
 from pgdiff.pretrained import seeded_torch
-from pgdiff.registry import register
+from pgdiff.registry import from_config, register, to_config
 from pgdiff.sampled import Sampled
 from pgdiff.trajectory import Layout
 from pgdiff.validation import PgdiffError, check_in, check_positive_int, check_range
@@ -204,6 +204,23 @@ class TrajectoryDiffusion(Sampled):
                 observation_layout=episodes.observation_layout,
                 action_range=recorded_range(episodes, layout),
             )
+
+    def with_horizon(self, horizon: int) -> "TrajectoryDiffusion":
+        """The same network for segments of so many tokens.
+
+        Raises:
+            PgdiffError: more tokens than it was trained on, or fewer where it is not causal.
+        """
+        return self if self._tokens(horizon) == self.layout.horizon else self.resized(horizon)
+
+    def resized(self, horizon: int) -> "TrajectoryDiffusion":
+        """As `with_horizon`, whether the network has learned from such segments or not."""
+        config = to_config(self)
+        config["layout"]["horizon"] = horizon
+        with seeded_torch(seed=0):
+            made: TrajectoryDiffusion = from_config("learner", config)
+        made.load_state_dict(self.state_dict())
+        return made.to(self.device).train(self.training)
 
     # ---------------------------------------------------------------------------------- learning
 

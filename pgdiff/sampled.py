@@ -212,8 +212,9 @@ class Sampled(Pretrained):
             history: views of the leading tokens that are known as a whole, whose estimates add up.
             monte_carlo: futures over which the gradients of guides at clean trajectories are
                 averaged.
-            clip: limit of x0_hat after guidance; None for no limit. "auto" is 1 with the limits
-                normaliser, which puts the data into [-1, 1], and with another `action_range`.
+            clip: limit of x0_hat after guidance; None for no limit. "auto" is the ends of the data
+                with the limits normaliser (1, but for `field_scales`), and with another
+                `action_range`.
             stabilization: level, in [0, 1), that clean tokens are labelled with; 0 for the truth.
             cache: whether a causal network keeps what it has computed for leading tokens that stay
                 as they are; the same up to rounding. A guide whose gradient goes through the
@@ -235,6 +236,14 @@ class Sampled(Pretrained):
             warnings.warn(
                 f"This model was trained with {self.levels!r}, one level for the whole sequence; "
                 "it has not seen tokens of different levels.",
+                stacklevel=2,
+            )
+        active = [guide for guide in guidance if guide.scale > 0]
+        if monte_carlo is not None and active and not any(g.at == "denoiser" for g in active):
+            warnings.warn(
+                "`monte_carlo` tells near tokens what they are worth by gradients through the "
+                "denoiser; all guides here have another `at`, and move each token by its own part "
+                "of the energy alone. Set at='denoiser' for one.",
                 stacklevel=2,
             )
         if clip == "auto":
@@ -274,7 +283,9 @@ class Sampled(Pretrained):
             history=history,
             monte_carlo=monte_carlo,
             stabilization=stabilization,
-            causal=causal,
+            variance=self.normalizer.factor.to(self.device).square(),
+            # Rescaling looks at all tokens.
+            causal=causal and weighting.rescale == 0,
             start=start,
             callback=callback,
             device=self.device,

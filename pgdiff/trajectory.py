@@ -137,6 +137,35 @@ class Segment:
     stride: int = 1
     goal: Float[Tensor, "#batch goal"] | None = None
 
+    @property
+    def every_action(self) -> Float[Tensor, "batch steps action"] | None:
+        """All actions that the tokens hold, in the order of time; None where they hold none."""
+        chunks = self.action_chunks
+        if chunks is None and self.previous_actions is not None:
+            chunks = self.previous_actions[:, 1:]  # nothing leads to the first token
+        if chunks is None:
+            return self.actions
+        return torch.unflatten(chunks, -1, (self.stride, -1)).flatten(1, 2)
+
+    @property
+    def decisions(
+        self,
+    ) -> tuple[Float[Tensor, "batch rows observation"], Float[Tensor, "batch rows action"]] | None:
+        """Observations and the action taken at each: the token's own, or the first of a chunk.
+
+        Where tokens hold the actions that lead to them, what is done at the last is not told, and
+        there is a row less than tokens. None where they hold none.
+        """
+        if self.actions is not None:
+            return self.observations, self.actions
+        if self.action_chunks is not None:
+            size = self.action_chunks.shape[-1] // self.stride
+            return self.observations, self.action_chunks[..., :size]
+        if self.previous_actions is not None:
+            size = self.previous_actions.shape[-1] // self.stride
+            return self.observations[:, :-1], self.previous_actions[:, 1:, :size]
+        return None
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Condition:
@@ -189,7 +218,8 @@ class Plan:
 
     Attributes:
         observations: `[tokens, observation]`, the way-points of the chosen candidate; the first is
-            the observation that was planned from, up to float32 rounding in the normaliser.
+            the observation that was planned from, up to float32 rounding in the normaliser, or,
+            where that was noisy or not there, what the plan takes it for.
         actions: the chosen candidate's own: `[tokens * stride, action]`, one for every environment
             step from now on, where its tokens hold action chunks; `[tokens, action]` where they
             hold the action at their row; None where the model generates none.

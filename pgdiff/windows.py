@@ -1,14 +1,16 @@
 """Roll-outs longer than a model's horizon, window by window."""
 
 import warnings
-from typing import TypedDict, Unpack
+from collections.abc import Sequence
+from typing import Literal, TypedDict, Unpack
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pgdiff.diffusion import HistoryGuidance, Known, Solver
+from pgdiff.clipping import Limits
+from pgdiff.diffusion import Guidance, HistoryGuidance, Known, MonteCarlo, Solver, TrustRegion
 from pgdiff.diffusion.classifier_free import ClassifierFree
 from pgdiff.diffusion.level_schedules import LevelSchedule
 from pgdiff.diffusion.spacing import Spacing
@@ -26,6 +28,10 @@ class RolloutSettings(TypedDict, total=False):
     solver: Solver | None
     condition: Condition | None
     classifier_free: ClassifierFree | None
+    guidance: Sequence[Guidance]
+    trust_region: TrustRegion | None
+    monte_carlo: MonteCarlo | None
+    clip: float | Limits | Literal["auto"] | None
     stabilization: float
     cache: bool
 
@@ -56,7 +62,8 @@ def rollout(
             None.
         history: views of these tokens, whose estimates add up; of no effect in the first window.
         seed: of all noise.
-        settings: of the sampling; see `TrajectoryDiffusion.sample`.
+        settings: of the sampling; see `TrajectoryDiffusion.sample`. The energy of `guidance` is
+            that of each window by itself.
 
     Returns:
         `[batch, tokens, ...]` in raw units.

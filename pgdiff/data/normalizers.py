@@ -1,7 +1,7 @@
 """Affine maps of features to a unit range, fitted to data; constant features map to 0."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Self
 
 import numpy as np
@@ -21,7 +21,7 @@ _BLOCK_ROWS = 262_144
 
 @dataclass(frozen=True, eq=False)
 class Normalizer:
-    """`(x - center) / scale` per feature; differentiable, for any leading shape.
+    """`factor * (x - center) / scale` per feature; differentiable, for any leading shape.
 
     A constant feature has scale 1, so that it maps to 0 and back exactly; it leaves the other
     features alone.
@@ -29,25 +29,30 @@ class Normalizer:
     Attributes:
         center: `[features]` float32; a sequence of numbers is made a tensor.
         scale: `[features]` float32, positive; likewise.
+        factor: `[features]` float32, positive, of what is in the unit range; 1 if empty.
     """
 
     center: Float[Tensor, "features"]
     scale: Float[Tensor, "features"]
+    factor: Float[Tensor, " factors"] = field(default_factory=lambda: torch.zeros(0))
 
     def __post_init__(self) -> None:
-        for name in ("center", "scale"):
+        for name in ("center", "scale", "factor"):
             # A configuration that is read back holds plain numbers.
             value = torch.as_tensor(getattr(self, name), dtype=torch.float32)
+            if name == "factor" and not len(value):
+                value = torch.ones_like(self.scale)
             object.__setattr__(self, name, value)
-        if self.center.ndim != 1 or self.center.shape != self.scale.shape:
-            raise PgdiffError(
-                "`center` and `scale` must have one equal shape [features]. "
-                f"Got {list(self.center.shape)} and {list(self.scale.shape)}."
-            )
-        if not bool(torch.isfinite(self.center).all() and torch.isfinite(self.scale).all()):
-            raise PgdiffError("`center` and `scale` must be finite. Got NaN or Inf.")
-        if not bool((self.scale > 0).all()):
-            raise PgdiffError(f"`scale` must be positive. Got {self.scale.tolist()}.")
+            if value.ndim != 1 or value.shape != self.center.shape:
+                raise PgdiffError(
+                    "`center`, `scale` and `factor` must have one equal shape [features]. "
+                    f"Got {list(self.center.shape)}, and {list(value.shape)} of `{name}`."
+                )
+            if not bool(torch.isfinite(value).all()):
+                raise PgdiffError(f"`{name}` must be finite. Got NaN or Inf.")
+        for name in ("scale", "factor"):
+            if not bool((getattr(self, name) > 0).all()):
+                raise PgdiffError(f"`{name}` must be positive. Got {getattr(self, name).tolist()}.")
 
     @property
     def features(self) -> int:
@@ -68,15 +73,15 @@ class Normalizer:
 
     def normalize(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
         """Map raw units to the unit range; device and type are those of `x`."""
-        return (x - self.center.to(x)) / self.scale.to(x)
+        return (x - self.center.to(x)) / self.scale.to(x) * self.factor.to(x)
 
     def unnormalize(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
         """Map back to raw units; device and type are those of `x`."""
-        return x * self.scale.to(x) + self.center.to(x)
+        return x / self.factor.to(x) * self.scale.to(x) + self.center.to(x)
 
     def log_slope(self, x: Float[Tensor, "*batch features"]) -> Float[Tensor, "*batch features"]:
         """Logarithm of the derivative of each normalised feature by its raw one, at `x`, raw."""
-        return (-self.scale.to(x).log()).expand_as(x)
+        return (self.factor.to(x).log() - self.scale.to(x).log()).expand_as(x)
 
 
 @register("normalizer", "limits")

@@ -113,7 +113,7 @@ def fit_tokens(
     sizes = [values.shape[-1] * repeats for _, values, repeats in parts]
     factors = [float(scales.get(name, 1.0)) for name, _, _ in parts]
     factor = torch.tensor(factors).repeat_interleave(torch.tensor(sizes))
-    return replace(fitted, scale=fitted.scale / factor)
+    return replace(fitted, factor=factor)
 
 
 def _fitted(kind: str, parts: Sequence[FieldPart]) -> Normalizer:
@@ -126,7 +126,9 @@ def _fitted(kind: str, parts: Sequence[FieldPart]) -> Normalizer:
     inner = []
     for (name, values, _), (low, high) in zip(parts, bounds, strict=True):
         if name in _ACTIONS:
-            plain = ArctanhNormalizer(torch.zeros_like(low), torch.ones_like(low), low, high)
+            plain = ArctanhNormalizer(
+                torch.zeros_like(low), torch.ones_like(low), low=low, high=high
+            )
             values = plain.normalize(torch.from_numpy(np.array(values))).numpy()
         inner.append(values)
     fitted = _with_flags(fit_normalizer("standard", inner, repeats=repeats), parts)
@@ -134,7 +136,7 @@ def _fitted(kind: str, parts: Sequence[FieldPart]) -> Normalizer:
         torch.cat([pair[end].repeat(n) for pair, n in zip(bounds, repeats, strict=True)])
         for end in (0, 1)
     )
-    return ArctanhNormalizer(fitted.center, fitted.scale, low, high)
+    return ArctanhNormalizer(fitted.center, fitted.scale, low=low, high=high)
 
 
 def _with_flags(fitted: Normalizer, parts: Sequence[FieldPart]) -> Normalizer:

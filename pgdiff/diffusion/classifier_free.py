@@ -33,7 +33,7 @@ class ClassifierFree:
             to that of its conditional estimate, against too large values at large weights (Lin et
             al. 2024, "Common diffusion noise schedules and sample steps are flawed", section 3.4:
             their rule for a network's output, applied to x0_hat). It is taken over the features of
-            all tokens but clean ones, which are given. Weights 0 and 1 are left as they are.
+            all tokens but those at level 0, which are given. Weights 0 and 1 are left as they are.
     """
 
     weight: float = 1.0

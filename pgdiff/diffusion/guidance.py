@@ -7,7 +7,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pgdiff.diffusion.guidance_rules import DEFAULT_RULES, PLACES, GuidanceRule, Place
+from pgdiff.diffusion.guidance_rules import (
+    DEFAULT_RULES,
+    PLACES,
+    GuidanceRule,
+    Place,
+    Variance,
+)
 from pgdiff.diffusion.guidance_schedules import GuidanceSchedule
 from pgdiff.diffusion.schedules import NoiseSchedule
 from pgdiff.validation import PgdiffError, check_in, check_range
@@ -89,9 +95,12 @@ class Guidance:
         *,
         row: int = 0,
         rows: int = 1,
+        variance: Variance = 1.0,
     ) -> Float[Tensor, "#batch tokens #features"]:
         """All that the scaled gradient is multiplied with, but for its norm."""
-        factor = self.used_rule.weight(level, level_to, schedule=schedule, at=self.at)
+        factor = self.used_rule.weight(
+            level, level_to, schedule=schedule, at=self.at, variance=variance
+        )
         if self.schedule is not None:
             factor = factor * self.schedule.factor(level, row=row, rows=rows)[..., None]
         if self.factors is not None:

@@ -12,6 +12,8 @@ from pgdiff.registry import register
 from pgdiff.validation import check_range
 
 Level = Float[Tensor, "#batch tokens"]
+Variance = float | Float[Tensor, " features"]
+"""Of the data's features, normalised."""
 Place = Literal["x0", "x", "denoiser"]
 PLACES: tuple[Place, ...] = ("x0", "x", "denoiser")
 
@@ -29,8 +31,14 @@ class GuidanceRule(Protocol):
     before: ClassVar[bool]
 
     def weight(
-        self, level: Level, level_to: Level, *, schedule: NoiseSchedule, at: Place
-    ) -> Float[Tensor, "#batch tokens 1"]:
+        self,
+        level: Level,
+        level_to: Level,
+        *,
+        schedule: NoiseSchedule,
+        at: Place,
+        variance: Variance = 1.0,
+    ) -> Float[Tensor, "#batch tokens #features"]:
         """Factor of the scaled gradient."""
         ...
 
@@ -44,9 +52,9 @@ class Score:
     estimate of the tilted law (Tweedie's formula), exactly so if `E_t` is the exact noised energy
     `log E[exp(scale * energy(x0)) | x] / scale`. At "denoiser" `E_t` is the energy of the clean
     estimate (Chung et al. 2023, "Diffusion posterior sampling"). At "x0" the denoiser's derivative
-    is in turn replaced by that for independent data of unit variance, which leaves the factor
-    `sigma^2 / (alpha^2 + sigma^2)` (the `r_t^2` of Song et al. 2023, "Pseudoinverse-guided
-    diffusion models") and costs no derivative of the network.
+    is in turn replaced by that for independent data of variance v, which leaves the factor
+    `v sigma^2 / (v alpha^2 + sigma^2)` (with v = 1 the `r_t^2` of Song et al. 2023,
+    "Pseudoinverse-guided diffusion models") and costs no derivative of the network.
 
     Attributes:
         floor: least alpha to divide by; in nearly pure noise a network's derivative does not vanish
@@ -62,12 +70,18 @@ class Score:
         check_range("floor", self.floor, low=0.0, open_low=True)
 
     def weight(
-        self, level: Level, level_to: Level, *, schedule: NoiseSchedule, at: Place
+        self,
+        level: Level,
+        level_to: Level,
+        *,
+        schedule: NoiseSchedule,
+        at: Place,
+        variance: Variance = 1.0,
     ) -> Tensor:
-        """`sigma^2 / (alpha^2 + sigma^2)` at x0, else `sigma^2 / alpha`."""
+        """`v sigma^2 / (v alpha^2 + sigma^2)` at x0, else `sigma^2 / alpha`."""
         alpha, sigma = factors(schedule, level)
         if at == "x0":
-            return sigma.square() / (alpha.square() + sigma.square())
+            return variance * sigma.square() / (variance * alpha.square() + sigma.square())
         return sigma.square() / alpha.clamp(min=self.floor)
 
 
@@ -85,7 +99,13 @@ class DiffuserRule:
     before: ClassVar[bool] = False
 
     def weight(
-        self, level: Level, level_to: Level, *, schedule: NoiseSchedule, at: Place
+        self,
+        level: Level,
+        level_to: Level,
+        *,
+        schedule: NoiseSchedule,
+        at: Place,
+        variance: Variance = 1.0,
     ) -> Tensor:
         """`sigma_to^2 / alpha_to`."""
         alpha, sigma = factors(schedule, level_to)
@@ -115,7 +135,13 @@ class DiffusionForcingRule:
         check_range("floor", self.floor, low=0.0, open_low=True)
 
     def weight(
-        self, level: Level, level_to: Level, *, schedule: NoiseSchedule, at: Place
+        self,
+        level: Level,
+        level_to: Level,
+        *,
+        schedule: NoiseSchedule,
+        at: Place,
+        variance: Variance = 1.0,
     ) -> Tensor:
         """`sigma sigma_to / alpha`."""
         alpha, sigma = factors(schedule, level)
@@ -137,7 +163,13 @@ class PolicyGuidedRule:
     before: ClassVar[bool] = True
 
     def weight(
-        self, level: Level, level_to: Level, *, schedule: NoiseSchedule, at: Place
+        self,
+        level: Level,
+        level_to: Level,
+        *,
+        schedule: NoiseSchedule,
+        at: Place,
+        variance: Variance = 1.0,
     ) -> Tensor:
         """1."""
         return torch.ones_like(level)[..., None]

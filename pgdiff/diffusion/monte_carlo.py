@@ -2,7 +2,8 @@
 
 Chen et al. (2024), "Diffusion Forcing", section 4.2 and appendix C.5: where the near tokens of a
 plan are less noisy than the far ones, many futures may follow from them. A near token's gradient is
-that of what it is worth on average, not of what it is worth in one future or in their mean.
+that of what it is worth on average, not of what it is worth in one future or in their mean: the
+gradient of a guide at "denoiser", that is. At "x0" it is that of its own part in each future.
 """
 
 from collections.abc import Callable

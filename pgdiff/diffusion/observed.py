@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pgdiff.diffusion.level_schedules import LevelMatrix
 from pgdiff.diffusion.schedules import NoiseSchedule, factors
 from pgdiff.validation import PgdiffError, check_level
 
@@ -25,7 +26,9 @@ class Observed:
 
     A token all of whose features were measured has the measurement's level from the start, and goes
     down with the others once they come to it. In a token that was measured in part, the measured
-    features get what noise they lack for the token's level until then.
+    features get what noise they lack for the token's level until then; and its column visits the
+    measurement's level itself, since what was measured counts as it is there, not at the last
+    level above.
 
     Attributes:
         mask: `[batch or 1, tokens, features]`: what was measured.
@@ -66,9 +69,26 @@ class Observed:
         """Tokens all of whose features were measured."""
         return self.mask.all(dim=-1)
 
-    def levels(self, level: Level) -> Level:
-        """At most the measurement's level for tokens that were measured as a whole."""
-        return torch.where(self.tokens, torch.minimum(level, self._own(level)), level)
+    @property
+    def parts(self) -> Bool[Tensor, "#batch tokens"]:
+        """Tokens of which some features were measured, but not all."""
+        return self.mask.any(dim=-1) & ~self.tokens
+
+    def levels(self, levels: LevelMatrix) -> LevelMatrix:
+        """The level matrix of a sampling with this measurement.
+
+        Tokens that were measured as a whole have at most its level. Of those measured in part, the
+        first row below its level is raised to it, or, where that row is the clean end, the row
+        before is lowered to it, unless it is the first.
+        """
+        own = self._own(levels)
+        levels = torch.where(self.tokens, torch.minimum(levels, own), levels)
+        crossed = (levels[1:] < own) & (levels[:-1] > own) & self.parts
+        ends = crossed & (levels[1:] == 0)
+        raised = torch.zeros_like(levels, dtype=torch.bool)
+        raised[1:] = crossed & ~ends
+        raised[1:-1] |= ends[1:]
+        return torch.where(raised, own, levels)
 
     def check_start(self, level: Level) -> None:
         """Refuse levels of a first row at which the measurement would not be looked at.

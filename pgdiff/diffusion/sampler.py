@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pgdiff.diffusion.guidance import Guidance
+from pgdiff.diffusion.guidance_rules import Variance
 from pgdiff.diffusion.history_guidance import HistoryGuidance
 from pgdiff.diffusion.known import Known
 from pgdiff.diffusion.level_schedules import LevelMatrix, check_levels
@@ -68,6 +69,7 @@ def sample(
     history: HistoryGuidance | None = None,
     monte_carlo: MonteCarlo | None = None,
     stabilization: float = 0.0,
+    variance: Variance = 1.0,
     causal: bool = False,
     start: Signal | None = None,
     callback: Callable[[SamplerStep], None] | None = None,
@@ -98,6 +100,7 @@ def sample(
         monte_carlo: futures over which the guides' gradients at clean trajectories are averaged.
         stabilization: level, in [0, 1), that clean tokens are labelled with; 0 for the truth. It is
             a bias, see `pgdiff.diffusion.stabilization`.
+        variance: of each feature of the data, for guidance rules that go by it.
         causal: whether `denoise` gives each token from the ones up to it, and of fewer tokens the
             same. Tokens behind the last that moves are then left out of its calls, where no guide
             and no callback looks at them.
@@ -136,7 +139,12 @@ def sample(
     if observed is not None:
         observed = observed.to(device=device, dtype=dtype)
         observed.check_start(levels[0])
-        levels = torch.stack([observed.levels(row) for row in levels])
+        levels = observed.levels(levels)
+        if monte_carlo is not None and observed.parts.any():
+            raise PgdiffError(
+                "`monte_carlo` must be None where tokens were measured in part, whose futures "
+                "would begin elsewhere. Got both; measure whole tokens, or take no futures."
+            )
     if start is not None:
         _check_shape("start", start, shape)
         start = start.to(device=device, dtype=dtype, copy=True)
@@ -182,6 +190,7 @@ def sample(
         monte_carlo=monte_carlo,
         hold=None if known is None else known.hold,
         shared=shared,
+        variance=variance,
     )
     particles = None
     if resample is not None:

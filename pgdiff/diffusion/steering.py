@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pgdiff.diffusion.guidance import Guidance
+from pgdiff.diffusion.guidance_rules import Variance
 from pgdiff.diffusion.monte_carlo import MonteCarlo
 from pgdiff.diffusion.schedules import NoiseSchedule, factors
 from pgdiff.diffusion.trust_region import TrustRegion
@@ -61,8 +62,10 @@ class Steering:
             through the denoiser; without, each is noted with the move of all.
         until_noise: leave steps into level 0 to the denoiser.
         monte_carlo: clean trajectories at which gradients are taken; the clean estimate if None.
-        hold: puts what is known into clean trajectories of these; nothing if None.
+        hold: puts what is known into clean trajectories: guides are to see the truth there, of
+            which a network's own estimate may be far off, since it was never asked for it.
         shared: noise of the futures of every row; each draws its own if None.
+        variance: of each feature of the data, for the rules that go by it.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Steering:
         monte_carlo: MonteCarlo | None = None,
         hold: Callable[[Tensor], Tensor] | None = None,
         shared: Tensor | None = None,
+        variance: Variance = 1.0,
     ) -> None:
         active = [guide for guide in guidance if guide.scale > 0]
         self.before = [guide for guide in active if guide.used_rule.before]
@@ -92,6 +96,7 @@ class Steering:
         self.monte_carlo = monte_carlo
         self.hold = hold
         self.shared = shared
+        self.variance = variance
 
     def shift(
         self,
@@ -107,7 +112,9 @@ class Steering:
         """The sample after the moves of rules that go before the step."""
         if not self.before:
             return x
-        x0_hat = denoise(x, level) if any(guide.at == "x0" for guide in self.before) else None
+        x0_hat = None
+        if any(guide.at == "x0" for guide in self.before):
+            x0_hat = self._held(denoise(x, level))
         alpha, sigma = factors(self.schedule, level)
         total = torch.zeros_like(x)
         clean = x0_hat
@@ -125,7 +132,8 @@ class Steering:
         if self.trust_region is not None:
             # The denoiser's estimate of the noise is about as long as standard normal noise.
             own = sigma.expand_as(x)
-            kept = self._kept(total / alpha.clamp(min=1e-3), own, alpha, sigma)
+            moving = (level_to < level)[..., None]
+            kept = self._kept(total / alpha.clamp(min=1e-3), own, alpha, sigma, moving)
             trace.kept = kept[..., 0]
             total = kept * total
         return x + total
@@ -159,7 +167,7 @@ class Steering:
         if self.through:
             x0_hat, moved = self._through(denoise, x, level, level_to, row, trace, noise=noise)
         else:
-            x0_hat = denoise(x, level) if free is None else free
+            x0_hat = self._held(denoise(x, level) if free is None else free)
         futures = x0_hat
         if self.monte_carlo is not None and any(guide.at == "x0" for guide in self.direct):
             futures = self._futures(denoise, x, level, noise)
@@ -175,7 +183,8 @@ class Steering:
             return x0_hat
         if self.trust_region is not None:
             alpha, sigma = factors(self.schedule, level)
-            kept = self._kept(moved, x - alpha * x0_hat, alpha, sigma)
+            moving = (level_to < level)[..., None]
+            kept = self._kept(moved, x - alpha * x0_hat, alpha, sigma, moving)
             trace.kept = kept[..., 0]
             moved = kept * moved
         return x0_hat + moved
@@ -198,11 +207,11 @@ class Steering:
         with torch.enable_grad():
             point = x.detach().requires_grad_(True)
             if self.monte_carlo is None:
-                graph = denoise(point, level)
+                graph = self._held(denoise(point, level))
             else:
                 graph = self._futures(denoise, point, level, noise)
         clean = graph.detach()
-        x0_hat = clean if self.monte_carlo is None else denoise(x, level)
+        x0_hat = clean if self.monte_carlo is None else self._held(denoise(x, level))
         groups: dict[object, list[tuple[Guidance, Tensor, Tensor]]] = {}
         for guide in self.through:
             energy, gradient = _over_futures(guide, clean, level, batch=len(x))
@@ -257,15 +266,30 @@ class Steering:
         self, guide: Guidance, gradient: Signal, level: Level, level_to: Level, row: int
     ) -> Signal:
         free = None if self.known is None else (~self.known).to(gradient.dtype)
-        factor = guide.factor(level, level_to, self.schedule, row=row, rows=self.rows)
+        factor = guide.factor(
+            level, level_to, self.schedule, row=row, rows=self.rows, variance=self.variance
+        )
         if self.until_noise:
             factor = factor * (level_to > 0)[..., None]
         return guide.scale * factor * guide.direction(gradient, free)
 
-    def _kept(self, move: Signal, own: Signal, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def _held(self, clean: Tensor) -> Tensor:
+        return clean if self.hold is None else self.hold(clean)
+
+    def _kept(
+        self, move: Signal, own: Signal, alpha: Tensor, sigma: Tensor, moving: Tensor
+    ) -> Tensor:
+        """What the trust region leaves; tokens that stay where they are count for nothing."""
         assert self.trust_region is not None
-        known = torch.zeros_like(move[:1]) if self.known is None else self.known.to(move.dtype)
-        return self.trust_region.factor(move, own, alpha=alpha, sigma=sigma, free=1 - known)
+        free = moving if self.known is None else moving & ~self.known
+        return self.trust_region.factor(
+            move,
+            own,
+            alpha=alpha,
+            sigma=sigma,
+            free=free.to(move.dtype),
+            variance=self.variance,
+        )
 
 
 def _over_futures(

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pgdiff.diffusion.guidance_rules import Variance
 from pgdiff.registry import register
 from pgdiff.validation import PgdiffError, check_in, check_range
 
@@ -27,8 +28,8 @@ class TrustRegion:
     denoiser's alone.
 
     Where there is hardly any signal yet, every move is short against the noise. There `nats`
-    limits: a clean value has the variance `r^2 = sigma^2 / (alpha^2 + sigma^2)` left, for data of
-    unit variance, and `m` lowers the log-likelihood that the behaviour model gives to the clean
+    limits: a clean value has the variance `r^2 = v sigma^2 / (v alpha^2 + sigma^2)` left, for data
+    of variance v, and `m` lowers the log-likelihood that the behaviour model gives to the clean
     plan, given the noisy one, by `|m|^2 / (2 r^2)`.
 
     Attributes:
@@ -56,7 +57,8 @@ class TrustRegion:
         *,
         alpha: Factor,
         sigma: Factor,
-        free: Float[Tensor, "#batch tokens features"],
+        free: Float[Tensor, "#batch tokens #features"],
+        variance: Variance = 1.0,
     ) -> Float[Tensor, "#batch #tokens 1"]:
         """What the move is to be multiplied with, in (0, 1].
 
@@ -65,7 +67,8 @@ class TrustRegion:
             own: `x / alpha - x0_hat`, times alpha: what the denoiser takes for noise.
             alpha: factor of the clean value in the sample.
             sigma: standard deviation of the noise in it.
-            free: 1 for features that can move, 0 for those that are known.
+            free: 1 for features that move in this step, 0 for others.
+            variance: of the data's features.
         """
         limits = []
         if self.radius is not None:
@@ -74,7 +77,8 @@ class TrustRegion:
                 _ratio(self.radius * self._size(own, free), self._size(alpha * move, free))
             )
         if self.nats is not None:
-            deviation = sigma / (alpha.square() + sigma.square()).sqrt()
+            left = variance * sigma.square() / (variance * alpha.square() + sigma.square())
+            deviation = left.sqrt()
             deviation = torch.where(deviation > 0, deviation, 1.0)
             limits.append(_ratio(math.sqrt(2 * self.nats), self._size(move / deviation, free)))
         return torch.stack(limits).amin(dim=0)
@@ -87,5 +91,5 @@ class TrustRegion:
 
 
 def _ratio(allowed: Tensor | float, size: Tensor) -> Tensor:
-    tiny = torch.finfo(size.dtype).tiny
-    return (allowed / size.clamp(min=tiny)).clamp(max=1.0)
+    """At most 1, also where there is nothing to shorten."""
+    return torch.where(size > 0, allowed / torch.where(size > 0, size, 1.0), 1.0).clamp(max=1.0)

@@ -7,8 +7,6 @@ import torch
 
 from pgdiff.data import Episodes, SegmentDataset
 from pgdiff.model import TrajectoryDiffusion
-from pgdiff.pretrained import seeded_torch
-from pgdiff.registry import from_config, to_config
 from pgdiff.training.learner import to_tensors
 from pgdiff.validation import PgdiffError, check_positive_int
 
@@ -85,16 +83,11 @@ def model_likelihood(
 
 def _shorter(model: TrajectoryDiffusion) -> TrajectoryDiffusion:
     """The same network for a token less, or as many less as it can do with."""
-    config = to_config(model)
     for tokens in range(model.layout.horizon - 1, 0, -1):
-        config["layout"]["horizon"] = tokens
         try:
-            with seeded_torch(seed=0):
-                made: TrajectoryDiffusion = from_config("learner", config)
+            return model.resized(tokens).eval()
         except PgdiffError:  # a U-Net halves the tokens several times
             continue
-        made.load_state_dict(model.state_dict())
-        return made.to(model.device).eval()
     raise PgdiffError(
         f"`model` must take fewer tokens than its {model.layout.horizon}. Got one that does not."
     )

@@ -1,7 +1,6 @@
 """Agents as guides ask them: what they are made from, and the actions that they judge."""
 
 import os
-from collections.abc import Mapping
 from typing import Any
 
 from jaxtyping import Float
@@ -40,14 +39,16 @@ def opened(agent: Any, *, name: str, methods: tuple[str, ...]) -> Any:
 
 def check_fit(agent: Any, model: TrajectoryDiffusion, *, name: str) -> None:
     """Refuse an agent of observations or actions of other sizes than a model's, naming both."""
-    sizes = dict(model.layout.fields)
-    action = action_size(model.layout, name=name) if has_actions(model.layout) else None
-    check_sizes(agent, observation=sizes["observations"], action=action, name=name)
+    observation = dict(model.layout.fields)["observations"]
+    action = model.layout.action_size
+    check_sizes(agent, observation=observation, action=action, name=name)
 
 
-def check_estimates(estimates: object, segment: Segment, *, method: str, name: str) -> Tensor:
-    """Return what an agent's method gave, if its last dimensions are the segment's."""
-    shape = segment.observations.shape[:2]
+def check_estimates(
+    estimates: object, actions: Float[Tensor, "batch rows action"], *, method: str, name: str
+) -> Tensor:
+    """Return what an agent's method gave, if its last dimensions are those of what it judged."""
+    shape = actions.shape[:2]
     if not isinstance(estimates, Tensor) or estimates.shape[-2:] != shape:
         found = list(estimates.shape) if isinstance(estimates, Tensor) else type(estimates).__name__
         raise PgdiffError(
@@ -57,40 +58,30 @@ def check_estimates(estimates: object, segment: Segment, *, method: str, name: s
     return estimates
 
 
-def actions_of(segment: Segment, *, name: str) -> Float[Tensor, "batch tokens action"]:
-    """The action at each token's row: its own, or the first of its chunk.
+def decisions_of(
+    segment: Segment, *, name: str
+) -> tuple[Float[Tensor, "batch rows observation"], Float[Tensor, "batch rows action"]]:
+    """Observations and the action at each (`Segment.decisions`).
 
     Raises:
         PgdiffError: a segment without actions.
     """
-    if segment.actions is not None:
-        return segment.actions
-    if segment.action_chunks is None:
+    found = segment.decisions
+    if found is None:
         raise PgdiffError(f"`segment` must have actions for '{name}'. Got observations alone.")
-    return segment.action_chunks[..., : segment.action_chunks.shape[-1] // segment.stride]
+    return found
 
 
-def has_actions(layout: Layout) -> bool:
-    """Whether tokens hold actions or action chunks."""
-    return "actions" in layout.slices or "action_chunks" in layout.slices
-
-
-def action_size(layout: Layout, *, name: str) -> int:
-    """Features of one action.
+def check_has_actions(layout: Layout, *, name: str) -> None:
+    """Refuse a layout without actions.
 
     Args:
         layout: of a model.
         name: of what needs actions, for errors.
-
-    Raises:
-        PgdiffError: a layout without actions.
     """
-    sizes: Mapping[str, int] = dict(layout.fields)
-    if "actions" in sizes:
-        return sizes["actions"]
-    if "action_chunks" in sizes:
-        return sizes["action_chunks"] // layout.stride
-    raise PgdiffError(
-        f"`fields` of the model must hold 'actions' or 'action_chunks' for '{name}'. Got "
-        f"{', '.join(sizes)}: train the model with fields=('observations', 'actions')."
-    )
+    if layout.action_size is None:
+        raise PgdiffError(
+            f"`fields` of the model must hold 'actions' or 'action_chunks' or 'previous_actions' "
+            f"for '{name}'. Got {', '.join(layout.slices)}: train the model with "
+            "fields=('observations', 'actions')."
+        )

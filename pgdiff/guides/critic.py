@@ -11,11 +11,10 @@ from torch import Tensor
 from pgdiff.agents import ActionCritic
 from pgdiff.diffusion.guidance_rules import Place
 from pgdiff.guides.agents import (
-    action_size,
-    actions_of,
     check_estimates,
     check_fit,
-    has_actions,
+    check_has_actions,
+    decisions_of,
     opened,
 )
 from pgdiff.guides.logarithm import tangent_log
@@ -29,7 +28,8 @@ class Critic(Steered):
     """Steers towards what a critic values.
 
     The energy is a weighted mean over tokens of `Q(o_k, a_k)` or of the state value `V(o_k)`. `a_k`
-    is the action at the token's row: where tokens hold action chunks, the first of the chunk.
+    is the action at the token's row: where tokens hold action chunks, the first of the chunk, and
+    where they hold the actions that lead to them, the first of those that lead to the next.
 
     Args:
         critic: an `ActionCritic`, such as `pgdiff.agents.IQL`, or what has a method
@@ -84,8 +84,8 @@ class Critic(Steered):
 
     def check_model(self, model: TrajectoryDiffusion) -> None:
         """Refuse a model without the actions that are asked for, or of another task."""
-        if self._asks_action(has_actions(model.layout)):
-            action_size(model.layout, name=self.name)
+        if self._asks_action(model.layout.action_size is not None):
+            check_has_actions(model.layout, name=self.name)
         elif not hasattr(self.critic, "value"):
             raise PgdiffError(
                 f"`critic` of '{self.name}' must have the method value(observation), where "
@@ -114,14 +114,13 @@ class Critic(Steered):
             value = (estimates * weights).sum(dim=1) / weights.sum()
         return value if self.transform == "none" else tangent_log(value, floor=self.floor)
 
-    def _estimates(self, segment: Segment) -> Float[Tensor, "batch tokens"]:
-        there = segment.actions is not None or segment.action_chunks is not None
-        if not self._asks_action(there):
+    def _estimates(self, segment: Segment) -> Float[Tensor, "batch rows"]:
+        if not self._asks_action(segment.decisions is not None):
             found = self.critic.value(segment.observations)
-            return check_estimates(found, segment, method="value", name=self.name)
-        actions = actions_of(segment, name=self.name)
-        found = self.critic.q(segment.observations, actions)
-        heads = check_estimates(found, segment, method="q", name=self.name)
+            return check_estimates(found, segment.observations, method="value", name=self.name)
+        observations, actions = decisions_of(segment, name=self.name)
+        found = self.critic.q(observations, actions)
+        heads = check_estimates(found, actions, method="q", name=self.name)
         heads = heads.reshape(-1, *actions.shape[:2])
         return heads.amin(dim=0) if self.heads == "min" else heads.mean(dim=0)
 

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from pgdiff.agents import Actor
 from pgdiff.diffusion.guidance_rules import Place
-from pgdiff.guides.agents import action_size, actions_of, check_estimates, check_fit, opened
+from pgdiff.guides.agents import (
+    check_estimates,
+    check_fit,
+    check_has_actions,
+    decisions_of,
+    opened,
+)
 from pgdiff.guides.steered import Steered, SteeredSettings, place
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.trajectory import Segment
@@ -24,7 +30,8 @@ class Policy(Steered):
     """Steers towards what a policy would do (Jackson et al. 2024, "Policy-guided diffusion").
 
     The energy is `sum_k log pi(a_k | o_k) / temperature` over the tokens, `a_k` being the action at
-    the token's row: where tokens hold action chunks, the first of the chunk. With the rule "score"
+    the token's row: where tokens hold action chunks, the first of the chunk, and where they hold
+    the actions that lead to them, the first of those that lead to the next. With the rule "score"
     and scale 1 the model's law is tilted by the policy's density of each action to the power of
     1 / temperature. What is published is `at="x"` with
     `rule="policy_guided"` and `schedule="sine_bump"`.
@@ -85,7 +92,7 @@ class Policy(Steered):
 
     def check_model(self, model: TrajectoryDiffusion) -> None:
         """Refuse a model without actions, or of another task than the agent's."""
-        action_size(model.layout, name=self.name)
+        check_has_actions(model.layout, name=self.name)
         check_fit(self.agent, model, name=self.name)
 
     def energy(
@@ -98,7 +105,7 @@ class Policy(Steered):
                 each token.
         """
         place(self.agent, segment)
-        actions = actions_of(segment, name=self.name)
-        density = self.agent.log_prob(segment.observations, actions, **self._options)
-        density = check_estimates(density, segment, method="log_prob", name=self.name)
+        observations, actions = decisions_of(segment, name=self.name)
+        density = self.agent.log_prob(observations, actions, **self._options)
+        density = check_estimates(density, actions, method="log_prob", name=self.name)
         return density.sum(dim=1) / self.temperature

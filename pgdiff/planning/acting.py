@@ -26,6 +26,7 @@ class Acting:
     lookahead: int
     keep_plan: bool
     warm_start: float | None
+    observation_level: float
     missing_level: float | None
     seed: int
     observation_shape: tuple[int, ...]
@@ -112,11 +113,12 @@ class Acting:
                 absent=absent[due],
             )
             own = [plan.actions for plan in plans if plan.actions is not None]
-            memory = memory.with_plans(
-                due,
-                np.stack([plan.observations for plan in plans]),
-                np.stack(own) if own else None,
-            )
+            waypoints = np.stack([plan.observations for plan in plans])
+            memory = memory.with_plans(due, waypoints, np.stack(own) if own else None)
+            if self.observation_level or absent.any():
+                # The plan's own beginning is what it takes a noisy observation for.
+                observations = observations.copy()
+                observations[due] = waypoints[:, 0]
         if self.controller == "actions":
             action = memory.action()
         else:

@@ -5,7 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from pgdiff.model import TrajectoryDiffusion
-from pgdiff.trajectory import Plan, Segment
+from pgdiff.trajectory import Plan
 
 
 def plans_of(
@@ -31,7 +31,10 @@ def plans_of(
     segment = model.segment(x)
     shape = (count, candidates, model.layout.horizon, -1)
     observations = segment.observations.reshape(shape).cpu().numpy()
-    actions = _actions(segment, model, count, candidates)
+    found = segment.every_action
+    actions = None
+    if found is not None:
+        actions = found.reshape(count, candidates, *found.shape[1:]).cpu().numpy()
     return [
         Plan(
             observations=observations[i, best[i]],
@@ -45,21 +48,3 @@ def plans_of(
         )
         for i in range(count)
     ]
-
-
-def _actions(
-    segment: Segment, model: TrajectoryDiffusion, count: int, candidates: int
-) -> Float[np.ndarray, "environments candidates steps action"] | None:
-    layout = model.layout
-    if segment.action_chunks is not None:
-        steps = layout.horizon * layout.stride
-        found = segment.action_chunks.reshape(count, candidates, steps, -1)
-    elif segment.previous_actions is not None:
-        steps = (layout.horizon - 1) * layout.stride
-        found = segment.previous_actions[:, 1:].reshape(count, candidates, steps, -1)
-    elif segment.actions is not None:
-        found = segment.actions.reshape(count, candidates, layout.horizon, -1)
-    else:
-        return None
-    actions: np.ndarray = found.cpu().numpy()
-    return actions

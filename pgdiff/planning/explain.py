@@ -15,11 +15,10 @@ from torch import Tensor
 from pgdiff.diffusion import Guidance, Known, SamplerStep
 from pgdiff.diffusion.noise import draw
 from pgdiff.guides import Guide, Policy, Sum, bind
-from pgdiff.guides.agents import action_size, has_actions
 from pgdiff.planning.explanation import Explanation, Outcome
 from pgdiff.planning.goals import GOAL, shared_out
 from pgdiff.planning.pushes import push_sizes
-from pgdiff.trajectory import Condition, Plan, Segment
+from pgdiff.trajectory import Condition, Plan
 from pgdiff.validation import PgdiffError
 
 if TYPE_CHECKING:
@@ -63,7 +62,7 @@ def explain(
     _check(planner)
     model = planner.model
     seed = planner.seed if seed is None else seed
-    agents = list(_agents(planner.guides)) if has_actions(model.layout) else []
+    agents = list(_agents(planner.guides)) if model.layout.action_size else []
     if behaviour is not None:
         agents.append(Policy(behaviour, name="behaviour"))
         agents[-1].check_model(model)
@@ -177,13 +176,15 @@ def _outcome(
     for number, guide in enumerate(guidance):
         energy[number, -1] = guide.energy(x, clean)
     segment = planner.model.segment(x)
-    actions = _actions(segment)
+    found = segment.every_action
+    actions = None if found is None else _array(found)
+    judged = 1 if segment.decisions is None else segment.decisions[1].shape[1]
     outcome = Outcome(
         observations=_array(segment.observations),
         actions=actions,
         energy=_array(energy),
         log_prob={
-            agent.name: _array(agent.energy(segment, clean) * agent.temperature / x.shape[1])
+            agent.name: _array(agent.energy(segment, clean) * agent.temperature / judged)
             for agent in agents
         },
     )
@@ -248,26 +249,16 @@ def _bounds(
     planner: "Planner", space: Space[Any] | None, agents: Sequence[Policy]
 ) -> Bounds | None:
     """Least and greatest actions: of the space, else of the first agent that has one."""
-    if not has_actions(planner.model.layout):
+    size = planner.model.layout.action_size
+    if size is None:
         return None
     spaces = [space, *(getattr(agent.agent, "action_space", None) for agent in agents)]
     found = next((one for one in spaces if one is not None), None)
     if found is None:
         return None
-    size = action_size(planner.model.layout, name="explain")
     if not isinstance(found, Box) or found.shape != (size,):
         raise PgdiffError(f"`action_space` must be a Box of shape ({size},). Got {found}.")
     return found.low.astype(np.float64), found.high.astype(np.float64)
-
-
-def _actions(segment: Segment) -> np.ndarray | None:
-    """Actions of all steps that tokens hold."""
-    if segment.actions is not None:
-        return _array(segment.actions)
-    if segment.action_chunks is None:
-        return None
-    batch, tokens, _ = segment.action_chunks.shape
-    return _array(segment.action_chunks.reshape(batch, tokens * segment.stride, -1))
 
 
 def _array(values: Tensor) -> np.ndarray:

@@ -75,6 +75,8 @@ class Planner(Acting):
         guides: what steers the samples and scores the candidates; their energies add up.
         candidates: plans drawn for each environment; the one of highest score is taken.
         steps: steps of the sampling, of every token.
+        horizon: tokens of a plan, at least 2; those that the model was trained on if None. Fewer
+            need a causal model.
         condition: what every plan is to be like, in raw units by the names of the model's
             conditions, the same for all environments: a number, or a sequence of them. "goal" may
             be left to `plan`, and is the goal of every plan that is given none.
@@ -88,8 +90,8 @@ class Planner(Acting):
             next. Steps between way-points that are short against what a controller needs to mend
             an error ask for more.
         solver: DPM-Solver++ of order 2 if None.
-        clip: limit of the clean estimate in normalised units; None for no limit, "auto" for 1 with
-            the limits normaliser and none with another.
+        clip: limit of the clean estimate in normalised units; None for no limit, "auto" for the
+            ends of the data with the limits normaliser, and of the actions with another.
         keep_plan: whether the plan that is being followed, as far as it is left, is one of the
             candidates; of no effect where there is nothing to choose by, or among.
         warm_start: noise level, in (0, 1), to which the plan that is being followed is brought
@@ -126,6 +128,7 @@ class Planner(Acting):
         guides: Sequence[Guide] = (),
         candidates: int = 8,
         steps: int = 5,
+        horizon: int | None = None,
         condition: Mapping[str, float | Sequence[float]] | None = None,
         classifier_free: ClassifierFree | None = None,
         spacing: Spacing | None = None,
@@ -151,6 +154,8 @@ class Planner(Acting):
         device: str | torch.device = "auto",
         noise_device: str | None = None,
     ) -> None:
+        if horizon is not None:
+            model = model.with_horizon(check_positive_int("horizon", horizon, minimum=2))
         if model.layout.horizon < 2:
             raise PgdiffError(
                 "`model` must plan at least 2 tokens, now and a way-point. Got a horizon of "

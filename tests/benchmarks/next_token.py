@@ -40,6 +40,7 @@ class NextToken:
             loss = (self.next(x[:, :-1]) - x[:, 1:]).square().mean()
             optimizer.zero_grad()
             loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
             optimizer.step()
         self.network.eval()
 
@@ -55,7 +56,10 @@ class NextToken:
         raw = torch.zeros(len(observations), 1, self.model.layout.features)
         raw[:, 0, where] = observations
         x = self.model.normalizer.normalize(raw)
+        before = self.model.layout.slices.get("previous_actions", slice(0, 0))
+        none = x[:, 0, before]
         while x.shape[1] < tokens:
-            window = x[:, -self.model.layout.horizon :]
+            window = x[:, 1 - self.model.layout.horizon :].clone()  # as many as it learned from
+            window[:, 0, before] = none  # nothing in a window leads to its first token
             x = torch.cat([x, self.next(window)[:, -1:]], dim=1)
         return np.asarray(self.model.segment(x).observations)

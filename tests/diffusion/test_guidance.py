@@ -9,18 +9,29 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
-from oracles import DOUBLE, SCHEDULES, affine, generator, monotone_matrices, one_step, shrink
+from oracles import (
+    DOUBLE,
+    SCHEDULES,
+    Gaussian,
+    affine,
+    generator,
+    monotone_matrices,
+    one_step,
+    shrink,
+)
 from torch import Tensor, nn
 
 from pgdiff.diffusion import (
     DDIM,
     DDPM,
     Guidance,
+    Known,
     NoiseSchedule,
     SamplerStep,
     full_sequence,
     sample,
 )
+from pgdiff.diffusion.guidance_rules import PolicyGuidedRule
 from pgdiff.diffusion.steering import Steering
 from pgdiff.validation import PgdiffError
 
@@ -95,6 +106,66 @@ def test_weights_are_the_documented_ones() -> None:
         a, s = schedule.alpha(level_to)[..., None], schedule.sigma(level_to)[..., None]
         at_x = Guidance(energy=bumpy, at="x").factor(level, level_to, schedule)
         torch.testing.assert_close(at_x, s**2 / a)
+
+
+@pytest.mark.parametrize("factor", [0.1, 1.0, 3.0])
+@pytest.mark.parametrize("at", ["x0", "denoiser"])
+def test_a_scale_is_an_exponent_whatever_the_datas_variance(at: Any, factor: float) -> None:
+    """Data `factor` times standard normal, tilted by an energy of 0.5 of its own unit: mean 0.5."""
+    schedule = SCHEDULES["cosine"]
+    data = Gaussian(
+        torch.zeros(2, 1, dtype=DOUBLE), factor**2 * torch.eye(2, dtype=DOUBLE), schedule
+    )
+    guide = Guidance(energy=lambda x, level: 0.5 / factor * x.sum(dim=(1, 2)), at=at)
+    x = sample(
+        data.denoise,
+        schedule=schedule,
+        levels=full_sequence(steps=200, tokens=2),
+        shape=(1, 2, 1),
+        generators=[generator(0)],
+        solver=DDIM(),
+        guidance=[guide],
+        variance=torch.tensor([factor**2], dtype=DOUBLE),
+        start=torch.zeros(1, 2, 1, dtype=DOUBLE),
+        dtype=DOUBLE,
+    )
+    print(f"\nat {at}, factor {factor}: mean {float(x[0, 0, 0]) / factor:.3f}")
+    assert x[0, 0, 0] / factor == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("at", ["x0", "denoiser", "before"])
+def test_guides_see_what_is_known(at: Any) -> None:
+    """Whatever a denoiser says there, unasked in training; an energy of it alone moves nothing."""
+    seen: list[Tensor] = []
+
+    def astray(x: Tensor, level: Tensor) -> Tensor:
+        out = torch.tanh(x + x.mean(dim=1, keepdim=True))
+        return torch.cat([out[:, :1] + 5.0, out[:, 1:]], dim=1)
+
+    def first(x: Tensor, level: Tensor) -> Tensor:
+        seen.append(x.detach().clone())
+        return x[:, 0].sum(dim=1)
+
+    mask = torch.zeros(1, 5, 2, dtype=torch.bool)
+    mask[:, 0] = True
+    values = torch.full((1, 5, 2), 0.25)
+
+    def drawn(scale: float) -> Tensor:
+        before = {"at": "x0", "rule": PolicyGuidedRule()}
+        place: Any = before if at == "before" else {"at": at}
+        return sample(
+            astray,
+            schedule=SCHEDULES["cosine"],
+            levels=full_sequence(steps=5, tokens=5),
+            shape=(3, 5, 2),
+            generators=[generator(0)],
+            solver=DDIM(),
+            known=Known(mask, values),
+            guidance=[Guidance(energy=first, scale=scale, **place)],
+        )
+
+    assert torch.equal(drawn(1.0), drawn(0.0))
+    assert len(seen) == 5 and all((x[:, 0] == 0.25).all() for x in seen)
 
 
 def test_trajectories_do_not_steer_each_other() -> None:

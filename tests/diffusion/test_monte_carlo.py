@@ -80,7 +80,7 @@ def gradient_at(place: Any, settings: MonteCarlo | None) -> Tensor:
         places = (place,)
         before = False
 
-        def weight(self, level: Tensor, level_to: Tensor, *, schedule: Any, at: Any) -> Tensor:
+        def weight(self, level: Tensor, level_to: Tensor, **_: Any) -> Tensor:
             return torch.ones(1, 1, 1, dtype=DOUBLE)
 
     guide = Guidance(energy=cubic, at=place, rule=Bare())

@@ -1,11 +1,23 @@
 """Measurements at a noise level, against the exact laws of Gaussian data."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from oracles import DOUBLE, SCHEDULES, Gaussian, affine, generator, relative, shrink
 from torch import Tensor
 
-from pgdiff.diffusion import DDIM, DDPM, Known, Observed, SamplerStep, Solver, sample
+from pgdiff.diffusion import (
+    DDIM,
+    DDPM,
+    Guidance,
+    Known,
+    MonteCarlo,
+    Observed,
+    SamplerStep,
+    Solver,
+    sample,
+)
 from pgdiff.diffusion.level_schedules import FullSequence, LevelSchedule, Pyramid
 from pgdiff.diffusion.solvers import Churn, DPMSolver, Heun
 from pgdiff.validation import PgdiffError
@@ -94,6 +106,65 @@ def test_in_part_it_has_the_noise_that_its_token_has() -> None:
         assert not held[:, 0, 1].any() and not held[:, 1:].any()
     less = torch.full((1, TOKENS), 0.9 * LEVEL, dtype=DOUBLE)
     assert not seen.hold(torch.zeros_like(x0), less, schedule=SCHEDULE, noise=noise[1]).any()
+
+
+@pytest.mark.parametrize("steps", [2, 5, 10])
+@pytest.mark.parametrize("matrix", MATRICES)
+def test_in_part_it_counts_as_it_is_on_few_steps_too(matrix: str, steps: int) -> None:
+    """The column visits the measurement's own level: more exact than a step past it can be."""
+    deviation = 0.05
+    level = float(SCHEDULE.level_at(-2 * torch.tensor(deviation, dtype=DOUBLE).log()))
+    values = torch.zeros(20_000, TOKENS, 2, dtype=DOUBLE)
+    values[:, 0, 0] = measured = 0.8
+    x = run(
+        Observed(mask(features=1), values, level),
+        matrix=matrix,
+        steps=steps,
+        solver=DPMSolver(),
+        start=None,
+    )
+    variance = float(DATA.covariance[0, 0])
+    gain = variance / (variance + deviation**2)
+    mean = float(DATA.mean[0, 0]) + gain * (measured - float(DATA.mean[0, 0]))
+    found = x[:, 0, 0]
+    print(f"\n{matrix}, {steps} steps: {float(found.mean()):.3f} +- {float(found.std()):.3f}")
+    assert float(found.mean()) == pytest.approx(mean, abs=deviation)
+    assert float(found.std()) < 1.5 * deviation
+
+
+def test_columns_of_tokens_measured_in_part_visit_its_level() -> None:
+    seen = Observed(mask(features=1), torch.zeros(1, TOKENS, 2), 0.3)
+    rows = {
+        (1.0, 0.75, 0.5, 0.25, 0.0): (1.0, 0.75, 0.5, 0.3, 0.0),
+        (1.0, 1.0, 0.5, 0.0, 0.0): (1.0, 1.0, 0.3, 0.0, 0.0),
+        (1.0, 0.3, 0.1, 0.1, 0.0): (1.0, 0.3, 0.1, 0.1, 0.0),
+        (1.0, 0.6, 0.2, 0.2, 0.0): (1.0, 0.6, 0.3, 0.2, 0.0),
+        (1.0, 0.0): (1.0, 0.0),  # there is no row between
+    }
+    for before, after in rows.items():
+        column = torch.tensor(before)[:, None, None].expand(-1, 1, TOKENS)
+        found = seen.levels(column)
+        torch.testing.assert_close(found[:, 0, 0], torch.tensor(after))
+        assert torch.equal(found[..., 1:], column[..., 1:])
+
+
+def test_futures_of_what_is_measured_in_part_are_refused() -> None:
+    values, column = torch.zeros(1, TOKENS, 2), torch.linspace(1.0, 0.0, 5)
+    guide = Guidance(energy=lambda x, level: x.sum(dim=(1, 2)), at="denoiser")
+    for features, raises in ((2, False), (1, True)):
+        expected = pytest.raises(PgdiffError, match="`monte_carlo` must be None where tokens were")
+        with expected if raises else nullcontext():
+            sample(
+                shrink,
+                schedule=SCHEDULE,
+                levels=MATRICES["pyramid"].matrix(column, tokens=TOKENS),
+                shape=(1, TOKENS, 2),
+                generators=[generator(0)],
+                solver=DDIM(),
+                observed=Observed(mask(features=features), values, 0.3),
+                guidance=[guide],
+                monte_carlo=MonteCarlo(),
+            )
 
 
 @pytest.mark.parametrize("features", [1, 2])

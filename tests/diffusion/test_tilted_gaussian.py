@@ -206,6 +206,27 @@ def test_a_share_of_the_denoisers_own_step() -> None:
     assert torch.allclose(cosine, torch.ones_like(cosine))
 
 
+@pytest.mark.parametrize("per", ["token", "plan"])
+def test_tokens_that_wait_do_not_count(per: Any) -> None:
+    """However much noise they hold, guidance has its share in the step of those that move."""
+    data, energy = problem()
+    level = torch.linspace(0.3, 1.0, TOKENS, dtype=DOUBLE)[None]
+    level_to = torch.where(level < 0.5, 0.9 * level, level)
+    moving = (level_to < level)[0]
+    x = torch.randn(6, *data.mean.shape, generator=generator(1), dtype=DOUBLE)
+    region = TrustRegion(radius=0.2, nats=None, per=per)
+    steering = Steering(
+        [Guidance(energy=energy, scale=1e3)], schedule=data.schedule, trust_region=region
+    )
+    free = data.denoise(x, level)
+    moved = (steering.estimate(data.denoise, x, level, level_to) - free)[:, moving]
+    alpha = data.schedule.alpha(level)[..., None][:, moving]
+    dims = (2,) if per == "token" else (1, 2)
+    own = (x[:, moving] - alpha * free[:, moving]).square().sum(dim=dims)
+    share = ((alpha * moved).square().sum(dim=dims) / own).sqrt()
+    torch.testing.assert_close(share, torch.full_like(share, 0.2))
+
+
 def test_a_large_scale_degrades_gently_in_a_trust_region() -> None:
     """Without it the sampled mean runs away with the scale; with it it stays within the data."""
     data, energy = problem()

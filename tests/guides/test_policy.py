@@ -204,3 +204,15 @@ def test_tokens_and_segments_must_fit() -> None:
     bare = Segment(observations=torch.zeros(2, 6, 4), stride=3)
     with pytest.raises(PgdiffError, match="`segment` must have actions for 'policy'"):
         Policy(Own()).energy(bare, LEVEL)
+
+
+def test_of_previous_actions_it_sees_the_first_that_leads_to_the_next() -> None:
+    """What is done at the last token is not told."""
+    model, agent = tiny_model(EPISODES, fields=("observations", "previous_actions")), Own()
+    Policy(agent).check_model(model)
+    before = torch.randn(3, 6, 6, generator=generator(1))
+    seen = Segment(observations=segment().observations, previous_actions=before, stride=3)
+    done = agent.log_prob(seen.observations[:, :-1], before[:, 1:, :2])
+    torch.testing.assert_close(Policy(agent).energy(seen, LEVEL), done.sum(dim=1))
+    assert seen.every_action is not None and seen.every_action.shape == (3, 15, 2)
+    assert torch.equal(seen.every_action[:, 3:6].flatten(1), before[:, 2])

@@ -10,6 +10,7 @@ from toys import generator, tiny_model, walk
 
 from pgdiff import TrajectoryDiffusion
 from pgdiff.guides import bind
+from pgdiff.planning.inputs import warn_far
 from pgdiff.validation import PgdiffError
 
 WALK = walk()
@@ -80,3 +81,29 @@ def test_a_range_that_is_none_is_named(wrong: Any) -> None:
     }
     with pytest.raises(PgdiffError, match="`action_range` must be"):
         TrajectoryDiffusion(**settings, action_range=wrong)
+
+
+def test_limits_follow_the_scales_of_fields() -> None:
+    """The ends of the data, however small or large a field is made."""
+    own = model(normalizer="limits", field_scales={"observations": 2.0, "actions": 0.25})
+    plain = model(normalizer="limits")
+    for which in (own, plain):
+        segment = pushed(which)
+        high = torch.from_numpy(WALK.observations.max(axis=0))[0]
+        torch.testing.assert_close(segment.observations[..., 0].max(), high)
+        assert segment.actions.max() == pytest.approx(WALK.actions.max(), abs=1e-5)
+    raw = torch.from_numpy(np.concatenate([WALK.observations, WALK.actions], axis=1)).float()
+    scaled = own.normalizer.normalize(raw)
+    torch.testing.assert_close(scaled[:, :4], 2.0 * plain.normalizer.normalize(raw)[:, :4])
+    torch.testing.assert_close(own.normalizer.unnormalize(scaled), raw)
+    slope = own.normalizer.log_slope(raw)[0].exp()
+    torch.testing.assert_close(slope, own.normalizer.factor / own.normalizer.scale)
+
+
+def test_what_is_far_does_not_hang_on_the_scales_of_fields() -> None:
+    for scale in (0.1, 1.0, 10.0):
+        own = model(normalizer="limits", field_scales={"observations": scale})
+        inside = 0.95 * WALK.observations.max(axis=0)[None]
+        assert not warn_far(inside, own)
+        with pytest.warns(UserWarning, match="is far outside the data"):
+            assert warn_far(10 * inside, own)

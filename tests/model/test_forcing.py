@@ -1,5 +1,6 @@
 """What a model with a level for each token can be asked for when it samples."""
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 from toys import generator, tiny_model, walk
 
-from pgdiff import Condition, TrajectoryDiffusion, rollout
+from pgdiff import Condition, Segment, TrajectoryDiffusion, rollout
 from pgdiff.data import ReturnCondition
 from pgdiff.denoisers import TemporalUnetConfig, TransformerConfig
 from pgdiff.diffusion import (
@@ -32,6 +33,7 @@ from pgdiff.diffusion.level_schedules import (
     Pyramid,
     Trapezoid,
 )
+from pgdiff.guides import bind
 from pgdiff.validation import PgdiffError
 
 CAUSAL = TransformerConfig(width=16, depth=2, heads=2, attention="causal")
@@ -114,6 +116,40 @@ def test_only_what_is_needed_is_computed(schedule: str, monkeypatch: pytest.Monk
     assert found[1] < 0.8 * found[0]
 
 
+def test_looking_on_changes_nothing() -> None:
+    """Also where estimates are rescaled by the spread of all tokens."""
+    own = model(conditions=[ReturnCondition()])
+    told = Condition(values={"return": torch.tensor([[1.0]])})
+    options: dict[str, Any] = {
+        "levels": Pyramid(slope=2.0),
+        "condition": told,
+        "classifier_free": ClassifierFree(weight=3.0, rescale=0.7),
+    }
+    seen: list[Any] = []
+    torch.testing.assert_close(
+        draw(own, **options), draw(own, **options, callback=seen.append), rtol=0, atol=1e-5
+    )
+    assert seen
+
+
+def test_futures_without_a_gradient_through_the_denoiser_are_warned_of() -> None:
+    class Right:
+        name, scale = "right", 0.1
+
+        def __init__(self, at: str) -> None:
+            self.at = at
+
+        def energy(self, segment: Segment, level: Tensor) -> Tensor:
+            return segment.observations[:, -1, 0]
+
+    options: dict[str, Any] = {"levels": Pyramid(), "monte_carlo": MonteCarlo(futures=2)}
+    with pytest.warns(UserWarning, match="`monte_carlo` tells near tokens"):
+        draw(guidance=[bind(Right("x0"), MODEL)], **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        draw(guidance=[bind(Right("denoiser"), MODEL)], **options)
+
+
 def test_equal_columns_are_the_full_sequence() -> None:
     matrix = MODEL.level_matrix(5)
     rows = matrix[:, None].expand(-1, 4, -1)
@@ -133,6 +169,17 @@ def test_a_causal_model_plans_fewer_tokens() -> None:
         draw(horizon=3, known=Known(mask, start().values))
 
 
+def test_a_shorter_model_is_the_same_network() -> None:
+    short = MODEL.with_horizon(3)
+    assert short.layout.horizon == 3 and MODEL.with_horizon(6) is MODEL
+    x, level = torch.randn(2, 3, 4, generator=generator(0)), torch.full((1, 3), 0.4)
+    assert torch.equal(short.denoise(x, level), MODEL.denoise(x, level))
+    with pytest.raises(PgdiffError, match="`horizon` must be at most the 6 tokens"):
+        MODEL.with_horizon(7)
+    with pytest.raises(PgdiffError, match="unless its attention is 'causal'"):
+        tiny_model().with_horizon(3)
+
+
 def test_settings_reach_the_sampling() -> None:
     plain = draw(levels=SCHEDULES["pyramid"])
     for options in (
@@ -140,7 +187,7 @@ def test_settings_reach_the_sampling() -> None:
         {"observed": Observed(start().mask, start().values, 0.3), "known": None},
     ):
         assert (draw(levels=SCHEDULES["pyramid"], **options) - plain).abs().max() > 1e-4
-    guide = Guidance(energy=lambda x, level: x.pow(3).sum(dim=(1, 2)), scale=0.05)
+    guide = Guidance(energy=lambda x, level: x.pow(3).sum(dim=(1, 2)), at="denoiser", scale=0.05)
     once = draw(levels=SCHEDULES["pyramid"], guidance=(guide,))
     many = draw(levels=SCHEDULES["pyramid"], guidance=(guide,), monte_carlo=MonteCarlo())
     assert (once - many).abs().max() > 1e-4
@@ -155,7 +202,7 @@ def test_views_and_futures_of_a_model_with_a_condition(shared: bool, weight: flo
     mask = torch.zeros(1, 6, 4, dtype=torch.bool)
     mask[:, :3] = True
     known = Known(mask, torch.linspace(-0.5, 0.5, 96).reshape(4, 6, 4))
-    guide = Guidance(energy=lambda x, level: x.pow(3).sum(dim=(1, 2)), scale=0.05)
+    guide = Guidance(energy=lambda x, level: x.pow(3).sum(dim=(1, 2)), at="denoiser", scale=0.05)
     options: dict[str, Any] = {
         "known": known,
         "levels": Pyramid(),
@@ -207,6 +254,15 @@ def test_a_longer_rollout_begins_as_a_shorter_one() -> None:
     short = rollout(MODEL, OBSERVATIONS, tokens=10, steps=2).observations
     long = rollout(MODEL, OBSERVATIONS, tokens=30, steps=2).observations
     assert torch.equal(long[:, :10], short)
+
+
+def test_rollouts_are_guided_window_by_window() -> None:
+    guide = Guidance(energy=lambda x, level: x[..., 0].sum(dim=1), at="denoiser", scale=0.3)
+    options: dict[str, Any] = {"tokens": 14, "context": 3, "steps": 4, "levels": Pyramid()}
+    plain = rollout(MODEL, OBSERVATIONS, **options).observations
+    guided = rollout(MODEL, OBSERVATIONS, guidance=[guide], **options).observations
+    for window in (slice(1, 6), slice(6, 9), slice(9, 12)):
+        assert guided[:, window, 0].mean() > plain[:, window, 0].mean()
 
 
 def test_views_of_the_history_count_in_later_windows() -> None:

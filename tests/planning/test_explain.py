@@ -256,6 +256,17 @@ def test_of_chunks_all_actions_are_told_and_the_first_of_each_judged(tmp_path: P
     np.testing.assert_allclose(found.log_prob["behaviour"], expected, rtol=1e-4)
 
 
+def test_of_actions_that_lead_to_tokens_all_are_told_too() -> None:
+    model = tiny_model(EPISODES, fields=("observations", "previous_actions"))
+    agent = Mean()
+    found = explained(make(Policy(agent, scale=0.1), model=model), action_space=SPACE).guided
+    assert found.actions is not None and found.actions.shape == (4, 15, 2)
+    assert found.outside is not None
+    actions = torch.from_numpy(found.actions[:, ::3]).float()
+    expected = agent.log_prob(torch.zeros(0), actions).mean(dim=1)
+    np.testing.assert_allclose(found.log_prob["policy"], expected, rtol=1e-4)
+
+
 def test_bounds_are_the_environments_else_an_agents() -> None:
     planner = make(Policy(Mean(space=None), scale=0.1))
     assert explained(planner).guided.outside is None

@@ -63,14 +63,29 @@ def test_every_schedule_plans_and_acts(schedule: Any, model: Any) -> None:
         assert action.shape == (2,) and np.isfinite(action).all()
 
 
+def test_a_causal_model_plans_fewer_tokens() -> None:
+    planner = make(horizon=3, controller="actions", model=PREVIOUS)
+    plan = planner.plan(OBSERVATION, seed=1)
+    assert plan.observations.shape == (3, 4) and plan.actions is not None
+    assert plan.actions.shape == (6, 2)
+    state = None
+    for _ in range(8):  # past the end of a plan
+        action, state = planner.predict(BOTH, state)
+    assert action.shape == (2, 2) and PREVIOUS.layout.horizon == 6
+    for horizon, message in ((1, "`horizon` must be"), (7, "`horizon` must be at most")):
+        with pytest.raises(PgdiffError, match=message):
+            make(horizon=horizon)
+
+
 def test_settings_change_plans() -> None:
-    plain = make().plan(OBSERVATION, seed=1).candidates
+    through = Value(VALUE, scale=0.02, at="denoiser")
+    plain = make(guides=[through]).plan(OBSERVATION, seed=1).candidates
     for options in (
         {"monte_carlo": MonteCarlo(futures=3)},
         {"stabilization": 0.2},
         {"observation_level": 0.2},
     ):
-        moved = make(**options).plan(OBSERVATION, seed=1).candidates
+        moved = make(guides=[through], **options).plan(OBSERVATION, seed=1).candidates
         assert np.abs(moved - plain).max() > 1e-5, options
 
 
@@ -200,6 +215,15 @@ NOTHING = np.full((2, 4), np.nan, np.float32)
 BOTH = np.stack([OBSERVATION, -OBSERVATION])
 
 
+def test_where_a_plan_is_made_the_controller_hears_what_it_takes_the_observation_for() -> None:
+    planner = acting(observation_level=0.2)
+    action, state = planner.predict(BOTH)
+    np.testing.assert_array_equal(action[:, :4], state.waypoints[:, 0])
+    assert np.abs(action[:, :4] - BOTH).max() > 1e-4
+    action, _ = planner.predict(BOTH, state)  # no plan is due
+    np.testing.assert_array_equal(action[:, :4], BOTH)
+
+
 def test_the_plan_stands_in_for_what_is_missing() -> None:
     planner = acting(missing_level=0.1)
     action, state = planner.predict(BOTH)
@@ -223,7 +247,10 @@ def test_the_plan_stands_in_for_what_is_missing() -> None:
 
 def test_a_plan_does_not_hear_what_is_missing_beside_it() -> None:
     """With a solver that draws noise, and futures."""
-    planner = acting(missing_level=0.1, solver=DDPM(), monte_carlo=MonteCarlo(futures=2))
+    through = Value(VALUE, scale=0.02, at="denoiser")
+    planner = acting(
+        missing_level=0.1, solver=DDPM(), monte_carlo=MonteCarlo(futures=2), guides=[through]
+    )
     seeds = [3, 4]
     state = planner.initial_state(seeds)
     _, state = planner.predict(BOTH, state)
