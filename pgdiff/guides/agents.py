@@ -81,7 +81,7 @@ def check_has_actions(layout: Layout, *, name: str) -> None:
     """
     if layout.action_size is None:
         raise PgdiffError(
-            f"`fields` of the model must hold 'actions' or 'action_chunks' or 'previous_actions' "
-            f"for '{name}'. Got {', '.join(layout.slices)}: train the model with "
+            f"`fields` of the model must hold 'actions' or chunks of them for '{name}'. "
+            f"Got {', '.join(layout.slices)}: train the model with "
             "fields=('observations', 'actions')."
         )

@@ -102,6 +102,6 @@ def test_a_behaviour_needs_actions(pgdiff, run_folder: Path, acting: Path, quick
     words = ["explain=true", f"explain_behaviour={acting}/cloning"]
     result = pgdiff("plan", f"run={run_folder}", *words, *quick)
     assert result.code == 1
-    assert "`fields` of the model must hold 'actions' or 'action_chunks' for 'behaviour'" in (
+    assert "`fields` of the model must hold 'actions' or chunks of them for 'behaviour'" in (
         result.error
     )

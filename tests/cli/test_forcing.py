@@ -36,7 +36,7 @@ def test_what_it_trains(forcing: Path) -> None:
     assert model.levels == ForcingLevels(start=0.5, start_below=0.25, cut=0.0)
     assert model.denoiser.attention == "causal"
     assert dict(model.layout.fields)["previous_actions"] == 2 * model.layout.stride
-    assert planner.schedule == Pyramid(slope=4.0)
+    assert planner.schedule == Pyramid(slope=1.0)
     assert (planner.steps, planner.candidates) == (20, 1)
     found = settings("train", ["recipe=forcing", "denoiser=transformer"])["recipe"]
     assert found["stages"]["model"]["arguments"]["denoiser"]["attention"] == "full"
@@ -57,6 +57,7 @@ def test_every_schedule_from_one_checkpoint(
 
 def test_settings_reach_the_planner(pgdiff, forcing: Path) -> None:
     words = [
+        "guide.at=denoiser",
         "planner.monte_carlo={name: futures, futures: 2, steps: 1}",
         "planner.stabilization=0.02",
         "planner.observation_level=0.1",
