@@ -116,6 +116,7 @@ class Steering:
         if any(guide.at == "x0" for guide in self.before):
             x0_hat = self._held(denoise(x, level))
         alpha, sigma = factors(self.schedule, level)
+        moving = (level_to < level)[..., None]
         total = torch.zeros_like(x)
         clean = x0_hat
         if x0_hat is not None and self.monte_carlo is not None:
@@ -126,13 +127,12 @@ class Steering:
             gradient = gradient.reshape(-1, *x.shape).sum(dim=0)
             move = self._move(guide, gradient, level, level_to, row)
             # A token that stays where it is, is copied.
-            move = torch.where((level_to < level)[..., None], move, 0.0)
+            move = torch.where(moving, move, 0.0)
             trace.pushes.append(Push(guide.name, energy, move / alpha.clamp(min=1e-3)))
             total = total + move
         if self.trust_region is not None:
             # The denoiser's estimate of the noise is about as long as standard normal noise.
             own = sigma.expand_as(x)
-            moving = (level_to < level)[..., None]
             kept = self._kept(total / alpha.clamp(min=1e-3), own, alpha, sigma, moving)
             trace.kept = kept[..., 0]
             total = kept * total

@@ -45,10 +45,10 @@ def check_fit(agent: Any, model: TrajectoryDiffusion, *, name: str) -> None:
 
 
 def check_estimates(
-    estimates: object, actions: Float[Tensor, "batch rows action"], *, method: str, name: str
+    estimates: object, judged: Float[Tensor, "batch rows features"], *, method: str, name: str
 ) -> Tensor:
     """Return what an agent's method gave, if its last dimensions are those of what it judged."""
-    shape = actions.shape[:2]
+    shape = judged.shape[:2]
     if not isinstance(estimates, Tensor) or estimates.shape[-2:] != shape:
         found = list(estimates.shape) if isinstance(estimates, Tensor) else type(estimates).__name__
         raise PgdiffError(
