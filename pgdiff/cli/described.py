@@ -23,18 +23,17 @@ def described(settings: dict[str, Any], run: RunInfo, planner: Planner) -> dict[
     steering = "no guide" if own is None else f"{own.name} x {own.scale:g}"
     name = f"{run.recipe}, {controller}, {steering}, {planner.candidates} cand., {every}"
     parts = {key: _plain(getattr(planner, key, None)) for key in PLANNER_SETTINGS}
+    parts |= {"horizon": planner.model.layout.horizon, "controller": controller}
     return {
         "agent": name,
         "run": str(run.path),
         "recipe": run.recipe,
         "training_seed": run.seed,
         "run_version": run.version,
-        "horizon": planner.model.layout.horizon,
         "stride": planner.model.layout.stride,
         "guide": None if own is None else own.name,
         **{key: _plain(getattr(own, key, None)) for key in _GUIDE},
         **parts,
-        "controller": controller,
         "device": str(planner.model.device),
     }
 

@@ -123,6 +123,8 @@ def acted(
 ) -> Evaluation:
     """Episodes of a run's planner with these settings."""
     asked = {"controller": options.controller, "scale": options.scale, "at": options.at}
+    if options.schedule is not None:
+        asked["schedule"] = SCHEDULES[options.schedule]
     settings = asked | settings
     planner = Planner.from_run(run, **settings)
     return evaluate(
@@ -355,6 +357,7 @@ def main() -> None:
     parser.add_argument("--controller", default=None)
     parser.add_argument("--scale", type=float, help="of the guide")
     parser.add_argument("--at", help="where the guide's gradient is taken")
+    parser.add_argument("--schedule", choices=SCHEDULES, help="of levels; the run's if left out")
     parser.add_argument("--rows", nargs="+")
     parser.add_argument("--force-noise", type=float, default=0.5)
     parser.add_argument("--updates", type=int, default=3000)

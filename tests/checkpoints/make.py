@@ -1,11 +1,14 @@
 """How `format1` and `format2` were made; kept for the next format. No test runs it.
 
-    python tests/checkpoints/make.py FOLDER
+    python tests/checkpoints/make.py FOLDER [--plan]
 
 A model, a value and an inverse dynamics, each trained for a moment on a point mass in the plane,
-and `plan.json`: what they planned, which every later version must plan again.
+and `plan.json`: what they planned, which every later version must plan again. `--plan` leaves the
+three as they are and plans anew, for a change of plans that was wanted: format 1's were made anew
+when guides at clean estimates came to see the first observation, and not the network's estimate.
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -54,17 +57,23 @@ def make(folder: Path) -> None:
     for name, learner in (("model", model), ("value", value), ("inverse_dynamics", inverse)):
         fit(learner, episodes, steps=500)
         learner.save_pretrained(folder / name)
+
+
+def plan(folder: Path) -> None:
+    model = TrajectoryDiffusion.from_pretrained(folder / "model", device="cpu")
+    value = TransitionValue.from_pretrained(folder / "value", device="cpu")
+    inverse = InverseDynamics.from_pretrained(folder / "inverse_dynamics", device="cpu")
     planner = Planner(model, guides=[Value(value, **GUIDE)], controller=inverse, **SETTINGS)
-    plan = planner.plan(np.array(OBSERVATION))
+    guided = planner.plan(np.array(OBSERVATION))
     unguided = Planner(model, **SETTINGS).plan(np.array(OBSERVATION))
     action, _ = planner.predict(np.array(OBSERVATION))
     expected = {
         "observation": OBSERVATION,
         "planner": PLANNER,
         "guide": GUIDE,
-        "candidates": plan.candidates.tolist(),
-        "scores": plan.scores.tolist(),
-        "best": plan.best,
+        "candidates": guided.candidates.tolist(),
+        "scores": guided.scores.tolist(),
+        "best": guided.best,
         "unguided": unguided.candidates.tolist(),
         "action": action.tolist(),
     }
@@ -72,4 +81,10 @@ def make(folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    make(Path(sys.argv[1]))
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--plan", action="store_true", help="plan anew with what is there")
+    arguments = parser.parse_args()
+    if not arguments.plan:
+        make(arguments.folder)
+    plan(arguments.folder)
