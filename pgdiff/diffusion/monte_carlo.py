@@ -30,7 +30,7 @@ class MonteCarlo:
 
     Tokens at level 1, which are noise alone, are drawn anew, and all that is noisy is denoised from
     there, in a few steps of DDIM. With the schedule "full" no token but those of the first row is
-    noise alone: all futures are then one.
+    noise alone: all futures are then one, which is computed once.
 
     Attributes:
         futures: number of them, for each trajectory.
@@ -70,8 +70,11 @@ class MonteCarlo:
             hold: puts what is known into trajectories `[futures, batch, tokens, features]`.
 
         Returns:
-            `[futures * batch, tokens, features]`, the trajectories of each future side by side.
+            `[futures * batch, tokens, features]`, the trajectories of each future side by side;
+            one future where no token is noise alone, since all would be the same.
         """
+        if not (level == 1).any():
+            noise = noise[:1]
         _, sigma = factors(schedule, level)
         drawn = torch.where((level == 1)[..., None], sigma * noise, x)
 
@@ -81,7 +84,7 @@ class MonteCarlo:
 
         sample = held(drawn)
         if len(level) > 1:
-            level = level.repeat(self.futures, 1)
+            level = level.repeat(len(noise), 1)
         for step in range(self.steps):
             left = 1 - torch.arange(step, step + 2).to(level) / self.steps
             now, then = level * left[0], level * left[1]

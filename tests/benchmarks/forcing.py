@@ -1,6 +1,6 @@
 """Diffusion Forcing: what the cache saves, and what schedules, futures and labels are worth.
 
-    python tests/benchmarks/forcing.py cache
+    python tests/benchmarks/forcing.py cache [--tokens 20 80]
     python tests/benchmarks/forcing.py schedules RUN [--seed 10000] [--episodes 30] [--rows full]
     python tests/benchmarks/forcing.py futures RUN [--force-noise 0.5]
     python tests/benchmarks/forcing.py rollout RUN DATA
@@ -60,11 +60,11 @@ SCHEDULES: dict[str, LevelSchedule] = {
 # ------------------------------------------------------------------------------------------- cache
 
 
-def cache(repeats: int = 3) -> None:
+def cache(options: argparse.Namespace) -> None:
     """Milliseconds of a sampling of 20 steps a token, with and without keys and values kept."""
     print("| tokens | schedule | trajectories | cached, ms | uncached, ms | largest difference |")
     print("|---|---|---|---|---|---|")
-    for tokens in (20, 80, 320):
+    for tokens in options.tokens:
         rows = 400 * tokens
         source = np.random.default_rng(0)
         model = TrajectoryDiffusion.from_episodes(
@@ -101,7 +101,8 @@ def cache(repeats: int = 3) -> None:
                 ]
                 found = [draw(generators=[torch.Generator().manual_seed(0)]) for draw in draws]
                 spent = [
-                    1e3 * median(timings(partial(draw, generators=[source]), repeats=repeats))
+                    1e3
+                    * median(timings(partial(draw, generators=[source]), repeats=options.repeats))
                     for draw in draws
                 ]
                 error = float((found[0] - found[1]).abs().max())
@@ -122,11 +123,7 @@ def acted(
     **settings: Any,
 ) -> Evaluation:
     """Episodes of a run's planner with these settings."""
-    asked = {"controller": options.controller, "scale": options.scale, "at": options.at}
-    if options.schedule is not None:
-        asked["schedule"] = SCHEDULES[options.schedule]
-    settings = asked | settings
-    planner = Planner.from_run(run, **settings)
+    planner = Planner.from_run(run, **_asked(options) | settings)
     return evaluate(
         planner,
         make_env,
@@ -135,6 +132,14 @@ def acted(
         parallel=options.episodes,
         progress=False,
     )
+
+
+def _asked(options: argparse.Namespace) -> dict[str, Any]:
+    """Settings of the planner that the command line says."""
+    asked = {"controller": options.controller, "scale": options.scale, "at": options.at}
+    if options.schedule is not None:
+        asked["schedule"] = SCHEDULES[options.schedule]
+    return asked
 
 
 def score_of(found: Evaluation) -> np.ndarray:
@@ -184,26 +189,44 @@ def futures(options: argparse.Namespace) -> None:
     """Gradients averaged over futures where the dynamics are pushed by chance.
 
     They are taken through the denoiser, unless told otherwise: at x0 a near token hears nothing of
-    what follows it.
+    what follows it. The last column is of the network's calls for one plan, and of the trajectories
+    that they hold together.
     """
     run = read_run(options.run)
     options.at = options.at or "denoiser"
 
     def make(noise: float) -> gymnasium.Env[Any, Any]:
-        return gymnasium.make(run.task["id"], force_noise=noise)
+        return gymnasium.make(
+            run.task["id"], force_noise=noise, max_episode_steps=options.episode_steps
+        )
 
-    print("| | score | to the first | step of arrival | never there | ms a plan |")
-    calm = acted(options.run, options, lambda: make(0.0), guide="none")
-    print(line("no guide, no noise", calm, None), flush=True)
-    first = acted(options.run, options, lambda: make(options.force_noise), guide="none")
-    print(line(f"no guide, force noise {options.force_noise}", first, calm), flush=True)
-    plain = None
-    for count in (None, 1, 4, 16):
-        settings = {} if count is None else {"monte_carlo": MonteCarlo(futures=count, steps=3)}
-        found = acted(options.run, options, lambda: make(options.force_noise), **settings)
-        label = "the clean estimate" if count is None else f"{count} futures"
-        print(line(label, found, plain), flush=True)
-        plain = found if plain is None else plain
+    def row(label: str, noise: float, first: Evaluation | None, **settings: Any) -> Evaluation:
+        found = acted(options.run, options, lambda: make(noise), **settings)
+        planner = Planner.from_run(options.run, **_asked(options) | settings)
+        seen: list[int] = []
+        planner.model.network.register_forward_hook(lambda _, x, __: seen.append(len(x[0])))
+        planner.plan(make(noise).reset(seed=0)[0], seed=0)
+        print(line(label, found, first, f"{len(seen)}, {sum(seen)}"), flush=True)
+        return found
+
+    arms: dict[str, dict[str, Any]] = {
+        "no guide": {"guide": "none"},
+        "the clean estimate": {},
+        **{
+            f"{count} futures": {"monte_carlo": MonteCarlo(futures=count, steps=2)}
+            for count in (1, 4, 16)
+        },
+    }
+    print("| | score | to the clean estimate | step of arrival | never there | ms a plan | calls |")
+    first = None
+    for noise in (0.0, options.force_noise):
+        for label, settings in arms.items():
+            if (options.rows and label not in options.rows) or (
+                "monte_carlo" in settings and not noise
+            ):
+                continue
+            found = row(f"{label}, force noise {noise}", noise, first, **settings)
+            first = found if label == "the clean estimate" else first
 
 
 def robustness(options: argparse.Namespace) -> None:
@@ -360,11 +383,14 @@ def main() -> None:
     parser.add_argument("--schedule", choices=SCHEDULES, help="of levels; the run's if left out")
     parser.add_argument("--rows", nargs="+")
     parser.add_argument("--force-noise", type=float, default=0.5)
+    parser.add_argument("--episode-steps", type=int, help="of `futures`; the task's if left out")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[20, 80, 320])
+    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--updates", type=int, default=3000)
     options = parser.parse_args()
     torch.set_num_threads(1)
     {
-        "cache": lambda: cache(),
+        "cache": lambda: cache(options),
         "schedules": lambda: schedules(options),
         "futures": lambda: futures(options),
         "rollout": lambda: long_rollouts(options),

@@ -67,6 +67,23 @@ def test_in_one_step_every_future_is_the_mean() -> None:
     torch.testing.assert_close(found, mean.expand(3, -1), rtol=0, atol=1e-5)
 
 
+def test_where_nothing_is_noise_alone_one_future_is_all() -> None:
+    noise = torch.randn(5, 1, TOKENS, 1, generator=generator(0), dtype=DOUBLE)
+    level = LEVEL.clamp(max=0.9)
+    asked: list[int] = []
+
+    def denoise(x: Tensor, at: Tensor) -> Tensor:
+        asked.append(len(x))
+        return data().denoise(x, at)
+
+    settings = MonteCarlo(futures=5, steps=2)
+    x = past() + 0.3
+    found = settings.clean(denoise, x, level, schedule=SCHEDULE, noise=noise)
+    other = settings.clean(denoise, x, level, schedule=SCHEDULE, noise=noise.flip(0))
+    assert asked == [1, 1, 1, 1] and found.shape == x.shape
+    torch.testing.assert_close(found, other, rtol=0, atol=0)
+
+
 def cubic(x: Tensor, level: Tensor) -> Tensor:
     """Sum of the cubes of the later tokens over 3, whose gradient is their squares."""
     return x[:, PAST:].pow(3).sum(dim=(1, 2)) / 3
@@ -217,7 +234,7 @@ def test_what_is_known_stays_known_in_futures() -> None:
         guidance=[Guidance(energy=energy, scale=0.1)],
         monte_carlo=MonteCarlo(futures=3),
     )
-    assert len(seen) == 3 * 4
+    assert len(seen) == 3 + 3  # noise alone in the first row only; in the others all are one
     assert all(torch.equal(x[:, mask[0]], values[:, mask[0]].expand(2, -1)) for x in seen)
 
 
