@@ -206,7 +206,8 @@ def futures(options: argparse.Namespace) -> None:
         seen: list[int] = []
         planner.model.network.register_forward_hook(lambda _, x, __: seen.append(len(x[0])))
         planner.plan(make(noise).reset(seed=0)[0], seed=0)
-        print(line(label, found, first, f"{len(seen)}, {sum(seen)}"), flush=True)
+        # Without a guide keys and values are kept, and the network is asked otherwise.
+        print(line(label, found, first, f"{len(seen)}, {sum(seen)}" if seen else ""), flush=True)
         return found
 
     arms: dict[str, dict[str, Any]] = {
