@@ -38,6 +38,8 @@ def test_what_it_trains(forcing: Path) -> None:
     assert dict(model.layout.fields)["previous_actions"] == 2 * model.layout.stride
     assert planner.schedule == Pyramid(slope=1.0)
     assert (planner.steps, planner.candidates) == (20, 1)
+    found = settings("train", ["recipe=forcing", "task=maze2d-large-v1"])["recipe"]
+    assert (found["planner"]["schedule"], found["guides"]["value"]["scale"]) == ("full", 40.0)
     found = settings("train", ["recipe=forcing", "denoiser=transformer"])["recipe"]
     assert found["stages"]["model"]["arguments"]["denoiser"]["attention"] == "full"
 
