@@ -204,10 +204,10 @@ def futures(options: argparse.Namespace) -> None:
         found = acted(options.run, options, lambda: make(noise), **settings)
         planner = Planner.from_run(options.run, **_asked(options) | settings)
         seen: list[int] = []
-        planner.model.network.register_forward_hook(lambda _, x, __: seen.append(len(x[0])))
+        last = planner.model.network.token_out  # every call of the network ends there
+        last.register_forward_hook(lambda _, x, __: seen.append(len(x[0])))
         planner.plan(make(noise).reset(seed=0)[0], seed=0)
-        # Without a guide keys and values are kept, and the network is asked otherwise.
-        print(line(label, found, first, f"{len(seen)}, {sum(seen)}" if seen else ""), flush=True)
+        print(line(label, found, first, f"{len(seen)}, {sum(seen)}"), flush=True)
         return found
 
     arms: dict[str, dict[str, Any]] = {
