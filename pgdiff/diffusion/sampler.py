@@ -179,12 +179,15 @@ def sample(
         # Each generator's for all of its trajectories, so that none depends on another's.
         first = drawn.reshape(len(drawn), len(generators), share, *shape[1:])[:, :, :1]
         shared = first.expand(-1, -1, share, -1, -1).reshape(drawn.shape)
+    given_features = None if known is None else known.mask
+    if observed is not None:  # what is, is not for guides to choose, however badly it was measured
+        given_features = observed.mask if known is None else known.mask | observed.mask
     steering = Steering(
         guidance,
         schedule=schedule,
         rows=rows,
         trust_region=trust_region,
-        known=None if known is None else known.mask,
+        known=given_features,
         apart=callback is not None,
         until_noise=resample is not None,
         monte_carlo=monte_carlo,

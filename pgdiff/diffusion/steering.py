@@ -57,7 +57,8 @@ class Steering:
         schedule: signal and noise at a level.
         rows: number of rows of the sampling.
         trust_region: limits the sum of the moves; None for no limit.
-        known: mask of what is given and never moves, `[batch or 1, tokens, features]`.
+        known: mask of what is given or was measured, which guides do not move,
+            `[batch or 1, tokens, features]`.
         apart: whether to work out what each guide does by itself where several share a pass back
             through the denoiser; without, each is noted with the move of all.
         until_noise: leave steps into level 0 to the denoiser.

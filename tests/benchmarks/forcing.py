@@ -4,7 +4,7 @@
     python tests/benchmarks/forcing.py schedules RUN [--seed 10000] [--episodes 30] [--rows full]
     python tests/benchmarks/forcing.py futures RUN [--force-noise 0.5]
     python tests/benchmarks/forcing.py rollout RUN DATA
-    python tests/benchmarks/forcing.py robustness RUN DATA
+    python tests/benchmarks/forcing.py robustness RUN DATA [--rows 0.1 dropped]
 
 RUN is a finished run of `recipe=forcing`. Rows of one table share their environment seeds.
 """
@@ -239,6 +239,8 @@ def robustness(options: argparse.Namespace) -> None:
     scale = (model.normalizer.scale / model.normalizer.factor)[where].cpu().numpy()
     print("| | score | labelled less not | step of arrival | never there | ms a plan |")
     for share in (0.05, 0.1, 0.2):
+        if options.rows and str(share) not in options.rows:
+            continue
         noise = share * deviation
         level = level_of_noise(model.schedule, float(np.mean(noise / scale)))
 
@@ -249,6 +251,9 @@ def robustness(options: argparse.Namespace) -> None:
         print(line(f"noise {share}, taken for the truth", bare, None), flush=True)
         found = acted(options.run, options, make, observation_level=level)
         print(line(f"noise {share}, level {level:.3f}", found, bare), flush=True)
+
+    if options.rows and "dropped" not in options.rows:
+        return
 
     def dropping(stale: bool) -> Disturbed:
         return Disturbed(gymnasium.make(run.task["id"]), dropped=0.3, stale=stale)

@@ -1,6 +1,7 @@
 """Measurements at a noise level, against the exact laws of Gaussian data."""
 
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -165,6 +166,30 @@ def test_futures_of_what_is_measured_in_part_are_refused() -> None:
                 guidance=[guide],
                 monte_carlo=MonteCarlo(),
             )
+
+
+@pytest.mark.parametrize("at", ["x0", "x", "denoiser"])
+@pytest.mark.parametrize("features", [1, 2])
+def test_guides_do_not_move_what_was_measured(features: int, at: Any) -> None:
+    """A plan is to be good from where one is, not from where it would be good to be."""
+    values, column = torch.full((3, TOKENS, 2), 0.5), torch.linspace(1.0, 0.0, 9)
+
+    def drawn(scale: float) -> Tensor:
+        return sample(
+            shrink,  # each feature by itself
+            schedule=SCHEDULE,
+            levels=MATRICES["pyramid"].matrix(column, tokens=TOKENS),
+            shape=(3, TOKENS, 2),
+            generators=[generator(0)],
+            solver=DDIM(),
+            observed=Observed(mask(features=features), values, 0.3),
+            guidance=[Guidance(energy=lambda x, level: x.sum(dim=(1, 2)), at=at, scale=scale)],
+        )
+
+    calm, steered = drawn(0.0), drawn(1.0)
+    measured = mask(features=features).expand_as(calm)
+    assert torch.equal(calm[measured], steered[measured])
+    assert (steered[~measured] > calm[~measured]).all()
 
 
 @pytest.mark.parametrize("features", [1, 2])
