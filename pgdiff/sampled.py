@@ -194,7 +194,7 @@ class Sampled(Pretrained):
             batch: number of segments.
             generators: source of all noise; each draws an equal share of the batch.
             known: what is given.
-            observed: what was measured with noise.
+            observed: what was measured with noise, which guides do not move.
             condition: what the segments are to be like, in raw units: all of the model's
                 conditions, or None for any segments.
             classifier_free: how strongly the condition steers; weight 1 if None.

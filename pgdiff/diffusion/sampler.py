@@ -87,8 +87,8 @@ def sample(
         generators: source of all noise; each draws an equal share of the batch.
         solver: how a step is taken.
         known: features that are given; tokens known as a whole have level 0 from the start.
-        observed: features that were measured with noise; tokens measured as a whole have at most
-            the measurement's level.
+        observed: features that were measured with noise, which guides do not move; tokens measured
+            as a whole have at most the measurement's level.
         guidance: energies whose gradients steer.
         trust_region: limits how far they move a sample.
         resample: draws the trajectories of each generator anew by their weights, in place of the
