@@ -108,6 +108,7 @@ class TrajectoryDiffusion(Sampled):
         self.denoiser = denoiser
         self.schedule = schedule
         self.prediction = prediction
+        self._prediction = prediction.of_features(normalizer.factor)
         self.known = tuple(known)
         self.position = tuple(position)
         self.rest = tuple(rest)
@@ -256,7 +257,7 @@ class TrajectoryDiffusion(Sampled):
             level,
             epsilon,
             schedule=self.schedule,
-            prediction=self.prediction,
+            prediction=self._prediction,
             known=masks[choice],
             valid=batch.mask,
             loss_weight=self.loss_weight,

@@ -53,6 +53,7 @@ class Sampled(Pretrained):
     network: nn.Module
     schedule: NoiseSchedule
     prediction: Prediction
+    _prediction: Prediction
     known: tuple[str, ...]
     levels: TrainingLevels
     distilled: bool
@@ -119,7 +120,7 @@ class Sampled(Pretrained):
         network: CachedCalls | None = None,
     ) -> Signal:
         told = self._network(condition, network)
-        return clean_estimate(told, x, level, schedule=self.schedule, prediction=self.prediction)
+        return clean_estimate(told, x, level, schedule=self.schedule, prediction=self._prediction)
 
     def _network(
         self, condition: ConditionVector | None, network: CachedCalls | None = None

@@ -21,7 +21,13 @@ from pgdiff.diffusion.level_schedules import (
 )
 from pgdiff.diffusion.likelihood import LogLikelihood, log_likelihood
 from pgdiff.diffusion.loss import diffusion_loss
-from pgdiff.diffusion.loss_weights import EDMWeight, FusedSnrWeight, MinSnrWeight, UniformWeight
+from pgdiff.diffusion.loss_weights import (
+    CleanWeight,
+    EDMWeight,
+    FusedSnrWeight,
+    MinSnrWeight,
+    UniformWeight,
+)
 from pgdiff.diffusion.monte_carlo import MonteCarlo
 from pgdiff.diffusion.observed import Observed
 from pgdiff.diffusion.predictions import (
@@ -69,6 +75,7 @@ __all__ = [
     "Autoregressive",
     "Churn",
     "ClassifierFree",
+    "CleanWeight",
     "Consistency",
     "CosineSchedule",
     "DPMSolver",

@@ -14,7 +14,7 @@ from torch import Tensor
 from pgdiff.registry import register
 from pgdiff.validation import check_range
 
-Factor = Float[Tensor, "batch tokens 1"]
+Factor = Float[Tensor, "batch tokens #features"]
 
 
 @runtime_checkable
@@ -41,6 +41,16 @@ class UniformWeight:
     def weight(self, alpha: Factor, sigma: Factor, gain: Factor) -> Factor:
         """One."""
         return torch.ones_like(alpha)
+
+
+@register("loss_weight", "x0")
+@dataclass(frozen=True)
+class CleanWeight:
+    """Every level's error of x0_hat counts alike, whatever the network's output is."""
+
+    def weight(self, alpha: Factor, sigma: Factor, gain: Factor) -> Factor:
+        """The square of the gain."""
+        return gain.square()
 
 
 @register("loss_weight", "min_snr")

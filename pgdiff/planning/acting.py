@@ -12,6 +12,7 @@ from pgdiff.planning.goals import checked_goals
 from pgdiff.planning.inputs import plan_seeds, split_goal
 from pgdiff.planning.memory import PlanMemory
 from pgdiff.planning.noisy_start import filled_in, missing
+from pgdiff.planning.past import Past, estimated
 from pgdiff.planning.previous import Previous, shifted
 from pgdiff.trajectory import Plan
 from pgdiff.validation import PgdiffError, check_seed
@@ -28,6 +29,7 @@ class Acting:
     warm_start: float | None
     observation_level: float
     missing_level: float | None
+    context: int
     seed: int
     observation_shape: tuple[int, ...]
     plan_batch: Callable[..., list[Plan]]
@@ -52,12 +54,17 @@ class Acting:
         seeds = [check_seed("seed", seed) for seed in seeds]
         if goals is not None:
             goals = checked_goals(goals, count=len(seeds))
-        return PlanMemory.empty(
-            seeds,
-            tokens=self.model.layout.horizon,
-            observation=self.observation_shape[0],
-            goal=goals,
-        )
+        (observation,), layout = self.observation_shape, self.model.layout
+        memory = PlanMemory.empty(seeds, tokens=layout.horizon, observation=observation, goal=goals)
+        if self.context:
+            past = Past.empty(
+                len(seeds),
+                self.context * layout.stride,
+                observation=observation,
+                action=layout.action_size or 0,
+            )
+            memory = memory._replace(past=past)
+        return memory
 
     def predict(
         self,
@@ -97,7 +104,11 @@ class Acting:
             absent = missing(observations)
         if absent.any():
             observations = filled_in(observations, absent, memory, self.model.layout.stride)
-        observations = self._observed(observations)
+        seen = self._observed(observations)
+        levels = np.where(absent, self.missing_level or 0.0, self.observation_level)
+        observations = seen
+        if memory.past is not None:
+            observations = estimated(self.model, seen, levels, memory.past)
         if goal is not None and self.wants_goal:
             told = np.atleast_2d(goal)
             if memory.goal is not None:  # what is missing tells no goal
@@ -110,12 +121,12 @@ class Acting:
                 seeds=plan_seeds(memory.seed[due], memory.plans[due]),
                 goals=None if memory.goal is None else memory.goal[due],
                 previous=self._previous(memory, due),
-                absent=absent[due],
+                levels=levels[due] if memory.past is None else np.zeros(due.sum()),
             )
             own = [plan.actions for plan in plans if plan.actions is not None]
             waypoints = np.stack([plan.observations for plan in plans])
             memory = memory.with_plans(due, waypoints, np.stack(own) if own else None)
-            if self.observation_level or absent.any():
+            if levels.any() and memory.past is None:
                 # The plan's own beginning is what it takes a noisy observation for.
                 observations = observations.copy()
                 observations[due] = waypoints[:, 0]
@@ -125,6 +136,8 @@ class Acting:
             waypoint, steps_left = memory.target(self.model.layout.stride, self.lookahead)
             action = self.controller.act(observations, waypoint, steps_left)
         memory = memory._replace(age=memory.age + 1)
+        if memory.past is not None:
+            memory = memory._replace(past=memory.past.then(seen, self._done(action), levels))
         return (action[0] if single else action), memory
 
     def _memory(self, state: Any, count: int) -> PlanMemory:
@@ -136,7 +149,17 @@ class Acting:
                 f"None. Got {type(state).__name__}"
                 + (f" of {len(state.age)}." if isinstance(state, PlanMemory) else ".")
             )
+        if (state.past is None) != (not self.context):
+            raise PgdiffError(
+                "`state` must be what predict returned for a planner of the same `context`. Got "
+                f"one {'without a' if state.past is None else 'with its'} past."
+            )
         return state
+
+    def _done(self, action: np.ndarray) -> np.ndarray:
+        """What an environment does, asked for an action: none that is out of its range."""
+        limits = self.model.action_range
+        return np.asarray(action) if limits is None else np.clip(action, *np.asarray(limits))
 
     def _previous(self, memory: PlanMemory, due: np.ndarray) -> Previous | None:
         """What is left of the plans that are followed where new ones are due."""

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from pgdiff.planning.past import Past
 from pgdiff.validation import PgdiffError
 
 
@@ -20,6 +21,7 @@ class PlanMemory(NamedTuple):
         goal: `[environments, goal]`, what each is to reach; None where no goal is told.
         actions: `[environments, steps, action]`, the plan's own action for every step; None where
             the model generates none.
+        past: what was seen and done before now; None where plans are not told of it.
     """
 
     waypoints: Float[np.ndarray, "environments tokens observation"]
@@ -28,6 +30,7 @@ class PlanMemory(NamedTuple):
     plans: Int[np.ndarray, " environments"]
     goal: Float[np.ndarray, "environments goal"] | None = None
     actions: Float[np.ndarray, "environments steps action"] | None = None
+    past: Past | None = None
 
     @classmethod
     def empty(
@@ -62,7 +65,8 @@ class PlanMemory(NamedTuple):
                 f"`episode_start` must hold {len(self.age)} flags, one an environment. "
                 f"Got the shape {list(started.shape)}."
             )
-        return self._replace(age=np.where(started, -1, self.age))
+        past = None if self.past is None else self.past.begun(started)
+        return self._replace(age=np.where(started, -1, self.age), past=past)
 
     def due(self, replan_every: int | None) -> Bool[np.ndarray, " environments"]:
         """Where a new plan is to be made; None for open loop."""

@@ -5,7 +5,7 @@ from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from pgdiff.data import ObservationLayout
@@ -46,6 +46,7 @@ from pgdiff.planning.inputs import (
 )
 from pgdiff.planning.noisy_start import known_after, seen_noisily
 from pgdiff.planning.parts import check_parts
+from pgdiff.planning.past import check_context
 from pgdiff.planning.plausibility import Plausibility, check_plausibility
 from pgdiff.planning.previous import Previous
 from pgdiff.planning.run_guides import GuideChoice
@@ -77,6 +78,9 @@ class Planner(Acting):
         steps: steps of the sampling, of every token.
         horizon: tokens of a plan, at least 2; those that the model was trained on if None. Fewer
             need a causal model.
+        context: tokens of the past, as far as the episode goes back, that noisy observations are
+            seen with by `predict`: what was seen, at the level at which it was, and what was done.
+            It needs a causal model whose tokens have levels of their own.
         condition: what every plan is to be like, in raw units by the names of the model's
             conditions, the same for all environments: a number, or a sequence of them. "goal" may
             be left to `plan`, and is the goal of every plan that is given none.
@@ -129,6 +133,7 @@ class Planner(Acting):
         candidates: int = 8,
         steps: int = 5,
         horizon: int | None = None,
+        context: int = 0,
         condition: Mapping[str, float | Sequence[float]] | None = None,
         classifier_free: ClassifierFree | None = None,
         spacing: Spacing | None = None,
@@ -162,6 +167,7 @@ class Planner(Acting):
                 f"{model.layout.horizon}."
             )
         self.model = model.to(resolve_device(device)).eval()
+        self.context = check_context(context, self.model)
         self.controller = controller
         self.guides = tuple(guides)
         bound = [bind(guide, model) for guide in self.guides]
@@ -303,7 +309,7 @@ class Planner(Acting):
         seeds: Sequence[int],
         goals: Float[np.ndarray, "environments goal"] | None = None,
         previous: Previous | None = None,
-        absent: Bool[np.ndarray, " environments"] | None = None,
+        levels: Float[np.ndarray, " environments"] | None = None,
         callback: Callable[[SamplerStep], None] | None = None,
     ) -> list[Plan]:
         """Plan for many environments in one batched call; see `plan`.
@@ -313,7 +319,7 @@ class Planner(Acting):
             seeds: of each environment's noise.
             goals: `[environments, goal]`, or None.
             previous: what is left of the plans that are followed, for `keep_plan` and `warm_start`.
-            absent: which observations stand in for ones that are not there; none if None.
+            levels: noise level of each observation; `observation_level` of all if None.
             callback: as in `plan`; the batch holds the candidates of each environment in turn.
 
         Raises:
@@ -345,9 +351,8 @@ class Planner(Acting):
         arrival = None
         if held is not None and self.arrivals is not None:
             arrival = shared_out(self.arrivals, self.candidates).repeat(count).to(held.device)
-        levels = np.full(count, self.observation_level)
-        if absent is not None:
-            levels[absent] = self.missing_level or 0.0
+        if levels is None:
+            levels = np.full(count, self.observation_level)
         known, observed = seen_noisily(
             self.model.given(start, held, arrival), levels, candidates=self.candidates
         )

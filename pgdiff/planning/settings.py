@@ -57,6 +57,7 @@ class PlannerSettings(TypedDict, total=False):
     candidates: int | None
     steps: int | None
     horizon: int | None
+    context: int | None
     condition: Mapping[str, float | Sequence[float]] | None
     classifier_free: ClassifierFree | None
     spacing: Spacing | None
@@ -152,6 +153,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
         for name in ("candidates", "steps", "replan_every", "lookahead")
     },
     "horizon": partial(check_positive_int, "horizon", minimum=2),
+    "context": partial(check_positive_int, "context", minimum=0),
     **{name: partial(_check_flag, name) for name in ("keep_plan", "hold_goal")},
     "warm_start": partial(
         check_range, "warm_start", low=0.0, high=1.0, open_low=True, open_high=True

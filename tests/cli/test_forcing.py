@@ -64,13 +64,14 @@ def test_settings_reach_the_planner(pgdiff, forcing: Path) -> None:
         "planner.stabilization=0.02",
         "planner.observation_level=0.1",
         "planner.missing_level=0.2",
+        "planner.context=1",
     ]
     result = pgdiff("evaluate", f"run={forcing}", "out=e", *words, *QUICK)
     assert result.code == 0, result.err
     stated = json.loads(Path("e/evaluation.json").read_text())["settings"]
     assert stated["monte_carlo"]["futures"] == 2
     levels = [stated[name] for name in ("stabilization", "observation_level", "missing_level")]
-    assert levels == [0.02, 0.1, 0.2]
+    assert levels == [0.02, 0.1, 0.2] and stated["context"] == 1
     planner = Planner.from_run(forcing, monte_carlo=MonteCarlo(futures=3), missing_level=0.1)
     assert planner.monte_carlo == MonteCarlo(futures=3)
 
@@ -109,6 +110,7 @@ def test_a_pushed_ball(pgdiff, forcing: Path) -> None:
         (["planner.stabilization=1"], "`stabilization` must be"),
         (["planner.observation_level=-0.1"], "`observation_level` must be"),
         (["planner.missing_level=2"], "`missing_level` must be"),
+        (["planner.context=99"], "`context` must be less than"),
         (["env_options=3"], "`env_options` must map"),
         (["env_options={force_nose: 1}"], "`env_options` must be arguments of"),
         (["env_options={force_noise: -1}"], "`force_noise` must be a finite number"),

@@ -9,6 +9,7 @@ from oracles import DOUBLE, generator
 from torch import Tensor
 
 from pgdiff.diffusion import (
+    CleanWeight,
     CosineSchedule,
     EDMPrediction,
     EDMSchedule,
@@ -30,7 +31,7 @@ from pgdiff.diffusion.schedules import factors
 from pgdiff.registry import from_config, registered, to_config
 from pgdiff.validation import PgdiffError
 
-WEIGHTS = [UniformWeight(), MinSnrWeight(), EDMWeight(), FusedSnrWeight()]
+WEIGHTS = [UniformWeight(), CleanWeight(), MinSnrWeight(), EDMWeight(), FusedSnrWeight()]
 FITTING = [
     (X0Prediction(), CosineSchedule()),
     (X0Prediction(), EDMSchedule()),
@@ -70,6 +71,28 @@ def test_weights_are_finite_at_every_level(
         assert torch.isfinite(weight).all() and (weight >= 0).all()
         assert torch.equal(weight[0], weight[1])
         assert (weight[:, 10:60] > 0).all()  # no level in the middle is left out
+
+
+@fitting
+def test_with_the_clean_weight_every_prediction_has_one_loss(
+    prediction: Any, schedule: Any
+) -> None:
+    """The mean squared error of x0_hat, whatever the output means."""
+    x0, epsilon, wrong = torch.randn(3, 4, 6, 2, generator=generator(7), dtype=DOUBLE)
+    level = torch.linspace(0.05, 0.95, 24, dtype=DOUBLE).reshape(4, 6)
+    alpha, sigma = factors(schedule, level)
+    loss = diffusion_loss(
+        lambda x, _: wrong,
+        x0,
+        level,
+        epsilon,
+        schedule=schedule,
+        prediction=prediction,
+        known=torch.zeros(x0.shape, dtype=torch.bool),
+        loss_weight=CleanWeight(),
+    )
+    x0_hat = prediction.to_x0(wrong, alpha * x0 + sigma * epsilon, alpha, sigma)
+    assert float(loss) == pytest.approx(float((x0_hat - x0).square().mean()), rel=1e-9)
 
 
 # -------------------------------------------------------------------------------- min-SNR, EDM
@@ -256,8 +279,10 @@ def test_weights_decide_where_one_network_must_serve_all_levels() -> None:
     level = torch.linspace(0.05, 0.95, 7, dtype=DOUBLE)
     part = (X0Prediction(), CosineSchedule())
     fits = [fit(loss_weight, *part, level, shared=True) for loss_weight in WEIGHTS]
-    for i, one in enumerate(fits):
-        assert all((one - other).abs().max() > 1e-2 for other in fits[:i])
+    # Of an output that is x0_hat itself, uniform and clean are one.
+    torch.testing.assert_close(fits[0], fits[1])
+    for i, one in enumerate(fits[1:], 1):
+        assert all((one - other).abs().max() > 1e-2 for other in fits[1:i])
     # And as weighted least squares has it, with the weight taken from the formula.
     alpha, sigma = factors(CosineSchedule(), level[None])
     snr = ((alpha / sigma) ** 2).clamp(max=5.0).sqrt()
@@ -265,7 +290,7 @@ def test_weights_decide_where_one_network_must_serve_all_levels() -> None:
     x = alpha * x0 + sigma * epsilon
     design = torch.stack([(snr * x).reshape(-1), snr.expand_as(x).reshape(-1)], dim=1)
     expected = torch.linalg.lstsq(design, (snr * x0).reshape(-1, 1)).solution
-    torch.testing.assert_close(fits[1], expected, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(fits[2], expected, rtol=1e-9, atol=1e-9)
 
 
 # ------------------------------------------------------------------------------------- settings

@@ -241,3 +241,26 @@ def test_bad_settings_are_named() -> None:
 @each
 def test_config_round_trip(prediction: Any) -> None:
     assert from_config("prediction", to_config(prediction)) == prediction
+
+
+def test_small_fields_have_a_deviation_of_their_own() -> None:
+    """Each feature is preconditioned as if it were alone; fields of one size change nothing."""
+    prediction = EDMPrediction(sigma_data=0.5)
+    assert prediction.of_features(torch.ones(2)) is prediction
+    scaled = prediction.of_features(torch.tensor([1.0, 0.1]))
+    x0, epsilon, x, output = torch.randn(4, 3, 5, 2, generator=generator(6), dtype=DOUBLE)
+    alpha, sigma = at("cosine", torch.linspace(0, 1, 5, dtype=DOUBLE)[None, :, None])
+    for feature, data in enumerate((0.5, 0.05)):
+        alone, where = EDMPrediction(sigma_data=data), slice(feature, feature + 1)
+        for name, parts in (
+            ("target", (x0, epsilon)),
+            ("to_x0", (output, x)),
+            ("scale_input", (x,)),
+        ):
+            found = getattr(scaled, name)(*parts, alpha, sigma)[..., where]
+            expected = getattr(alone, name)(*(part[..., where] for part in parts), alpha, sigma)
+            torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+        gain = scaled.gain(alpha, sigma)[..., where]
+        torch.testing.assert_close(gain, alone.gain(alpha, sigma), rtol=1e-6, atol=1e-9)
+    for prediction in (X0Prediction(), VPrediction()):  # whose formulas have no deviation
+        assert prediction.of_features(torch.tensor([1.0, 0.1])) is prediction

@@ -54,6 +54,7 @@ def test_every_setting_is_an_argument_of_the_planner() -> None:
         ("monte_carlo", {"name": "futures", "futures": 8}, MonteCarlo(futures=8)),
         ("stabilization", 0.01, 0.01),
         ("observation_level", 0.1, 0.1),
+        ("context", 2, 2),
         ("classifier_free", 2, ClassifierFree(weight=2.0)),
         ("condition", {"return": 3.0}, {"return": 3.0}),
         ("scale_factors", "none", None),
@@ -100,6 +101,7 @@ def test_the_controller_is_somebody_elses() -> None:
         ({"monte_carlo": {"name": "futures", "futures": 0}}, "`futures` must be"),
         ({"stabilization": 1.0}, "`stabilization` must be a number in"),
         ({"observation_level": -0.1}, "`observation_level` must be a number in"),
+        ({"context": -1}, "`context` must be an integer of at least 0"),
         ({"classifier_free": "much"}, "`classifier_free` must be a weight"),
     ],
 )

@@ -15,14 +15,14 @@ from pgdiff.diffusion.schedules import NoiseSchedule, factors
 from pgdiff.validation import PgdiffError
 
 Signal = Float[Tensor, "batch tokens features"]
-Factor = Float[Tensor, "#batch tokens 1"]
+Factor = Float[Tensor, "#batch tokens #features"]
 
 
 @runtime_checkable
 class Prediction(Protocol):
     """A quantity that a network is trained to give; a frozen, registered dataclass.
 
-    A class that inherits from this one need not write `scale_input` and `check`.
+    A class that inherits from this one need not write `scale_input`, `of_features` and `check`.
     """
 
     def scale_input(self, x: Signal, alpha: Factor, sigma: Factor) -> Signal:
@@ -43,6 +43,14 @@ class Prediction(Protocol):
         It turns a loss weight on the error of x0_hat into one on the error of the output.
         """
         ...
+
+    def of_features(self, factor: Float[Tensor, " features"]) -> "Prediction":
+        """The same where normalised features are made so much larger or smaller.
+
+        Args:
+            factor: of each feature (`Normalizer.factor`).
+        """
+        return self
 
     def check(self, schedule: NoiseSchedule) -> None:
         """Refuse a schedule under which the clean estimate is wrong or undefined at some level."""

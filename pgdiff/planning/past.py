@@ -1,0 +1,155 @@
+"""What a planner has seen and done before now, and what it takes a bad observation for.
+
+A model with a noise level for each token takes a history of any quality: what was seen badly is a
+noisy token. Its clean estimate of the last one, given those before it and what was done since, is
+that of a Bayes filter (Chen et al. 2024, "Diffusion Forcing", section 3.3).
+
+Plans are made from the estimate alone. A past tells, beside where one is, what whoever was recorded
+would do next, and a plan that is told of it goes on so, whatever guides want.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+
+from pgdiff.model import TrajectoryDiffusion
+from pgdiff.validation import PgdiffError, check_positive_int
+
+FIELDS = ("observations", "actions", "action_chunks", "previous_actions")
+"""Of a token, what an acting planner knows afterwards."""
+
+
+class Past(NamedTuple):
+    """The last steps of each environment before now, the latest at the end.
+
+    Attributes:
+        observations: `[environments, steps, observation]`, raw units, as they were seen.
+        actions: `[environments, steps, action]`, what was done at each; of size 0 for a model that
+            generates none.
+        levels: `[environments, steps]`, noise level of each observation.
+        recorded: `[environments]`, how many of the last of these steps belong to the episode.
+    """
+
+    observations: Float[np.ndarray, "environments steps observation"]
+    actions: Float[np.ndarray, "environments steps action"]
+    levels: Float[np.ndarray, "environments steps"]
+    recorded: Int[np.ndarray, " environments"]
+
+    @classmethod
+    def empty(cls, environments: int, steps: int, *, observation: int, action: int) -> "Past":
+        """Room for so many steps, none of which has been."""
+        return cls(
+            observations=np.zeros((environments, steps, observation), np.float32),
+            actions=np.zeros((environments, steps, action), np.float32),
+            levels=np.zeros((environments, steps), np.float32),
+            recorded=np.zeros(environments, np.int64),
+        )
+
+    def begun(self, started: Bool[np.ndarray, "*environments"]) -> "Past":
+        """Without the steps of episodes that are over."""
+        return self._replace(recorded=np.where(started, 0, self.recorded))
+
+    def then(
+        self,
+        observations: Float[np.ndarray, "environments observation"],
+        actions: Float[np.ndarray, "environments action"],
+        levels: Float[np.ndarray, " environments"],
+    ) -> "Past":
+        """A step later; the earliest is forgotten."""
+
+        def pushed(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+            return np.concatenate([old[:, 1:], new[:, None].astype(old.dtype)], axis=1)
+
+        return Past(
+            observations=pushed(self.observations, observations),
+            actions=pushed(self.actions, actions[:, : self.actions.shape[-1]]),
+            levels=pushed(self.levels, levels),
+            recorded=np.minimum(self.recorded + 1, self.levels.shape[1]),
+        )
+
+    def last(self, environments: Int[np.ndarray, " some"], steps: int) -> "Past":
+        """So many last steps of some environments."""
+        first = self.levels.shape[1] - steps
+        return Past(
+            observations=self.observations[environments, first:],
+            actions=self.actions[environments, first:],
+            levels=self.levels[environments, first:],
+            recorded=np.full(len(environments), steps, np.int64),
+        )
+
+
+def check_context(context: int, model: TrajectoryDiffusion) -> int:
+    """Return the number of past tokens, if the model can see observations with them."""
+    check_positive_int("context", context, minimum=0)
+    if not context:
+        return 0
+    if not model.levels.per_token:
+        raise PgdiffError(
+            "`context` must be 0 for a model of one noise level for all tokens, which knows no "
+            f"past. Train one with levels of their own, such as `recipe=forcing`. Got {context}."
+        )
+    unknown = sorted(set(model.layout.slices) - set(FIELDS))
+    if unknown:
+        raise PgdiffError(
+            f"`context` must be 0 for a model whose tokens hold '{unknown[0]}', which an acting "
+            f"planner is not told. Got {context}."
+        )
+    if context >= model.layout.horizon:
+        raise PgdiffError(
+            f"`context` must be less than the {model.layout.horizon} tokens that the model takes, "
+            f"of which one is for the present. Got {context}."
+        )
+    try:
+        model.with_horizon(max(context + 1, 2))
+    except PgdiffError as error:
+        raise PgdiffError(
+            f"`context` must be 0 for a model that is not causal. Got {context}."
+        ) from error
+    return context
+
+
+def estimated(
+    model: TrajectoryDiffusion,
+    observations: Float[np.ndarray, "environments observation"],
+    levels: Float[np.ndarray, " environments"],
+    past: Past,
+) -> Float[np.ndarray, "environments observation"]:
+    """What noisy observations are taken for, given as much of the past as there is.
+
+    Args:
+        model: a causal one, with a noise level for each token.
+        observations: of now, raw units.
+        levels: of their noise; those at 0 stay as they are.
+        past: the steps before now.
+    """
+    stride, found = model.layout.stride, observations.copy()
+    tokens = past.recorded // stride
+    for count in np.unique(tokens[levels > 0]).tolist():
+        here = np.flatnonzero((tokens == count) & (levels > 0))
+        found[here] = _now(model, observations[here], levels[here], past.last(here, count * stride))
+    return found
+
+
+@torch.no_grad()
+def _now(
+    model: TrajectoryDiffusion, observations: np.ndarray, levels: np.ndarray, past: Past
+) -> np.ndarray:
+    """Clean estimates of the last of whole tokens; what was done is known, and has no noise."""
+    layout, count = model.layout, len(observations)
+    now, tokens = layout.slices["observations"], past.levels.shape[1] // layout.stride
+    raw = np.zeros((count, tokens + 1, layout.features), np.float32)
+    raw[:, :-1, now] = past.observations[:, :: layout.stride]
+    raw[:, -1, now] = observations
+    chunks = past.actions.reshape(count, tokens, layout.stride * past.actions.shape[-1])
+    for name, where in layout.slices.items():
+        if name == "previous_actions":
+            raw[:, 1:, where] = chunks
+        elif name != "observations":  # the first of them where a token holds but one
+            raw[:, :-1, where] = chunks[..., : where.stop - where.start]
+    seen = np.concatenate([past.levels[:, :: layout.stride], levels[:, None]], axis=1)
+    level = torch.from_numpy(seen.astype(np.float32)).to(model.device)
+    x = model.normalizer.normalize(torch.from_numpy(raw).to(model.device))
+    x0_hat = model.denoise(model.schedule.alpha(level)[..., None] * x, level)
+    return np.asarray(model.segment(x0_hat).observations[:, -1].cpu().numpy())

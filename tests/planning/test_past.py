@@ -1,0 +1,225 @@
+"""Noisy observations seen with what was seen and done before."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from toys import record, stir, tiny_model, walk
+
+from pgdiff import Planner, TransitionValue
+from pgdiff.data import LimitsNormalizer
+from pgdiff.denoisers import TransformerConfig
+from pgdiff.diffusion import DDIM, IndependentLevels
+from pgdiff.diffusion.level_schedules import Pyramid
+from pgdiff.guides import Value
+from pgdiff.planning.past import Past, estimated
+from pgdiff.validation import PgdiffError
+
+EPISODES = walk()
+STRIDE = 3
+SETTINGS: dict[str, Any] = {
+    "levels": IndependentLevels(),
+    "denoiser": TransformerConfig(width=16, depth=1, heads=2, attention="causal"),
+}
+FIELDS: dict[str, tuple[str, ...]] = {
+    "alone": ("observations",),
+    "previous": ("observations", "previous_actions"),
+    "chunks": ("observations", "action_chunks"),
+    "one": ("observations", "actions"),
+}
+MODELS = {name: tiny_model(EPISODES, fields=fields, **SETTINGS) for name, fields in FIELDS.items()}
+VALUE = stir(TransitionValue.from_episodes(EPISODES, stride=STRIDE, width=16, depth=1))
+SEEN = np.array(EPISODES.observations[:80], np.float32)
+DONE = np.array(EPISODES.actions[:80], np.float32)
+NOTHING = np.full_like(SEEN[0], np.nan)
+
+
+class Replay:
+    """A controller that does what was recorded, and notes where it is told it is."""
+
+    def __init__(self) -> None:
+        self.told: list[np.ndarray] = []
+
+    def act(self, observation: Any, waypoint: Any, steps_left: Any) -> Any:
+        self.told.append(observation)
+        return np.repeat(DONE[len(self.told) - 1][None], len(observation), axis=0)
+
+
+def make(fields: str = "previous", **options: Any) -> Planner:
+    settings: dict[str, Any] = {
+        "candidates": 2,
+        "steps": 3,
+        "schedule": Pyramid(),
+        "solver": DDIM(),
+        "guides": [Value(VALUE, scale=0.02)],
+        "replan_every": 2,
+        "context": 2,
+        "observation_level": 0.2,
+        "controller": Replay(),
+    }
+    return Planner(MODELS[fields], **(settings | options))
+
+
+def drive(planner: Planner, steps: int, *, starts: Any = (), missing: Any = ()) -> Any:
+    """Two environments; the second begins anew at these steps, and both miss those."""
+    state = None
+    for step in range(steps):
+        both = np.stack([NOTHING if step in missing else SEEN[step]] * 2)
+        flags = np.array([step == 0, step == 0 or step in starts])
+        _, state = planner.predict(both, state, flags)
+    return state
+
+
+def told(planner: Planner) -> np.ndarray:
+    return np.stack(planner.controller.told)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("fields", FIELDS)
+@pytest.mark.parametrize("tokens", [0, 1, 2])
+def test_what_is_told_is_a_recorded_segments_beginning(fields: str, tokens: int) -> None:
+    """Of any layout: the model's estimate of those tokens, as `dataset` cuts them."""
+    model, steps = MODELS[fields], tokens * STRIDE
+    past = Past.empty(1, 6, observation=4, action=model.layout.action_size or 0)
+    for step in range(steps):
+        past = past.then(SEEN[step : step + 1], DONE[step : step + 1], np.array([0.1 * step]))
+    found = estimated(model, SEEN[steps : steps + 1], np.array([0.3]), past)
+    batch = model.dataset(EPISODES).batch(np.array([0]))
+    parts = {name: torch.tensor(getattr(batch, name)) for name in FIELDS[fields]}
+    x = model.normalizer.normalize(model.tokens(batch._replace(**parts)))[:, : tokens + 1]
+    for name in ("action_chunks", "actions"):
+        if name in parts:  # what is done now is to come
+            normalized = model.normalizer.normalize(torch.zeros(model.layout.features))
+            x[:, -1, model.layout.slices[name]] = normalized[model.layout.slices[name]]
+    level = torch.tensor([[0.1 * STRIDE * token for token in range(tokens)] + [0.3]])
+    x0_hat = model.denoise(model.schedule.alpha(level)[..., None] * x, level)
+    expected = model.segment(x0_hat).observations[:, -1]
+    np.testing.assert_allclose(found, expected.detach().numpy(), atol=1e-5)
+    assert np.abs(found - SEEN[steps]).max() > 1e-3
+
+
+def test_each_environment_has_the_past_of_its_own_episode() -> None:
+    """The second begins anew after 4 steps, and is told what one is that begins there."""
+    planner, again = make(), make()
+    state = drive(planner, 9, starts=(4,))
+    assert state.past.recorded.tolist() == [6, 5]
+    np.testing.assert_array_equal(state.past.observations[0], SEEN[3:9])
+    np.testing.assert_array_equal(state.past.actions[0], DONE[3:9])
+    again.controller.told += [SEEN[:2]] * 4  # type: ignore[union-attr]
+    later = None
+    for step in range(4, 9):
+        _, later = again.predict(SEEN[step], later)
+    np.testing.assert_allclose(told(planner)[4:, 1], np.concatenate(told_later(again)), atol=1e-5)
+    assert np.abs(told(planner)[7:, 0] - told(planner)[7:, 1]).max() > 1e-4
+
+
+def told_later(planner: Planner) -> list[np.ndarray]:
+    return planner.controller.told[4:]  # type: ignore[union-attr]
+
+
+def test_plans_begin_at_the_estimate_and_the_controller_hears_it_at_every_step() -> None:
+    planner = make()
+    state = drive(planner, 8)
+    for step, heard in enumerate(told(planner)):
+        assert np.abs(heard - SEEN[step]).max() > 1e-3
+    _, after = planner.predict(np.stack([SEEN[8]] * 2), state)
+    np.testing.assert_allclose(after.waypoints[:, 0], told(planner)[8], atol=1e-5)
+
+
+def test_without_noise_observations_stay_as_they_are() -> None:
+    planner, plain = make(observation_level=0.0), make(observation_level=0.0, context=0)
+    states = [drive(each, 8) for each in (planner, plain)]
+    np.testing.assert_array_equal(told(planner)[:, 0], SEEN[:8])
+    np.testing.assert_array_equal(states[0].waypoints, states[1].waypoints)
+
+
+def test_what_stands_in_for_a_missing_observation_is_seen_with_the_past() -> None:
+    """At its own level, now and later; what was seen beside it stays the truth."""
+    planner, plain = (
+        make(observation_level=0.0, missing_level=0.3, context=context) for context in (2, 0)
+    )
+    state = drive(planner, 8, missing=(4, 7))
+    drive(plain, 8, missing=(4, 7))
+    assert (state.past.levels[0] > 0).tolist() == [False, False, True, False, False, True]
+    assert state.past.levels.max() == np.float32(0.3)
+    seen = [0, 1, 2, 3, 5, 6]
+    np.testing.assert_array_equal(told(planner)[seen, 0], SEEN[seen])
+    assert np.abs(told(planner)[4] - told(plain)[4]).max() > 1e-3
+
+
+def test_actions_that_no_environment_takes_are_cut() -> None:
+    class Wild(Replay):
+        def act(self, observation: Any, waypoint: Any, steps_left: Any) -> Any:
+            return np.full((len(observation), 2), 9.0, np.float32)
+
+    state = drive(make(controller=Wild()), 4)
+    assert state.past.actions.max() == pytest.approx(float(EPISODES.actions[:].max()), abs=1e-3)
+
+
+def test_the_same_seed_gives_the_same() -> None:
+    one, other = make(), make()
+    states = [drive(each, 9) for each in (one, other)]
+    np.testing.assert_array_equal(states[0].waypoints, states[1].waypoints)
+    np.testing.assert_array_equal(told(one), told(other))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_input_is_named() -> None:
+    rewarded = tiny_model(EPISODES, fields=("observations", "rewards"), **SETTINGS)
+    full = tiny_model(EPISODES, levels=IndependentLevels())
+    cases: list[tuple[Any, Any, str]] = [
+        (MODELS["previous"], -1, "`context` must be an integer of at least 0"),
+        (MODELS["previous"], 1.5, "`context` must be an integer"),
+        (MODELS["previous"], 6, "`context` must be less than the 6 tokens"),
+        (tiny_model(EPISODES), 2, "`context` must be 0 for a model of one noise level"),
+        (rewarded, 2, "`context` must be 0 for a model whose tokens hold 'rewards'"),
+        (full, 2, "`context` must be 0 for a model that is not causal"),
+    ]
+    for model, context, message in cases:
+        with pytest.raises(PgdiffError, match=message):
+            Planner(model, context=context)
+    planner, plain = make(), make(context=0)
+    _, state = plain.predict(SEEN[0])
+    with pytest.raises(PgdiffError, match=r"the same `context`. Got one without a past"):
+        planner.predict(SEEN[0], state)
+    _, state = planner.predict(SEEN[0])
+    with pytest.raises(PgdiffError, match=r"the same `context`. Got one with its past"):
+        plain.predict(SEEN[0], state)
+
+
+# ------------------------------------------------------------------------------------- the oracle
+
+
+@pytest.mark.parametrize("levels", [[0.1], [0.1, 0.1, 0.1], [0.0, 0.2, 0.1], [0.3, 0.05, 0.2]])
+def test_it_is_kalmans_estimate(levels: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an AR(1) process, by its exact denoiser; the filter is run step by step."""
+    places = np.random.default_rng(0).normal(size=(80, 1))
+    model = tiny_model(record(places, places, places[:, 0], lengths=[80]), **SETTINGS)
+    model.normalizer = LimitsNormalizer(torch.zeros(1), torch.ones(1))
+    schedule, rho = model.schedule, 0.9
+    size = rho ** (torch.arange(6)[:, None] - torch.arange(6)).abs()
+
+    def exact(x: Any, level: Any, condition: Any, network: Any = None) -> Any:
+        """E[x0 | x] of as many tokens as there are, each at its level."""
+        count = x.shape[1]
+        alpha, sigma = schedule.alpha(level), schedule.sigma(level)
+        prior = size[:count, :count]
+        noisy = alpha[:, :, None] * prior * alpha[:, None] + torch.diag_embed(sigma.square())
+        gain = torch.linalg.solve(noisy, alpha[..., None] * prior)
+        return (x.transpose(1, 2) @ gain).transpose(1, 2)
+
+    monkeypatch.setattr(model, "_estimate", exact)
+    seen, count = np.array([[0.9], [-0.4], [1.1]], np.float32), len(levels)
+    past = Past.empty(1, 6, observation=1, action=0)
+    for token in range(count - 1):
+        for _ in range(STRIDE):
+            past = past.then(seen[token : token + 1], np.zeros((1, 0)), np.array([levels[token]]))
+    found = estimated(model, seen[count - 1 : count], np.array(levels[-1:]), past)
+    mean, variance = 0.0, 1.0
+    for token, level in enumerate(levels):
+        if token:
+            mean, variance = rho * mean, rho**2 * variance + 1 - rho**2
+        noise = float(schedule.sigma(torch.tensor(level)) / schedule.alpha(torch.tensor(level)))
+        gain = variance / (variance + noise**2)
+        mean, variance = mean + gain * (float(seen[token, 0]) - mean), (1 - gain) * variance
+    assert found[0, 0] == pytest.approx(mean, abs=1e-4)
