@@ -238,7 +238,7 @@ def robustness(options: argparse.Namespace) -> None:
     where = model.layout.slices["observations"]
     scale = (model.normalizer.scale / model.normalizer.factor)[where].cpu().numpy()
     print("| | score | labelled less not | step of arrival | never there | ms a plan |")
-    for share in (0.05, 0.1, 0.2):
+    for share in (0.05, 0.1, 0.2, 0.5):
         if options.rows and str(share) not in options.rows:
             continue
         noise = share * deviation
@@ -249,8 +249,10 @@ def robustness(options: argparse.Namespace) -> None:
 
         bare = acted(options.run, options, make)
         print(line(f"noise {share}, taken for the truth", bare, None), flush=True)
-        found = acted(options.run, options, make, observation_level=level)
-        print(line(f"noise {share}, level {level:.3f}", found, bare), flush=True)
+        for context in (0, options.context):
+            found = acted(options.run, options, make, observation_level=level, context=context)
+            label = f"noise {share}, level {level:.3f}" + _with(context)
+            print(line(label, found, bare), flush=True)
 
     if options.rows and "dropped" not in options.rows:
         return
@@ -260,9 +262,19 @@ def robustness(options: argparse.Namespace) -> None:
 
     bare = acted(options.run, options, lambda: dropping(True))
     print(line("30 % dropped, the last one stays", bare, None), flush=True)
-    for level in (0.0, 0.05, 0.1, 0.2):
-        found = acted(options.run, options, lambda: dropping(False), missing_level=level)
-        print(line(f"30 % dropped, the plan's at level {level}", found, bare), flush=True)
+    for level, context in (
+        *((level, 0) for level in (0.0, 0.05, 0.1, 0.2)),
+        (0.1, options.context),
+    ):
+        found = acted(
+            options.run, options, lambda: dropping(False), missing_level=level, context=context
+        )
+        label = f"30 % dropped, the plan's at level {level}" + _with(context)
+        print(line(label, found, bare), flush=True)
+
+
+def _with(context: int) -> str:
+    return f", with {context} tokens of the past" if context else ""
 
 
 # ---------------------------------------------------------------------------------------- roll-outs
@@ -393,6 +405,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[20, 80, 320])
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--updates", type=int, default=3000)
+    parser.add_argument("--context", type=int, default=4, help="past tokens in `robustness`")
     options = parser.parse_args()
     torch.set_num_threads(1)
     {
