@@ -14,7 +14,7 @@ from pgdiff.clipping import limits_of
 from pgdiff.data import LimitsNormalizer
 from pgdiff.denoisers import TransformerConfig
 from pgdiff.diffusion import CosineSchedule, LinearSchedule, SamplerStep, X0Prediction
-from pgdiff.diffusion.predictions import EpsilonPrediction, VPrediction
+from pgdiff.diffusion.predictions import EDMPrediction, EpsilonPrediction, VPrediction
 from pgdiff.diffusion.training_levels import SequenceLevels
 from pgdiff.trajectory import Layout
 from pgdiff.validation import PgdiffError
@@ -173,6 +173,27 @@ def test_a_field_is_as_large_as_it_is_told_to_be(tmp_path: Path) -> None:
     loaded = TrajectoryDiffusion.from_pretrained(tmp_path / "model", device="cpu")
     assert torch.equal(draw(loaded), draw(scaled))
     assert not torch.equal(draw(scaled), draw(plain))
+
+
+def test_an_edm_model_knows_how_large_its_fields_are(tmp_path: Path) -> None:
+    """A fresh network gives 0: what is left is the best guess that is linear in each feature."""
+    model = TrajectoryDiffusion.from_episodes(
+        walk(),
+        horizon=6,
+        fields=BOTH,
+        prediction=EDMPrediction(),
+        field_scales={"actions": 0.1},
+        denoiser=TransformerConfig(width=16, depth=1, heads=2),
+    ).eval()
+    model.save_pretrained(tmp_path / "model")
+    loaded = TrajectoryDiffusion.from_pretrained(tmp_path / "model", device="cpu")
+    x, level = torch.randn(3, 6, 6, generator=generator(1)), torch.linspace(0, 1, 6)[None]
+    alpha, sigma = (part(level)[..., None] for part in (model.schedule.alpha, model.schedule.sigma))
+    data = torch.tensor([0.5] * 4 + [0.05] * 2)
+    expected = alpha * data**2 / (alpha**2 * data**2 + sigma**2) * x
+    for each in (model, loaded, model.with_horizon(6)):
+        torch.testing.assert_close(each.denoise(x, level), expected)
+    assert model.prediction == EDMPrediction()  # what is saved is as it was given
 
 
 def test_the_network_sees_what_the_pattern_gives_and_the_patterns_are_drawn() -> None:
