@@ -21,7 +21,7 @@ class PlanMemory(NamedTuple):
         goal: `[environments, goal]`, what each is to reach; None where no goal is told.
         actions: `[environments, steps, action]`, the plan's own action for every step; None where
             the model generates none.
-        past: what was seen and done before now; None where plans are not told of it.
+        past: what was seen and done before now; None where observations are seen alone.
     """
 
     waypoints: Float[np.ndarray, "environments tokens observation"]

@@ -2,7 +2,7 @@
 
 A model with a noise level for each token takes a history of any quality: what was seen badly is a
 noisy token. Its clean estimate of the last one, given those before it and what was done since, is
-that of a Bayes filter (Chen et al. 2024, "Diffusion Forcing", section 3.3).
+that of a Bayes filter, which is how Chen et al. (2024, "Diffusion Forcing") read their own model.
 
 Plans are made from the estimate alone. A past tells, beside where one is, what whoever was recorded
 would do next, and a plan that is told of it goes on so, whatever guides want.

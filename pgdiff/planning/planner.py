@@ -323,7 +323,7 @@ class Planner(Acting):
             callback: as in `plan`; the batch holds the candidates of each environment in turn.
 
         Raises:
-            PgdiffError: as `plan`, or seeds of another number.
+            PgdiffError: as `plan`, or seeds or levels of another number.
         """
         observations = self._observed(observations)
         count = len(observations)
@@ -353,6 +353,8 @@ class Planner(Acting):
             arrival = shared_out(self.arrivals, self.candidates).repeat(count).to(held.device)
         if levels is None:
             levels = np.full(count, self.observation_level)
+        if len(levels) != count:
+            raise PgdiffError(f"`levels` must be {count}, one an environment. Got {len(levels)}.")
         known, observed = seen_noisily(
             self.model.given(start, held, arrival), levels, candidates=self.candidates
         )
