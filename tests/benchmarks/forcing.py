@@ -4,6 +4,7 @@
     python tests/benchmarks/forcing.py schedules RUN [--seed 10000] [--episodes 30] [--rows full]
     python tests/benchmarks/forcing.py futures RUN [--force-noise 0.5]
     python tests/benchmarks/forcing.py rollout RUN DATA
+    python tests/benchmarks/forcing.py estimates RUN DATA
     python tests/benchmarks/forcing.py robustness RUN DATA [--rows 0.1 dropped]
 
 RUN is a finished run of `recipe=forcing`. Rows of one table share their environment seeds.
@@ -43,6 +44,7 @@ from pgdiff.diffusion.level_schedules import (
 )
 from pgdiff.evaluation import Disturbed, Evaluation, evaluate, interval, paired_difference
 from pgdiff.planning.from_run import read_run
+from pgdiff.planning.past import Past, estimated
 
 SCHEDULES: dict[str, LevelSchedule] = {
     "full": FullSequence(),
@@ -230,19 +232,58 @@ def futures(options: argparse.Namespace) -> None:
             first = found if label == "the clean estimate" else first
 
 
+def _noises(run: Any, options: argparse.Namespace) -> dict[float, tuple[np.ndarray, float]]:
+    """Deviation of the noise, and its level, at shares of the recorded observations' own."""
+    deviation = load_episodes(options.data).observations[:].std(axis=0)
+    model = run.load("model", device="cpu")
+    where = model.layout.slices["observations"]
+    scale = (model.normalizer.scale / model.normalizer.factor)[where].cpu().numpy()
+    noises = {share: share * deviation for share in (0.05, 0.1, 0.2, 0.5)}
+    return {
+        share: (noise, level_of_noise(model.schedule, float(np.mean(noise / scale))))
+        for share, noise in noises.items()
+    }
+
+
+def estimates(options: argparse.Namespace) -> None:
+    """How far what noisy observations are taken for is from the truth, by tokens of the past."""
+    run, source = read_run(options.run), np.random.default_rng(options.seed)
+    model = run.load("model", device="cpu")
+    segments, stride = model.dataset(load_episodes(options.data)), model.layout.stride
+    batch = segments.batch(source.choice(len(segments), size=2000))
+    truth, done = batch.observations, batch.previous_actions
+    contexts = (0, 1, 2, 4, 8)
+    print("| noise | measured |" + "".join(f" {context} of the past |" for context in contexts))
+    for share, (noise, level) in _noises(run, options).items():
+        seen = (truth + noise * source.normal(size=truth.shape)).astype(np.float32)
+
+        def error(found: np.ndarray, now: int) -> str:
+            square = np.square(found - truth[:, now])
+            return f"{square[:, :2].mean() ** 0.5:.3f}, {square[:, 2:].mean() ** 0.5:.3f}"
+
+        cells = [f"{share}, level {level:.3f}", error(seen[:, 0], 0)]
+        for now in contexts:
+            past = Past(
+                observations=np.repeat(seen[:, :now], stride, axis=1),
+                actions=done[:, 1 : now + 1].reshape(len(truth), now * stride, -1)
+                if now
+                else np.zeros((len(truth), 0, 2), np.float32),
+                levels=np.full((len(truth), now * stride), level),
+                recorded=np.full(len(truth), now * stride),
+            )
+            cells.append(
+                error(estimated(model, seen[:, now], np.full(len(truth), level), past), now)
+            )
+        print("| " + " | ".join(cells) + " |", flush=True)
+
+
 def robustness(options: argparse.Namespace) -> None:
     """Noise and gaps in observations, labelled or taken for the truth."""
     run = read_run(options.run)
-    deviation = load_episodes(options.data).observations[:].std(axis=0)
-    model: Any = run.load("model", device="cpu")
-    where = model.layout.slices["observations"]
-    scale = (model.normalizer.scale / model.normalizer.factor)[where].cpu().numpy()
     print("| | score | labelled less not | step of arrival | never there | ms a plan |")
-    for share in (0.05, 0.1, 0.2, 0.5):
+    for share, (noise, level) in _noises(run, options).items():
         if options.rows and str(share) not in options.rows:
             continue
-        noise = share * deviation
-        level = level_of_noise(model.schedule, float(np.mean(noise / scale)))
 
         def make(noise: np.ndarray = noise) -> Disturbed:
             return Disturbed(gymnasium.make(run.task["id"]), noise=noise)
@@ -390,7 +431,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["cache", "schedules", "futures", "rollout", "robustness"])
+    parser.add_argument(
+        "what", choices=["cache", "schedules", "futures", "rollout", "estimates", "robustness"]
+    )
     parser.add_argument("run", type=Path, nargs="?")
     parser.add_argument("data", nargs="?")
     parser.add_argument("--seed", type=int, default=0)
@@ -413,6 +456,7 @@ def main() -> None:
         "schedules": lambda: schedules(options),
         "futures": lambda: futures(options),
         "rollout": lambda: long_rollouts(options),
+        "estimates": lambda: estimates(options),
         "robustness": lambda: robustness(options),
     }[options.what]()
 
