@@ -12,7 +12,7 @@ from pgdiff.planning.goals import checked_goals
 from pgdiff.planning.inputs import plan_seeds, split_goal
 from pgdiff.planning.memory import PlanMemory
 from pgdiff.planning.noisy_start import filled_in, missing
-from pgdiff.planning.past import Past, estimated
+from pgdiff.planning.past import Past, estimated, trust
 from pgdiff.planning.previous import Previous, shifted
 from pgdiff.trajectory import Plan
 from pgdiff.validation import PgdiffError, check_seed
@@ -106,9 +106,12 @@ class Acting:
             observations = filled_in(observations, absent, memory, self.model.layout.stride)
         seen = self._observed(observations)
         levels = np.where(absent, self.missing_level or 0.0, self.observation_level)
-        observations = seen
+        observations, moved = seen, np.zeros_like(seen)
         if memory.past is not None:
-            observations = estimated(self.model, seen, levels, memory.past)
+            moved = estimated(self.model, seen, levels, memory.past) - seen
+            share = trust(self.model, levels, memory.past)
+            observations = (seen + share * moved).astype(seen.dtype)
+            moved[absent] = 0.0  # what stands in for an observation measures nothing
         if goal is not None and self.wants_goal:
             told = np.atleast_2d(goal)
             if memory.goal is not None:  # what is missing tells no goal
@@ -137,7 +140,8 @@ class Acting:
             action = self.controller.act(observations, waypoint, steps_left)
         memory = memory._replace(age=memory.age + 1)
         if memory.past is not None:
-            memory = memory._replace(past=memory.past.then(seen, self._done(action), levels))
+            past = memory.past.then(seen, self._done(action), levels, moved)
+            memory = memory._replace(past=past)
         return (action[0] if single else action), memory
 
     def _memory(self, state: Any, count: int) -> PlanMemory:

@@ -4,6 +4,10 @@ A model with a noise level for each token takes a history of any quality: what w
 noisy token. Its clean estimate of the last one, given those before it and what was done since, is
 that of a Bayes filter, which is how Chen et al. (2024, "Diffusion Forcing") read their own model.
 
+A model is sure of what it has learned from, and takes a place where nobody was recorded, such as a
+goal to rest at, for one nearby. What estimates are off from what was seen is at most the noise, on
+average, where the model is right: one that is off by more is trusted so much less.
+
 Plans are made from the estimate alone. A past tells, beside where one is, what whoever was recorded
 would do next, and a plan that is told of it goes on so, whatever guides want.
 """
@@ -29,12 +33,15 @@ class Past(NamedTuple):
         actions: `[environments, steps, action]`, what was done at each; of size 0 for a model that
             generates none.
         levels: `[environments, steps]`, noise level of each observation.
+        moved: `[environments, steps, observation]`, what the model's estimate was off from each; 0
+            where nothing was seen.
         recorded: `[environments]`, how many of the last of these steps belong to the episode.
     """
 
     observations: Float[np.ndarray, "environments steps observation"]
     actions: Float[np.ndarray, "environments steps action"]
     levels: Float[np.ndarray, "environments steps"]
+    moved: Float[np.ndarray, "environments steps observation"]
     recorded: Int[np.ndarray, " environments"]
 
     @classmethod
@@ -44,18 +51,24 @@ class Past(NamedTuple):
             observations=np.zeros((environments, steps, observation), np.float32),
             actions=np.zeros((environments, steps, action), np.float32),
             levels=np.zeros((environments, steps), np.float32),
+            moved=np.zeros((environments, steps, observation), np.float32),
             recorded=np.zeros(environments, np.int64),
         )
 
     def begun(self, started: Bool[np.ndarray, "*environments"]) -> "Past":
         """Without the steps of episodes that are over."""
-        return self._replace(recorded=np.where(started, 0, self.recorded))
+        fresh = np.broadcast_to(started, self.recorded.shape)
+        return self._replace(
+            moved=np.where(fresh[:, None, None], np.float32(0.0), self.moved),
+            recorded=np.where(fresh, 0, self.recorded),
+        )
 
     def then(
         self,
         observations: Float[np.ndarray, "environments observation"],
         actions: Float[np.ndarray, "environments action"],
         levels: Float[np.ndarray, " environments"],
+        moved: Float[np.ndarray, "environments observation"],
     ) -> "Past":
         """A step later; the earliest is forgotten."""
 
@@ -66,6 +79,7 @@ class Past(NamedTuple):
             observations=pushed(self.observations, observations),
             actions=pushed(self.actions, actions[:, : self.actions.shape[-1]]),
             levels=pushed(self.levels, levels),
+            moved=pushed(self.moved, moved),
             recorded=np.minimum(self.recorded + 1, self.levels.shape[1]),
         )
 
@@ -76,6 +90,7 @@ class Past(NamedTuple):
             observations=self.observations[environments, first:],
             actions=self.actions[environments, first:],
             levels=self.levels[environments, first:],
+            moved=self.moved[environments, first:],
             recorded=np.full(len(environments), steps, np.int64),
         )
 
@@ -130,6 +145,28 @@ def estimated(
         here = np.flatnonzero((tokens == count) & (levels > 0))
         found[here] = _now(model, observations[here], levels[here], past.last(here, count * stride))
     return found
+
+
+def trust(
+    model: TrajectoryDiffusion, levels: Float[np.ndarray, " environments"], past: Past
+) -> Float[np.ndarray, "environments observation"]:
+    """How far to go along with estimates: 1 where they were off by no more than noise explains.
+
+    The noise's variance over the mean square of `past.moved`, which the estimates of a model that
+    is right do not exceed: they are the measurements less a part of the noise. Steps that there has
+    been no time for count as right.
+
+    Args:
+        model: whose estimates they are.
+        levels: noise of the observations.
+        past: the steps before now.
+    """
+    where, level = model.layout.slices["observations"], torch.from_numpy(levels)
+    scale = (model.normalizer.scale / model.normalizer.factor)[where].cpu().numpy()
+    ratio = (model.schedule.sigma(level) / model.schedule.alpha(level)).numpy()
+    off = np.square(past.moved).mean(axis=1)
+    noise = np.square(ratio[:, None] * scale)
+    return np.asarray(np.where(off > noise, noise / np.where(off > 0, off, 1.0), 1.0))
 
 
 @torch.no_grad()

@@ -269,6 +269,7 @@ def estimates(options: argparse.Namespace) -> None:
                 if now
                 else np.zeros((len(truth), 0, 2), np.float32),
                 levels=np.full((len(truth), now * stride), level),
+                moved=np.zeros((len(truth), now * stride, truth.shape[-1])),
                 recorded=np.full(len(truth), now * stride),
             )
             cells.append(

@@ -13,7 +13,7 @@ from pgdiff.denoisers import TransformerConfig
 from pgdiff.diffusion import DDIM, IndependentLevels
 from pgdiff.diffusion.level_schedules import Pyramid
 from pgdiff.guides import Value
-from pgdiff.planning.past import Past, estimated
+from pgdiff.planning.past import Past, estimated, trust
 from pgdiff.validation import PgdiffError
 
 EPISODES = walk()
@@ -82,7 +82,8 @@ def test_what_is_told_is_a_recorded_segments_beginning(fields: str, tokens: int)
     model, steps = MODELS[fields], tokens * STRIDE
     past = Past.empty(1, 6, observation=4, action=model.layout.action_size or 0)
     for step in range(steps):
-        past = past.then(SEEN[step : step + 1], DONE[step : step + 1], np.array([0.1 * step]))
+        level = np.array([0.1 * step])
+        past = past.then(SEEN[step : step + 1], DONE[step : step + 1], level, np.zeros((1, 4)))
     found = estimated(model, SEEN[steps : steps + 1], np.array([0.3]), past)
     batch = model.dataset(EPISODES).batch(np.array([0]))
     parts = {name: torch.tensor(getattr(batch, name)) for name in FIELDS[fields]}
@@ -163,6 +164,31 @@ def test_the_same_seed_gives_the_same() -> None:
     np.testing.assert_array_equal(told(one), told(other))
 
 
+def test_estimates_that_are_off_by_more_than_noise_explains_are_trusted_less() -> None:
+    """By the noise's variance over their own, feature by feature, in an episode of their own."""
+    model = MODELS["alone"]
+    past = Past.empty(2, 6, observation=4, action=0)
+    scale = (model.normalizer.scale / model.normalizer.factor).numpy()
+    deviation = scale * level_deviation(model, 0.2)
+    off = np.stack([deviation * [0.5, 1.0, 2.0, 4.0], np.zeros(4)])
+    levels = np.array([0.2, 0.2])
+    for _ in range(6):
+        past = past.then(np.zeros((2, 4)), np.zeros((2, 0)), levels, off)
+    found = trust(model, levels, past)
+    np.testing.assert_allclose(found[0], [1.0, 1.0, 1 / 4, 1 / 16], rtol=1e-4)
+    assert (found[1] == 1.0).all()
+    half = past.begun(np.array([True, False]))
+    assert (trust(model, levels, half) == 1.0).all()
+    for _ in range(3):  # what there has been no time for counts as right
+        half = half.then(np.zeros((2, 4)), np.zeros((2, 0)), levels, off)
+    np.testing.assert_allclose(trust(model, levels, half)[0], [1.0, 1.0, 1 / 2, 1 / 8], rtol=1e-4)
+
+
+def level_deviation(model: Any, level: float) -> float:
+    told = torch.tensor(level, dtype=torch.float64)
+    return float(model.schedule.sigma(told) / model.schedule.alpha(told))
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_bad_input_is_named() -> None:
     rewarded = tiny_model(EPISODES, fields=("observations", "rewards"), **SETTINGS)
@@ -182,6 +208,8 @@ def test_bad_input_is_named() -> None:
     _, state = plain.predict(SEEN[0])
     with pytest.raises(PgdiffError, match=r"the same `context`. Got one without a past"):
         planner.predict(SEEN[0], state)
+    with pytest.raises(PgdiffError, match=r"`levels` must be 2, one an environment\. Got 1"):
+        planner.plan_batch(SEEN[:2], seeds=[0, 1], levels=np.zeros(1))
     _, state = planner.predict(SEEN[0])
     with pytest.raises(PgdiffError, match=r"the same `context`. Got one with its past"):
         plain.predict(SEEN[0], state)
@@ -213,7 +241,8 @@ def test_it_is_kalmans_estimate(levels: list[float], monkeypatch: pytest.MonkeyP
     past = Past.empty(1, 6, observation=1, action=0)
     for token in range(count - 1):
         for _ in range(STRIDE):
-            past = past.then(seen[token : token + 1], np.zeros((1, 0)), np.array([levels[token]]))
+            here, level = seen[token : token + 1], np.array([levels[token]])
+            past = past.then(here, np.zeros((1, 0)), level, np.zeros((1, 1)))
     found = estimated(model, seen[count - 1 : count], np.array(levels[-1:]), past)
     mean, variance = 0.0, 1.0
     for token, level in enumerate(levels):
