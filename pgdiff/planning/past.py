@@ -8,8 +8,7 @@ A model is sure of what it has learned from, and takes a place where nobody was 
 goal to rest at, for one nearby. What estimates are off from what was seen is at most the noise, on
 average, where the model is right: one that is off by more is trusted so much less.
 
-Plans are made from the estimate alone. A past tells, beside where one is, what whoever was recorded
-would do next, and a plan that is told of it goes on so, whatever guides want.
+Plans are made from the estimate alone: where they began with the past itself they were worse.
 """
 
 from typing import NamedTuple
