@@ -131,6 +131,12 @@ class Sampled(Pretrained):
             return called
         return lambda x, level: called(x, level, condition)
 
+    @property
+    def causal(self) -> bool:
+        """Whether no token hears of later ones, so that fewer may be asked for."""
+        config = getattr(self.network, "config", None)
+        return bool(getattr(config, "attention", "full") != "full")
+
     def pattern(self, name: str) -> Bool[Tensor, "tokens features"]:
         """Mask of what the pattern of that name gives, at its latest arrival."""
         return self._patterns.masks(name)[-1]
@@ -255,9 +261,8 @@ class Sampled(Pretrained):
         told = self.conditioning.vector(condition, batch=batch, like=next(self.parameters()))
         estimate: Callable[..., Tensor] = self._estimate
         network = self.network
-        causal = isinstance(network, Transformer) and network.config.attention != "full"
         past = known is not None and bool(known.tokens[:, 0].all())
-        if isinstance(network, Transformer) and causal and cache and (differ or past):
+        if isinstance(network, Transformer) and self.causal and cache and (differ or past):
             estimate = partial(estimate, network=CachedCalls(network))
 
         def denoise(x: Signal, level: Level) -> Signal:
@@ -286,7 +291,7 @@ class Sampled(Pretrained):
             stabilization=stabilization,
             variance=self.normalizer.factor.to(self.device).square(),
             # Rescaling looks at all tokens.
-            causal=causal and weighting.rescale == 0,
+            causal=self.causal and weighting.rescale == 0,
             start=start,
             callback=callback,
             device=self.device,
@@ -325,8 +330,7 @@ class Sampled(Pretrained):
                 f"`horizon` must be at most the {most} tokens that the model was trained on. "
                 f"Got {horizon}; pgdiff.rollout goes further, window by window."
             )
-        attention = getattr(getattr(self.network, "config", None), "attention", "full")
-        if attention == "full":
+        if not self.causal:
             raise PgdiffError(
                 f"`horizon` must be the {most} tokens that the model was trained on, unless its "
                 f"attention is 'causal' or 'window'. Got {horizon}."

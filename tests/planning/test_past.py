@@ -200,6 +200,7 @@ def test_bad_input_is_named() -> None:
         (tiny_model(EPISODES), 2, "`context` must be 0 for a model of one noise level"),
         (rewarded, 2, "`context` must be 0 for a model whose tokens hold 'rewards'"),
         (full, 2, "`context` must be 0 for a model that is not causal"),
+        (full, 5, "`context` must be 0 for a model that is not causal"),
     ]
     for model, context, message in cases:
         with pytest.raises(PgdiffError, match=message):

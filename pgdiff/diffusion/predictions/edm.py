@@ -29,7 +29,8 @@ class EDMPrediction(Prediction):
     sigma_data: float | Float[Tensor, " features"] = 0.5
 
     def __post_init__(self) -> None:
-        for deviation in torch.as_tensor(self.sigma_data).reshape(-1).tolist():
+        told = self.sigma_data
+        for deviation in told.tolist() if isinstance(told, Tensor) else [told]:
             check_range("sigma_data", deviation, low=0.0, open_low=True)
 
     def of_features(self, factor: Float[Tensor, " features"]) -> "EDMPrediction":
