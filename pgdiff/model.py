@@ -30,7 +30,7 @@ from pgdiff.pretrained import seeded_torch
 from pgdiff.registry import from_config, register, to_config
 from pgdiff.sampled import Sampled
 from pgdiff.trajectory import Layout
-from pgdiff.validation import PgdiffError, check_in, check_positive_int, check_range
+from pgdiff.validation import PgdiffError, check_in, check_part, check_positive_int, check_range
 
 Signal = Float[Tensor, "batch tokens features"]
 Level = Float[Tensor, "#batch tokens"]
@@ -88,6 +88,8 @@ class TrajectoryDiffusion(Sampled):
         action_range: Sequence[Sequence[float]] | None = None,
     ) -> None:
         super().__init__()
+        check_part("schedule", schedule, NoiseSchedule)
+        check_part("prediction", prediction, Prediction)
         prediction.check(schedule)
         check_leak(schedule, allow_leak=bool(getattr(schedule, "allow_leak", False)))
         if normalizer.features != layout.features:
@@ -95,7 +97,7 @@ class TrajectoryDiffusion(Sampled):
                 f"`normalizer` must have the {layout.features} features of the layout. "
                 f"Got {normalizer.features}."
             )
-        if isinstance(levels, Sequence):
+        if isinstance(levels, Sequence) and not isinstance(levels, str):
             for name in levels:
                 check_in("levels", name, ("sequence",))
             levels = None
@@ -112,8 +114,10 @@ class TrajectoryDiffusion(Sampled):
         self.known = tuple(known)
         self.position = tuple(position)
         self.rest = tuple(rest)
-        self.levels = SequenceLevels() if levels is None else levels
-        self.loss_weight = UniformWeight() if loss_weight is None else loss_weight
+        law = SequenceLevels() if levels is None else levels
+        self.levels = check_part("levels", law, TrainingLevels)
+        weight = UniformWeight() if loss_weight is None else loss_weight
+        self.loss_weight = check_part("loss_weight", weight, LossWeight)
         self.distilled = distilled
         self.conditions = tuple(conditions)
         self.conditioning = Conditioning(self.conditions)
@@ -207,15 +211,17 @@ class TrajectoryDiffusion(Sampled):
             )
 
     def with_horizon(self, horizon: int) -> "TrajectoryDiffusion":
-        """The same network for segments of so many tokens.
+        """The model for so many tokens: itself, or a copy with its weights as they are now.
 
         Raises:
             PgdiffError: more tokens than it was trained on, or fewer where it is not causal.
         """
-        return self if self._tokens(horizon) == self.layout.horizon else self.resized(horizon)
+        return (
+            self if self.checked_horizon(horizon) == self.layout.horizon else self.resized(horizon)
+        )
 
     def resized(self, horizon: int) -> "TrajectoryDiffusion":
-        """As `with_horizon`, whether the network has learned from such segments or not."""
+        """Such a copy, whether the network has learned from segments of that length or not."""
         config = to_config(self)
         config["layout"]["horizon"] = horizon
         with seeded_torch(seed=0):

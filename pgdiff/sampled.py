@@ -33,13 +33,21 @@ from pgdiff.diffusion.classifier_free import ClassifierFree, ConditionVector
 from pgdiff.diffusion.history_guidance import HistoryGuidance
 from pgdiff.diffusion.level_schedules import FullSequence, LevelMatrix, LevelSchedule
 from pgdiff.diffusion.monte_carlo import MonteCarlo
+from pgdiff.diffusion.parts import check_kinds
 from pgdiff.diffusion.predictions import Prediction, clean_estimate
 from pgdiff.diffusion.spacing import Spacing, UniformSpacing
 from pgdiff.diffusion.training_levels import TrainingLevels
 from pgdiff.given import KnownPatterns
 from pgdiff.pretrained import Pretrained
 from pgdiff.trajectory import Condition, Layout, Segment
-from pgdiff.validation import PgdiffError, check_positive_int, check_seed
+from pgdiff.validation import (
+    PgdiffError,
+    check_each,
+    check_level,
+    check_part,
+    check_positive_int,
+    check_seed,
+)
 
 Signal = Float[Tensor, "batch tokens features"]
 Level = Float[Tensor, "#batch tokens"]
@@ -234,10 +242,27 @@ class Sampled(Pretrained):
             PgdiffError: a condition that does not fit the model's, or a setting out of its range.
         """
         check_positive_int("batch", batch)
-        tokens = self._tokens(horizon)
+        check_kinds(
+            known=known,
+            observed=observed,
+            classifier_free=classifier_free,
+            solver=solver,
+            trust_region=trust_region,
+            resample=resample,
+            history=history,
+            monte_carlo=monte_carlo,
+            start=start,
+        )
+        if condition is not None:
+            check_part("condition", condition, Condition)
+        check_each(
+            "guidance", guidance, Guidance, hint="; pgdiff.guides.bind(guide, model) gives such"
+        )
+        check_level("stabilization", stabilization)
+        tokens = self.checked_horizon(horizon)
         matrix = self.level_matrix(steps, spacing=spacing, levels=levels, horizon=horizon)
         known, observed = _cut(known, tokens), _cut(observed, tokens)
-        differ = bool((matrix != matrix[..., :1]).any())
+        differ = matrix.ndim > 0 and bool((matrix != matrix[..., :1]).any())
         told_apart = differ or observed is not None or history is not None or stabilization > 0
         if told_apart and not self.levels.per_token:
             warnings.warn(
@@ -294,6 +319,7 @@ class Sampled(Pretrained):
             causal=self.causal and weighting.rescale == 0,
             start=start,
             callback=callback,
+            dtype=next(self.parameters()).dtype,
             device=self.device,
         )
 
@@ -306,6 +332,9 @@ class Sampled(Pretrained):
         horizon: int | None = None,
     ) -> LevelMatrix:
         """The levels that sampling visits; see `sample` for the arguments."""
+        check_kinds(spacing=spacing)
+        if levels is not None:
+            check_part("levels", levels, LevelSchedule, Tensor)
         if isinstance(levels, Tensor):
             if spacing is not None:
                 raise PgdiffError(
@@ -317,10 +346,14 @@ class Sampled(Pretrained):
             check_positive_int("steps", steps), schedule=self.schedule
         )
         schedule = FullSequence() if levels is None else levels
-        return schedule.matrix(column, tokens=self._tokens(horizon))
+        return schedule.matrix(column, tokens=self.checked_horizon(horizon))
 
-    def _tokens(self, horizon: int | None) -> int:
-        """Tokens of a segment of that horizon, checked."""
+    def checked_horizon(self, horizon: int | None) -> int:
+        """Return the tokens of a segment of that horizon, those of the layout if None.
+
+        Raises:
+            PgdiffError: more than the model was trained on, or fewer where it is not causal.
+        """
         most = self.layout.horizon
         if horizon is None or horizon == most:
             return most

@@ -4,7 +4,9 @@ import difflib
 import importlib
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from types import ModuleType
+from typing import Any
 
 
 class PgdiffError(ValueError):
@@ -52,19 +54,60 @@ def check_range(
 ) -> float:
     """Return `value` if it is a finite number between `low` and `high`."""
     interval = f"{'(' if open_low else '['}{low}, {high}{')' if open_high else ']'}"
-    if isinstance(value, bool | str) or not hasattr(value, "__float__"):
-        raise PgdiffError(f"`{name}` must be a number in {interval}. Got {value!r}.")
-    number = float(value)
+    number = math.nan
+    if not isinstance(value, bool | str) and hasattr(value, "__float__"):
+        with suppress(TypeError, ValueError, RuntimeError, OverflowError):  # of several numbers
+            number = float(value)
     below = number <= low if open_low else number < low
     above = number >= high if open_high else number > high
     if not math.isfinite(number) or below or above:
-        raise PgdiffError(f"`{name}` must be a number in {interval}. Got {value!r}.")
+        raise PgdiffError(f"`{name}` must be a number in {interval}. Got {_shown(value)}.")
     return number
 
 
 def check_level(name: str, value: float) -> float:
     """Return `value` if it is a noise level in [0, 1)."""
     return check_range(name, value, low=0.0, high=1.0, open_high=True)
+
+
+def check_flag(name: str, value: bool) -> bool:
+    """Return `value` if it is true or false."""
+    if not isinstance(value, bool):
+        raise PgdiffError(f"`{name}` must be true or false. Got {_shown(value)}.")
+    return value
+
+
+def check_part(name: str, part: object, *kinds: type) -> Any:
+    """Return `part` if it is of one of these kinds; a class in place of a part is not."""
+    if isinstance(part, type) or not isinstance(part, kinds):
+        what = " or ".join(kind.__name__ for kind in kinds)
+        article = "an" if what[0] in "AEIOU" else "a"
+        raise PgdiffError(f"`{name}` must be {article} {what}. Got {_shown(part)}.")
+    return part
+
+
+def check_each(name: str, parts: object, kind: type, *, hint: str = "") -> None:
+    """Raise an error unless `parts` is a sequence of parts of this kind.
+
+    Args:
+        name: of the argument.
+        parts: what it was given.
+        kind: of each part.
+        hint: the end of the message about a part of another kind.
+    """
+    rule = f"`{name}` must be a sequence of {kind.__name__}"
+    if not isinstance(parts, Sequence) or isinstance(parts, str):
+        raise PgdiffError(f"{rule}. Got {_shown(parts)}.")
+    for part in parts:
+        if isinstance(part, type) or not isinstance(part, kind):
+            raise PgdiffError(f"{rule}. Got {_shown(part)} in it{hint}.")
+
+
+def _shown(value: object) -> str:
+    """How an error shows a value: by its kind alone if the rest fills a line or says nothing."""
+    text = repr(value)
+    told = type(value).__repr__ is not object.__repr__ and len(text) <= 80 and "\n" not in text
+    return text if told else f"a {type(value).__name__}"
 
 
 def require(module: str, *, extra: str) -> ModuleType:

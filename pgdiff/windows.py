@@ -1,22 +1,23 @@
 """Roll-outs longer than a model's horizon, window by window."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, TypedDict, Unpack
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pgdiff.clipping import Limits
 from pgdiff.diffusion import Guidance, HistoryGuidance, Known, MonteCarlo, Solver, TrustRegion
 from pgdiff.diffusion.classifier_free import ClassifierFree
 from pgdiff.diffusion.level_schedules import LevelSchedule
+from pgdiff.diffusion.parts import check_kinds
 from pgdiff.diffusion.spacing import Spacing
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.trajectory import Condition, Segment
-from pgdiff.validation import PgdiffError, check_positive_int, check_seed
+from pgdiff.validation import PgdiffError, check_positive_int, check_seed, nearest
 
 
 class RolloutSettings(TypedDict, total=False):
@@ -41,8 +42,10 @@ def rollout(
     observations: Float[Tensor, "batch observation"] | Float[np.ndarray, "batch observation"],
     *,
     tokens: int,
+    horizon: int | None = None,
     context: int | None = None,
     history: HistoryGuidance | None = None,
+    until: Callable[[Segment], Bool[Tensor, "batch tokens"]] | None = None,
     seed: int = 0,
     **settings: Unpack[RolloutSettings],
 ) -> Segment:
@@ -56,22 +59,32 @@ def rollout(
     Args:
         model: its tokens hold observations.
         observations: to begin from, in raw units.
-        tokens: of each trajectory, the first at the observation; more than the model's horizon or
-            fewer.
+        tokens: of each trajectory, the first at the observation; more than the horizon or fewer.
+        horizon: tokens of a window; those of the layout if None. Fewer need a causal network.
         context: tokens that a window is given, from 1 to the horizon less 1; half the horizon if
             None.
         history: views of these tokens, whose estimates add up; of no effect in the first window.
+        until: where each trajectory has arrived. Windows are added until every trajectory has
+            somewhere, or there are `tokens`; what all of them have after they first arrived is cut
+            off. None for all `tokens`.
         seed: of all noise.
-        settings: of the sampling; see `TrajectoryDiffusion.sample`. The energy of `guidance` is
-            that of each window by itself.
+        settings: of the sampling, by the names of `RolloutSettings`; see
+            `TrajectoryDiffusion.sample`. The energy of `guidance` is that of each window by itself.
 
     Returns:
-        `[batch, tokens, ...]` in raw units.
+        `[batch, tokens, ...]` in raw units, with `until` perhaps fewer tokens.
 
     Raises:
-        PgdiffError: a setting out of its range, or samples that are not finite.
+        PgdiffError: a setting that is unknown or out of its range, or samples that are not finite.
     """
-    horizon = model.layout.horizon
+    for name in settings:
+        if name not in RolloutSettings.__annotations__:
+            raise PgdiffError(
+                f"`rollout` has no setting '{name}'. "
+                f"It must be {nearest(name, RolloutSettings.__annotations__)}"
+            )
+    horizon = model.checked_horizon(horizon)
+    check_kinds(history=history)
     check_positive_int("tokens", tokens)
     context = max(1, horizon // 2) if context is None else check_positive_int("context", context)
     if context >= horizon:
@@ -97,19 +110,39 @@ def rollout(
     none = torch.zeros(model.layout.features, device=begin.device)
     none = model.normalizer.normalize(none)[before]
     known = model.given(begin)
-    x = model.sample(batch=batch, generators=generators, known=known, **settings)
-    while x.shape[1] < tokens:
+    x = model.sample(batch=batch, generators=generators, known=known, horizon=horizon, **settings)
+    while x.shape[1] < tokens and (until is None or _arrival(until, model.segment(x)) is None):
         mask = torch.zeros(1, horizon, x.shape[2], dtype=torch.bool, device=x.device)
         mask[:, :context] = True
-        values = torch.zeros(batch, horizon, x.shape[2], device=x.device)
+        values = x.new_zeros(batch, horizon, x.shape[2])
         values[:, :context] = x[:, -context:]
         values[:, 0, before] = none  # nothing in this window leads to its first token
         window = model.sample(
             batch=batch,
             generators=generators,
             known=Known(mask, values),
+            horizon=horizon,
             history=history,
             **settings,
         )
         x = torch.cat([x, window[:, context:]], dim=1)
-    return model.segment(x[:, :tokens])
+    made = model.segment(x[:, :tokens])
+    last = None if until is None else _arrival(until, made)
+    return made if last is None else model.segment(x[:, : last + 1])
+
+
+def _arrival(until: Callable[[Segment], Tensor], segment: Segment) -> int | None:
+    """Token by which every trajectory has arrived; None if one has not."""
+    there, shape = until(segment), segment.observations.shape[:2]
+    if not isinstance(there, Tensor) or there.dtype != torch.bool or there.shape != shape:
+        raise PgdiffError(
+            f"`until` must return a tensor of bool of the shape {list(shape)}. Got "
+            + (
+                f"{there.dtype} of {list(there.shape)}."
+                if isinstance(there, Tensor)
+                else f"{there!r}."
+            )
+        )
+    if not there.any(dim=1).all():
+        return None
+    return int(there.int().argmax(dim=1).max())

@@ -13,6 +13,15 @@ from pgdiff.planning.settings import PLANNER_SETTINGS
 from pgdiff.registry import to_config
 
 _GUIDE = ("scale", "transform", "trace", "at", "floor")
+_TOLD = (
+    "schedule",
+    "monte_carlo",
+    "stabilization",
+    "observation_level",
+    "missing_level",
+    "context",
+)
+"""Settings that the name tells of, where they are not those of a plain planner."""
 
 
 def described(settings: dict[str, Any], run: RunInfo, planner: Planner) -> dict[str, Any]:
@@ -23,6 +32,7 @@ def described(settings: dict[str, Any], run: RunInfo, planner: Planner) -> dict[
     steering = "no guide" if own is None else f"{own.name} x {own.scale:g}"
     name = f"{run.recipe}, {controller}, {steering}, {planner.candidates} cand., {every}"
     parts = {key: _plain(getattr(planner, key, None)) for key in PLANNER_SETTINGS}
+    name += "".join(f", {_short(key, parts[key])}" for key in _TOLD if parts[key])
     parts |= {"horizon": planner.model.layout.horizon, "controller": controller}
     return {
         "agent": name,
@@ -36,6 +46,14 @@ def described(settings: dict[str, Any], run: RunInfo, planner: Planner) -> dict[
         **parts,
         "device": str(planner.model.device),
     }
+
+
+def _short(key: str, value: Any) -> str:
+    """A setting in a few words, such as "pyramid slope 1" or "context 4"."""
+    if not isinstance(value, Mapping):
+        return f"{key.replace('_', ' ')} {value}" if not isinstance(value, str) else value
+    rest = [f"{name} {item:g}" for name, item in value.items() if type(item) in (int, float)]
+    return " ".join(rest if value["name"] in value else [str(value["name"]), *rest])
 
 
 def _plain(value: Any) -> Any:

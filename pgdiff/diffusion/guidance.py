@@ -16,7 +16,7 @@ from pgdiff.diffusion.guidance_rules import (
 )
 from pgdiff.diffusion.guidance_schedules import GuidanceSchedule
 from pgdiff.diffusion.schedules import NoiseSchedule
-from pgdiff.validation import PgdiffError, check_in, check_range
+from pgdiff.validation import PgdiffError, check_in, check_part, check_range
 
 Signal = Float[Tensor, "batch tokens features"]
 Level = Float[Tensor, "#batch tokens"]
@@ -72,6 +72,9 @@ class Guidance:
         check_range("weight", self.weight)
         if self.normalize is not None:
             check_in("normalize", self.normalize, ("step", "plan"))
+        for name in ("factors", "mask"):
+            if getattr(self, name) is not None:
+                check_part(name, getattr(self, name), Tensor)
         for name, kind in (("rule", GuidanceRule), ("schedule", GuidanceSchedule)):
             part = getattr(self, name)
             if part is not None and (not isinstance(part, kind) or isinstance(part, type)):
@@ -81,6 +84,18 @@ class Guidance:
                 f"`at` of '{self.name}' must be one of {', '.join(self.used_rule.places)} with the "
                 f"rule {self.used_rule!r}. Got '{self.at}'."
             )
+
+    def check(self, shape: tuple[int, int, int]) -> None:
+        """Refuse trajectories, `[batch, tokens, features]`, that the factors or mask do not fit."""
+        for name, part, fit in (
+            ("factors", self.factors, shape[:1]),
+            ("mask", self.mask, shape[1:]),
+        ):
+            if part is not None and tuple(part.shape) != fit:
+                raise PgdiffError(
+                    f"`{name}` of '{self.name}' must have shape {list(fit)}. "
+                    f"Got {list(part.shape)}."
+                )
 
     @property
     def used_rule(self) -> GuidanceRule:

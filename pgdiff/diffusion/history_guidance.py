@@ -16,7 +16,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pgdiff.diffusion.schedules import NoiseSchedule, factors
-from pgdiff.registry import register
 from pgdiff.validation import PgdiffError, check_positive_int, check_range
 
 Signal = Float[Tensor, "batch tokens features"]
@@ -24,7 +23,6 @@ Level = Float[Tensor, "#batch tokens"]
 Denoise = Callable[[Signal, Level], Signal]
 
 
-@register("history_view", "view")
 @dataclass(frozen=True, kw_only=True)
 class HistoryView:
     """A history as a model is shown it, and how much that counts.
@@ -51,7 +49,6 @@ class HistoryView:
         return (1.0,) * (tokens - seen) + (float(self.level),) * seen
 
 
-@register("history_guidance", "views")
 @dataclass(frozen=True, kw_only=True)
 class HistoryGuidance:
     """Views of the history, and their weights.
@@ -66,9 +63,7 @@ class HistoryGuidance:
     views: tuple[HistoryView, ...]
 
     def __post_init__(self) -> None:
-        # YAML and the command line have lists of settings.
-        given = self.views if isinstance(self.views, Sequence) else (self.views,)
-        views = tuple(HistoryView(**v) if isinstance(v, Mapping) else v for v in given)
+        views = tuple(self.views) if isinstance(self.views, Sequence) else (self.views,)
         if not views or not all(isinstance(view, HistoryView) for view in views):
             raise PgdiffError(f"`views` must be one HistoryView or more. Got {self.views!r}.")
         object.__setattr__(self, "views", views)
@@ -90,11 +85,14 @@ class HistoryGuidance:
         A history at some level has lost its details and kept its course: motion is guided, and the
         rest less overdone.
         """
-        return cls(views=(HistoryView(), HistoryView(weight=weight - 1, level=level)))
+        rest = check_range("weight", weight) - 1
+        return cls(views=(HistoryView(), HistoryView(weight=rest, level=level)))
 
     @classmethod
     def temporal(cls, weights: Mapping[int, float]) -> "HistoryGuidance":
         """What the latest so many tokens add, each number with its weight."""
+        if not isinstance(weights, Mapping):
+            raise PgdiffError(f"`weights` must map numbers of tokens to weights. Got {weights!r}.")
         return cls(views=tuple(HistoryView(weight=w, last=n) for n, w in weights.items()))
 
     def weights(self, tokens: int) -> dict[tuple[float, ...], float]:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pgdiff.validation import PgdiffError
+from pgdiff.validation import PgdiffError, check_part
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,7 @@ class Known:
     values: Float[Tensor, "#batch tokens features"]
 
     def __post_init__(self) -> None:
-        mask, values = self.mask.shape, self.values.shape
-        if mask[1:] != values[1:] or mask[0] not in (1, values[0]):
-            raise PgdiffError(
-                "`mask` and `values` must have the same shape, but for a mask of batch 1. "
-                f"Got {list(mask)} and {list(values)}."
-            )
-        if not torch.isfinite(self.values[self.mask.expand_as(self.values)]).all():
-            raise PgdiffError("`values` must be finite where they are known. Got NaN or Inf.")
+        check_given(self.mask, self.values, how="are known")
 
     @property
     def tokens(self) -> Bool[Tensor, "#batch tokens"]:
@@ -48,3 +41,28 @@ class Known:
     def levels(self, level: Float[Tensor, "#batch tokens"]) -> Float[Tensor, "#batch tokens"]:
         """Level 0 for tokens that are known as a whole."""
         return torch.where(self.tokens, 0.0, level)
+
+
+def check_given(mask: Tensor, values: Tensor, *, how: str) -> None:
+    """Refuse a mask and values that do not fit each other, or mean nothing.
+
+    Args:
+        mask: `[batch or 1, tokens, features]`.
+        values: `[batch, tokens, features]`.
+        how: by which the values are there where the mask is true, for the message.
+    """
+    check_part("mask", mask, Tensor)
+    check_part("values", values, Tensor)
+    if mask.dtype != torch.bool:
+        raise PgdiffError(f"`mask` must be of bool. Got {mask.dtype}.")
+    if values.ndim != 3:
+        raise PgdiffError(
+            f"`values` must have shape [batch, tokens, features]. Got {list(values.shape)}."
+        )
+    if mask.shape[1:] != values.shape[1:] or len(mask) not in (1, len(values)):
+        raise PgdiffError(
+            "`mask` and `values` must have the same shape, but for a mask of batch 1. "
+            f"Got {list(mask.shape)} and {list(values.shape)}."
+        )
+    if not torch.isfinite(values[mask.expand_as(values)]).all():
+        raise PgdiffError(f"`values` must be finite where they {how}. Got NaN or Inf.")

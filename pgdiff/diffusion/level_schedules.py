@@ -5,6 +5,7 @@ m + 1. The first row is where it starts, the last is 0, and no entry rises. Any 
 those here let every token walk down the same column of levels, some later than others.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -41,7 +42,7 @@ class FullSequence:
 
     def matrix(self, column: Column, *, tokens: int) -> Matrix:
         """Return the column for every token."""
-        return _delayed(column, torch.zeros(check_positive_int("tokens", tokens)))
+        return _delayed(column, torch.zeros(check_positive_int("tokens", tokens)), slope=0.0)
 
 
 @register("level_schedule", "pyramid")
@@ -51,7 +52,8 @@ class Pyramid:
 
     Attributes:
         slope: rows by which each token starts after the one before it; rounded down for each token.
-            There are `steps + int((tokens - 1) * slope)` rows of work.
+            There are `steps + int((tokens - 1) * slope)` rows of work. A slope above the number of
+            steps is that number: a token starts when the one before it is clean, without a pause.
     """
 
     slope: float = 1.0
@@ -62,7 +64,7 @@ class Pyramid:
     def matrix(self, column: Column, *, tokens: int) -> Matrix:
         """Return the column, `int(slope * t)` rows later for token t."""
         place = torch.arange(check_positive_int("tokens", tokens), dtype=torch.float64)
-        return _delayed(column, self.slope * place)
+        return _delayed(column, place, slope=self.slope)
 
 
 @register("level_schedule", "autoregressive")
@@ -76,7 +78,7 @@ class Autoregressive:
     def matrix(self, column: Column, *, tokens: int) -> Matrix:
         """Return the column, `steps * t` rows later for token t."""
         place = torch.arange(check_positive_int("tokens", tokens))
-        return _delayed(column, (len(column) - 1) * place)
+        return _delayed(column, place, slope=math.inf)
 
 
 @register("level_schedule", "trapezoid")
@@ -98,7 +100,7 @@ class Trapezoid:
     def matrix(self, column: Column, *, tokens: int) -> Matrix:
         """Return the column, `int(slope * min(t, tokens - 1 - t))` rows later for token t."""
         place = torch.arange(check_positive_int("tokens", tokens), dtype=torch.float64)
-        return _delayed(column, self.slope * torch.minimum(place, place.flip(0)))
+        return _delayed(column, torch.minimum(place, place.flip(0)), slope=self.slope)
 
 
 def full_sequence(*, steps: int, tokens: int) -> Matrix:
@@ -150,8 +152,11 @@ def check_levels(
         _refuse("1 in the first row, noise alone", first.expand_as(late)[None], late[None])
 
 
-def _delayed(column: Tensor, delay: Tensor) -> Matrix:
-    """Every token's walk down the column, from its own row on; `delay` is rounded down."""
+def _delayed(column: Tensor, place: Tensor, *, slope: float) -> Matrix:
+    """Every token's walk down the column, from row `slope * place` on, which is rounded down.
+
+    In more than `steps` rows from one place to the next there would be some where nothing moves.
+    """
     if column.ndim != 1 or len(column) < 2:
         raise PgdiffError(f"`column` must have shape [steps + 1]. Got {list(column.shape)}.")
     falls = torch.cat([column[:1] <= 1, column.diff() < 0])
@@ -162,8 +167,8 @@ def _delayed(column: Tensor, delay: Tensor) -> Matrix:
             "`column` must fall strictly from row to row, from at most 1 to 0. "
             f"Got {float(column[row])} at row {row}."
         )
-    delay = delay.long().to(column.device)
     steps = len(column) - 1
+    delay = (min(slope, steps) * place).long().to(column.device)
     rows = torch.arange(steps + int(delay.max()) + 1, device=column.device)
     return column[(rows[:, None] - delay).clamp(0, steps)]
 

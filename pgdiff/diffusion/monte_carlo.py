@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pgdiff.diffusion.schedules import NoiseSchedule, factors
 from pgdiff.registry import register
-from pgdiff.validation import PgdiffError, check_positive_int
+from pgdiff.validation import check_flag, check_positive_int
 
 Signal = Float[Tensor, "batch tokens features"]
 Futures = Float[Tensor, "futures_batch tokens features"]
@@ -46,8 +46,7 @@ class MonteCarlo:
     def __post_init__(self) -> None:
         check_positive_int("futures", self.futures)
         check_positive_int("steps", self.steps)
-        if not isinstance(self.shared, bool):
-            raise PgdiffError(f"`shared` must be true or false. Got {self.shared!r}.")
+        check_flag("shared", self.shared)
 
     def clean(
         self,

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pgdiff.validation import PgdiffError
+from pgdiff.validation import PgdiffError, check_each
 
 
 def share_of(batch: int, generators: Sequence[torch.Generator]) -> int:
@@ -15,6 +15,7 @@ def share_of(batch: int, generators: Sequence[torch.Generator]) -> int:
     Raises:
         PgdiffError: there is no generator, or their number does not divide the batch.
     """
+    check_each("generators", generators, torch.Generator)
     if not generators or batch % len(generators):
         raise PgdiffError(
             f"The number of generators must divide the batch of {batch}. Got {len(generators)}."

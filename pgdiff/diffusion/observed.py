@@ -7,11 +7,13 @@ section 4.3).
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pgdiff.diffusion.known import check_given
 from pgdiff.diffusion.level_schedules import LevelMatrix
 from pgdiff.diffusion.schedules import NoiseSchedule, factors
 from pgdiff.validation import PgdiffError, check_level
@@ -42,20 +44,17 @@ class Observed:
     level: float | Float[Tensor, " batch"]
 
     def __post_init__(self) -> None:
-        for level in torch.as_tensor(self.level).reshape(-1).tolist():
-            check_level("level", level)
-        if isinstance(self.level, Tensor) and self.level.shape != self.values.shape[:1]:
+        check_given(self.mask, self.values, how="were measured")
+        level: Any = self.level
+        each = level.tolist() if hasattr(level, "tolist") else level
+        many = isinstance(each, list | tuple)
+        for one in each if many else [each]:
+            check_level("level", one)
+        if many and len(each) != len(self.values):
             raise PgdiffError(
                 f"`level` must have shape [{len(self.values)}], one for each trajectory. "
-                f"Got {list(self.level.shape)}."
+                f"Got [{len(each)}]."
             )
-        if self.mask.shape[1:] != self.values.shape[1:]:
-            raise PgdiffError(
-                "`mask` and `values` must have the same shape, but for a mask of batch 1. "
-                f"Got {list(self.mask.shape)} and {list(self.values.shape)}."
-            )
-        if not torch.isfinite(self.values[self.mask.expand_as(self.values)]).all():
-            raise PgdiffError("`values` must be finite where they were measured. Got NaN or Inf.")
 
     def to(self, *, device: torch.device, dtype: torch.dtype) -> "Observed":
         """The same on another device."""

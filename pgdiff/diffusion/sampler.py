@@ -121,6 +121,8 @@ def sample(
         _check_shape("known", known.values, one if len(known.values) == 1 else shape)
     if observed is not None:
         _check_shape("observed", observed.values, shape)
+    for guide in guidance:
+        guide.check(shape)
     given = _given(known, observed)
     check_levels(levels, batch=batch, tokens=tokens, known=given, started=start is not None)
     if isinstance(clip, tuple):
@@ -138,6 +140,13 @@ def sample(
         levels = torch.stack([known.levels(row) for row in levels])
     if observed is not None:
         observed = observed.to(device=device, dtype=dtype)
+        if known is not None:
+            both = (known.tokens & observed.mask.any(dim=-1)).any(dim=0)
+            if both.any():
+                raise PgdiffError(
+                    "`observed` must hold no token that is `known` as a whole. "
+                    f"Got token {int(both.nonzero()[0])} in both."
+                )
         observed.check_start(levels[0])
         levels = observed.levels(levels)
         if monte_carlo is not None and observed.parts.any():

@@ -1,6 +1,6 @@
 """Training levels: from which noise levels a model learns."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pgdiff.diffusion.schedules import NoiseSchedule
 from pgdiff.registry import from_config, register
-from pgdiff.validation import PgdiffError, check_range
+from pgdiff.validation import PgdiffError, check_flag, check_range
 
 Level = Float[Tensor, "batch tokens"]
 
@@ -128,19 +128,22 @@ class MixtureLevels:
 
     def __post_init__(self) -> None:
         # YAML and the command line have lists, and parts by their names.
-        parts = [from_config("levels", p) if isinstance(p, Mapping) else p for p in self.parts]
-        object.__setattr__(self, "parts", tuple(parts))
-        if self.weights is not None:
-            object.__setattr__(self, "weights", tuple(self.weights))
-        if not self.parts or not all(isinstance(part, TrainingLevels) for part in self.parts):
+        given = self.parts if isinstance(self.parts, Iterable) else ()
+        parts = tuple(from_config("levels", p) if isinstance(p, Mapping) else p for p in given)
+        laws = (isinstance(p, TrainingLevels) and not isinstance(p, type) for p in parts)
+        if not parts or not all(laws):
             raise PgdiffError(
                 "`parts` must be one law of levels or more, each with `draw` and `per_token`. "
                 f"Got {self.parts!r}."
             )
-        if self.weights is not None and len(self.weights) != len(self.parts):
-            raise PgdiffError(
-                f"`weights` must be as many as `parts`, {len(self.parts)}. Got {self.weights}."
-            )
+        object.__setattr__(self, "parts", parts)
+        if self.weights is not None:
+            weights = tuple(self.weights) if isinstance(self.weights, Iterable) else ()
+            if len(weights) != len(parts):
+                raise PgdiffError(
+                    f"`weights` must be as many as `parts`, {len(parts)}. Got {self.weights}."
+                )
+            object.__setattr__(self, "weights", weights)
         for place, weight in enumerate(self.weights or ()):
             check_range(f"weights[{place}]", weight, low=0.0, open_low=True)
 
@@ -186,6 +189,7 @@ class LogNormalLevels:
     def __post_init__(self) -> None:
         check_range("mean", self.mean)
         check_range("std", self.std, low=0.0, open_low=True)
+        check_flag("per_token", self.per_token)
 
     def draw(
         self, batch: int, tokens: int, *, schedule: NoiseSchedule, generator: torch.Generator

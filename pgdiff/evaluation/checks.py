@@ -16,6 +16,23 @@ def name_of(env: gym.Env[Any, Any]) -> str:
     return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
 
 
+def wrappers_of(env: gym.Env[Any, Any]) -> dict[str, dict[str, Any]]:
+    """Settings of the wrappers with which the environment is not what its id says, by name.
+
+    Those that say what they were made with (`gymnasium.utils.RecordConstructorArgs`) and have
+    settings. Arrays are lists; of what JSON has no word for, such as functions, the class is told.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return value.tolist()
+        known = value is None or isinstance(value, bool | int | float | str)
+        return value if known else type(value).__name__
+
+    found = env.spec.additional_wrappers if env.spec is not None else ()
+    return {w.name: {key: plain(v) for key, v in w.kwargs.items()} for w in found if w.kwargs}
+
+
 def check_env(env: Any) -> None:
     """Raise an error unless this is one environment, not a batch of them."""
     if isinstance(env, gym.vector.VectorEnv):

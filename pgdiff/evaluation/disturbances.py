@@ -6,10 +6,10 @@ import gymnasium
 import numpy as np
 from jaxtyping import Float
 
-from pgdiff.validation import PgdiffError, check_range
+from pgdiff.validation import PgdiffError, check_flag, check_range
 
 
-class Disturbed(gymnasium.Wrapper[Any, Any, Any, Any]):
+class Disturbed(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.RecordConstructorArgs):
     """Observations with Gaussian noise, some of which are dropped; all else is as it was.
 
     What is drawn comes from the seed of `reset`: the same seed, the same disturbances, whatever the
@@ -33,7 +33,10 @@ class Disturbed(gymnasium.Wrapper[Any, Any, Any, Any]):
         dropped: float = 0.0,
         stale: bool = True,
     ) -> None:
-        super().__init__(env)
+        gymnasium.utils.RecordConstructorArgs.__init__(
+            self, noise=noise, dropped=dropped, stale=stale
+        )
+        gymnasium.Wrapper.__init__(self, env)
         shape = getattr(env.observation_space, "shape", None)
         box = isinstance(env.observation_space, gymnasium.spaces.Box)
         floats = getattr(env.observation_space, "dtype", np.dtype(int)).kind == "f"
@@ -41,7 +44,10 @@ class Disturbed(gymnasium.Wrapper[Any, Any, Any, Any]):
             raise PgdiffError(
                 f"`env` must have flat observations of floats. Got {env.observation_space}."
             )
-        deviations = np.asarray(noise, dtype=np.float64)
+        try:
+            deviations = np.asarray(noise, dtype=np.float64)
+        except (TypeError, ValueError):
+            deviations = np.array(np.nan)
         if deviations.shape not in ((), shape) or not (
             np.isfinite(deviations).all() and (deviations >= 0).all()
         ):
@@ -51,7 +57,7 @@ class Disturbed(gymnasium.Wrapper[Any, Any, Any, Any]):
             )
         self.noise = deviations
         self.dropped = check_range("dropped", dropped, low=0.0, high=1.0, open_high=True)
-        self.stale = stale
+        self.stale = check_flag("stale", stale)
         self._source = np.random.default_rng()
         self._last: Any = None
 

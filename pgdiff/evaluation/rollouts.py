@@ -141,7 +141,7 @@ def evaluate(
                 tallies += batch
                 agent_seconds += spent
         scores = _normalized(envs[0], [tally.total for tally in tallies])
-        env_name = checks.name_of(envs[0])
+        env_name, wrappers = checks.name_of(envs[0]), checks.wrappers_of(envs[0])
         told = _wants_goal(agent, envs[0])
     finally:
         for env in envs:
@@ -163,6 +163,7 @@ def evaluate(
         trajectories=[np.stack(t.trajectory) for t in tallies if t.trajectory is not None],
         settings={
             "env": env_name,
+            "wrappers": wrappers,
             "reference_scores": reference,
             "agent": type(agent).__name__,
             "episodes": episodes,

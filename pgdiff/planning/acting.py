@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from pgdiff.model import TrajectoryDiffusion
-from pgdiff.planning.controllers import Controller
+from pgdiff.planning.controllers import Controller, checked_actions
 from pgdiff.planning.goals import checked_goals
 from pgdiff.planning.inputs import plan_seeds, split_goal
 from pgdiff.planning.memory import PlanMemory
@@ -111,7 +112,7 @@ class Acting:
             moved = estimated(self.model, seen, levels, memory.past) - seen
             share = trust(self.model, levels, memory.past)
             observations = (seen + share * moved).astype(seen.dtype)
-            moved[absent] = 0.0  # what stands in for an observation measures nothing
+            moved[absent] = np.nan  # what stands in for an observation measures nothing
         if goal is not None and self.wants_goal:
             told = np.atleast_2d(goal)
             if memory.goal is not None:  # what is missing tells no goal
@@ -138,6 +139,7 @@ class Acting:
         else:
             waypoint, steps_left = memory.target(self.model.layout.stride, self.lookahead)
             action = self.controller.act(observations, waypoint, steps_left)
+            action = checked_actions(action, count=len(seen), size=self.model.layout.action_size)
         memory = memory._replace(age=memory.age + 1)
         if memory.past is not None:
             past = memory.past.then(seen, self._done(action), levels, moved)
@@ -153,15 +155,29 @@ class Acting:
                 f"None. Got {type(state).__name__}"
                 + (f" of {len(state.age)}." if isinstance(state, PlanMemory) else ".")
             )
-        if (state.past is None) != (not self.context):
-            raise PgdiffError(
-                "`state` must be what predict returned for a planner of the same `context`. Got "
-                f"one {'without a' if state.past is None else 'with its'} past."
-            )
+        found, wanted = state.sizes(), self.initial_state([self.seed]).sizes()
+        if (state.age >= 0).any():  # else there is no plan yet that could have actions
+            wanted["actions of a plan"] = self._plan_actions()
+        for name, size in wanted.items():
+            if found[name] != size:
+                raise PgdiffError(
+                    "`state` must be what predict returned for a planner of the same model, "
+                    f"`horizon` and `context`. Got {name} of the sizes {found[name]}, where this "
+                    f"one has {size}."
+                )
         return state
 
+    def _plan_actions(self) -> tuple[int, ...] | None:
+        """Steps and size of the actions of a plan; None where it has none."""
+        layout = self.model.layout
+        made = layout.segment(torch.zeros(1, layout.horizon, layout.features)).every_action
+        return None if made is None else tuple(made.shape[1:])
+
     def _done(self, action: np.ndarray) -> np.ndarray:
-        """What an environment does, asked for an action: none that is out of its range."""
+        """What a model can be told of an action: it has learned of none out of the recorded range.
+
+        Nor does an environment do any that is out of its own, which most recordings fill.
+        """
         limits = self.model.action_range
         return np.asarray(action) if limits is None else np.clip(action, *np.asarray(limits))
 

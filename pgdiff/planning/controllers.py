@@ -48,6 +48,27 @@ def check_controller(controller: Any, model: TrajectoryDiffusion) -> None:
         )
 
 
+def checked_actions(
+    actions: Any, *, count: int, size: int | None
+) -> Float[np.ndarray, "environments action"]:
+    """Return what a controller gave, if it is finite and an action for each environment.
+
+    Args:
+        actions: what `act` returned.
+        count: number of environments.
+        size: features of an action; None where the model knows none.
+    """
+    found = np.asarray(actions)
+    if found.ndim != 2 or len(found) != count or size not in (None, found.shape[1]):
+        raise PgdiffError(
+            f"`controller` must give actions of the shape [{count}, "
+            f"{'action' if size is None else size}]. Got {list(found.shape)}."
+        )
+    if found.dtype.kind not in "fiu" or not np.isfinite(found).all():
+        raise PgdiffError(f"`controller` must give finite numbers. Got {found.tolist()}.")
+    return found
+
+
 def check_lookahead(lookahead: int, controller: Any, *, stride: int) -> int:
     """Return the lookahead, if the controller has learned to drive to what is so far away.
 

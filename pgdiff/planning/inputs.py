@@ -29,6 +29,8 @@ def checked_observations(
             "the model was trained on, or [environments, ...] of it. "
             f"Got {list(observations.shape[1:])}."
         )
+    if not len(observations):
+        raise PgdiffError("`observation` must be that of one environment or more. Got none.")
     if observations.dtype.kind not in "fiu":
         raise PgdiffError(f"`observation` must be numbers. Got {observations.dtype}.")
     with np.errstate(over="ignore"):

@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from pgdiff.planning.past import Past
+from pgdiff.planning.previous import shifted
 from pgdiff.validation import PgdiffError
 
 
@@ -50,6 +51,20 @@ class PlanMemory(NamedTuple):
             plans=np.zeros(count, dtype=np.int64),
             goal=goal,
         )
+
+    def sizes(self) -> dict[str, tuple[int, ...] | None]:
+        """What must be the same for a planner that goes on from here; None for what is not there.
+
+        Without the number of environments: tokens and features of the plans, steps and features of
+        the past's observations and actions, and of the plans' own actions.
+        """
+        past, actions = self.past, self.actions
+        return {
+            "a plan": self.waypoints.shape[1:],
+            "a past": None if past is None else past.observations.shape[1:],
+            "actions of a past": None if past is None else past.actions.shape[1:],
+            "actions of a plan": None if actions is None else actions.shape[1:],
+        }
 
     def begun(self, episode_start: Any) -> "PlanMemory":
         """The memory without the plans of episodes that are over.
@@ -119,14 +134,8 @@ class PlanMemory(NamedTuple):
         Args:
             stride: environment steps between way-points.
         """
-        last = self.waypoints.shape[1] - 1
-        at = np.minimum(np.maximum(self.age, 0) / stride, last)
-        low = np.floor(at).astype(np.int64)
-        high = np.minimum(low + 1, last)
-        rows = np.arange(len(at))
-        share = (at - low)[:, None].astype(self.waypoints.dtype)
-        between = (1 - share) * self.waypoints[rows, low] + share * self.waypoints[rows, high]
-        return np.asarray(between)
+        now = shifted(self.waypoints, None, np.maximum(self.age, 0), stride)
+        return now.observations[:, 0]
 
     def action(self) -> Float[np.ndarray, "environments action"]:
         """The plan's own action for this step; past the end of a plan its last one."""

@@ -1,5 +1,7 @@
 """A present observation that is not taken for the truth: it is noisy, or there is none."""
 
+from typing import Any
+
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -7,9 +9,20 @@ from torch import Tensor
 
 from pgdiff.diffusion import Known, Observed
 from pgdiff.planning.memory import PlanMemory
-from pgdiff.validation import PgdiffError
+from pgdiff.validation import PgdiffError, check_level
 
 Observations = Float[np.ndarray, "environments observation"]
+
+
+def checked_levels(levels: Any, *, count: int) -> Float[np.ndarray, " environments"]:
+    """Return the noise level of each observation, from one of all or one an environment."""
+    given = np.asarray(levels, dtype=object)
+    if given.shape not in ((), (count,)):
+        raise PgdiffError(
+            f"`levels` must be {count}, one an environment. Got the shape {list(given.shape)}."
+        )
+    checked = [check_level("levels", level) for level in np.broadcast_to(given, count).tolist()]
+    return np.array(checked, dtype=np.float64)
 
 
 def seen_noisily(

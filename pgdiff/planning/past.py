@@ -20,8 +20,8 @@ from jaxtyping import Bool, Float, Int
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.validation import PgdiffError, check_positive_int
 
-FIELDS = ("observations", "actions", "action_chunks", "previous_actions")
-"""Of a token, what an acting planner knows afterwards."""
+FIELDS = ("observations", "previous_actions")
+"""Of a token, what an acting planner knows as soon as it sees the token's observation."""
 
 
 class Past(NamedTuple):
@@ -32,8 +32,8 @@ class Past(NamedTuple):
         actions: `[environments, steps, action]`, what was done at each; of size 0 for a model that
             generates none.
         levels: `[environments, steps]`, noise level of each observation.
-        moved: `[environments, steps, observation]`, what the model's estimate was off from each; 0
-            where nothing was seen.
+        moved: `[environments, steps, observation]`, what the model's estimate was off from each;
+            NaN where nothing was seen.
         recorded: `[environments]`, how many of the last of these steps belong to the episode.
     """
 
@@ -108,7 +108,7 @@ def check_context(context: int, model: TrajectoryDiffusion) -> int:
     if unknown:
         raise PgdiffError(
             f"`context` must be 0 for a model whose tokens hold '{unknown[0]}', which an acting "
-            f"planner is not told. Got {context}."
+            f"planner does not know yet of the present one. Got {context}."
         )
     if context >= model.layout.horizon:
         raise PgdiffError(
@@ -128,17 +128,26 @@ def estimated(
 ) -> Float[np.ndarray, "environments observation"]:
     """What noisy observations are taken for, given as much of the past as there is.
 
+    What plans are asked to be like says nothing of where one is: a model of conditions hears none.
+
     Args:
         model: a causal one, with a noise level for each token.
         observations: of now, raw units.
         levels: of their noise; those at 0 stay as they are.
         past: the steps before now.
+
+    Raises:
+        PgdiffError: estimates that are not finite.
     """
     stride, found = model.layout.stride, observations.copy()
     tokens = past.recorded // stride
     for count in np.unique(tokens[levels > 0]).tolist():
         here = np.flatnonzero((tokens == count) & (levels > 0))
         found[here] = _now(model, observations[here], levels[here], past.last(here, count * stride))
+    if not np.isfinite(found).all():
+        raise PgdiffError(
+            "`model` gave NaN or Inf for what a noisy observation is taken for. Check its weights."
+        )
     return found
 
 
@@ -147,20 +156,24 @@ def trust(
 ) -> Float[np.ndarray, "environments observation"]:
     """How far to go along with estimates: 1 where they were off by no more than noise explains.
 
-    The noise's variance over the mean square of `past.moved`, which the estimates of a model that
-    is right do not exceed: they are the measurements less a part of the noise. Steps that there has
-    been no time for count as right.
+    The variance of the noise, each step's by its own level, over the square of `past.moved`, which
+    the estimates of a model that is right do not exceed: they are the measurements less a part of
+    the noise. Steps that saw nothing do not count, and those that there has been no time for count
+    as right; where only such are, estimates are followed in full.
 
     Args:
         model: whose estimates they are.
-        levels: noise of the observations.
+        levels: noise of the present observations, and of the steps that there has been no time for.
         past: the steps before now.
     """
-    where, level = model.layout.slices["observations"], torch.from_numpy(levels)
+    where, steps = model.layout.slices["observations"], past.levels.shape[1]
     scale = (model.normalizer.scale / model.normalizer.factor)[where].cpu().numpy()
+    early = np.arange(steps) < steps - past.recorded[:, None]
+    level = torch.from_numpy(np.where(early, levels[:, None], past.levels))
     ratio = (model.schedule.sigma(level) / model.schedule.alpha(level)).numpy()
-    off = np.square(past.moved).mean(axis=1)
-    noise = np.square(ratio[:, None] * scale)
+    seen = ~np.isnan(past.moved)
+    off = np.square(np.where(seen, past.moved, 0.0)).sum(axis=1)
+    noise = (seen * np.square(ratio[..., None] * scale)).sum(axis=1)
     return np.asarray(np.where(off > noise, noise / np.where(off > 0, off, 1.0), 1.0))
 
 
@@ -174,12 +187,10 @@ def _now(
     raw = np.zeros((count, tokens + 1, layout.features), np.float32)
     raw[:, :-1, now] = past.observations[:, :: layout.stride]
     raw[:, -1, now] = observations
-    chunks = past.actions.reshape(count, tokens, layout.stride * past.actions.shape[-1])
-    for name, where in layout.slices.items():
-        if name == "previous_actions":
-            raw[:, 1:, where] = chunks
-        elif name != "observations":  # the first of them where a token holds but one
-            raw[:, :-1, where] = chunks[..., : where.stop - where.start]
+    if "previous_actions" in layout.slices:
+        chunk = layout.stride * past.actions.shape[-1]
+        where = layout.slices["previous_actions"]
+        raw[:, 1:, where] = past.actions.reshape(count, tokens, chunk)
     seen = np.concatenate([past.levels[:, :: layout.stride], levels[:, None]], axis=1)
     level = torch.from_numpy(seen.astype(np.float32)).to(model.device)
     x = model.normalizer.normalize(torch.from_numpy(raw).to(model.device))

@@ -44,7 +44,7 @@ from pgdiff.planning.inputs import (
     split_goal,
     warn_far,
 )
-from pgdiff.planning.noisy_start import known_after, seen_noisily
+from pgdiff.planning.noisy_start import checked_levels, known_after, seen_noisily
 from pgdiff.planning.parts import check_parts
 from pgdiff.planning.past import check_context
 from pgdiff.planning.plausibility import Plausibility, check_plausibility
@@ -351,12 +351,10 @@ class Planner(Acting):
         arrival = None
         if held is not None and self.arrivals is not None:
             arrival = shared_out(self.arrivals, self.candidates).repeat(count).to(held.device)
-        if levels is None:
-            levels = np.full(count, self.observation_level)
-        if len(levels) != count:
-            raise PgdiffError(f"`levels` must be {count}, one an environment. Got {len(levels)}.")
         known, observed = seen_noisily(
-            self.model.given(start, held, arrival), levels, candidates=self.candidates
+            self.model.given(start, held, arrival),
+            checked_levels(self.observation_level if levels is None else levels, count=count),
+            candidates=self.candidates,
         )
         noise, matrix = None, None
         if previous is not None and previous.there.any():

@@ -13,6 +13,7 @@ from pgdiff.planning.plausibility import Plausibility
 from pgdiff.registry import from_config
 from pgdiff.validation import (
     PgdiffError,
+    check_flag,
     check_in,
     check_level,
     check_positive_int,
@@ -130,11 +131,6 @@ def _built(settings: Mapping[str, Any]) -> dict[str, Any]:
     return built
 
 
-def _check_flag(name: str, value: Any) -> None:
-    if not isinstance(value, bool):
-        raise PgdiffError(f"`{name}` must be true or false. Got {value!r}.")
-
-
 def _check_clip(value: Any) -> None:
     if value != "auto":
         check_range("clip", value, low=0.0, open_low=True)
@@ -154,7 +150,7 @@ _CHECKS: dict[str, Callable[[Any], Any]] = {
     },
     "horizon": partial(check_positive_int, "horizon", minimum=2),
     "context": partial(check_positive_int, "context", minimum=0),
-    **{name: partial(_check_flag, name) for name in ("keep_plan", "hold_goal")},
+    **{name: partial(check_flag, name) for name in ("keep_plan", "hold_goal")},
     "warm_start": partial(
         check_range, "warm_start", low=0.0, high=1.0, open_low=True, open_high=True
     ),

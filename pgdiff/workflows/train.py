@@ -15,6 +15,7 @@ from pgdiff.data import Episodes
 from pgdiff.guides.steered import steering_mask
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.planning.from_run import MODEL, RUN, PathLike, RunInfo, StageRecord, read_run
+from pgdiff.planning.past import check_context
 from pgdiff.planning.run_guides import check_guide
 from pgdiff.planning.settings import check_planner
 from pgdiff.plotting import loss_picture
@@ -132,6 +133,8 @@ def train_stages(
         if job.stage.name == MODEL and isinstance(job.learner, TrajectoryDiffusion):
             for steers in steering:
                 steering_mask(steers, job.learner.layout)  # of its number of tokens, and its fields
+            horizon = info.planner.get("horizon") or job.learner.layout.horizon
+            check_context(info.planner.get("context") or 0, job.learner.with_horizon(horizon))
     before = read_run(info.path) if add and (info.path / RUN).is_file() else None
     if overwrite and not add:
         remove(info.path)

@@ -451,6 +451,10 @@ def main() -> None:
     parser.add_argument("--updates", type=int, default=3000)
     parser.add_argument("--context", type=int, default=4, help="past tokens in `robustness`")
     options = parser.parse_args()
+    needed = {"cache": (), "schedules": ("run",), "futures": ("run",)}
+    for name in needed.get(options.what, ("run", "data")):
+        if getattr(options, name) is None:
+            parser.error(f"`{options.what}` needs {name.upper()}.")
     torch.set_num_threads(1)
     {
         "cache": lambda: cache(options),

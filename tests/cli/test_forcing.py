@@ -44,6 +44,13 @@ def test_what_it_trains(forcing: Path) -> None:
     assert found["stages"]["model"]["arguments"]["denoiser"]["attention"] == "full"
 
 
+def test_another_law_of_levels_takes_the_place_of_the_recipes() -> None:
+    where = "recipe.stages.model.arguments.levels"
+    words = [f"~{where}", f"+{where}={{name: independent}}"]
+    found = settings("train", ["recipe=forcing", *words])["recipe"]["stages"]["model"]
+    assert found["arguments"]["levels"] == {"name": "independent"}
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("controller", ["actions", "inverse_dynamics"])
 def test_every_schedule_from_one_checkpoint(
@@ -55,6 +62,8 @@ def test_every_schedule_from_one_checkpoint(
     assert np.isfinite(scores("e")).all()
     stated = json.loads(Path("e/evaluation.json").read_text())["settings"]
     assert stated["schedule"]["name"] in schedule
+    told = {"{name: pyramid, slope: 0.5}": "pyramid slope 0.5", "trapezoid": "trapezoid slope 1"}
+    assert f", replan 100, {told.get(schedule, schedule)} " in result.out
 
 
 def test_settings_reach_the_planner(pgdiff, forcing: Path) -> None:
@@ -68,6 +77,8 @@ def test_settings_reach_the_planner(pgdiff, forcing: Path) -> None:
     ]
     result = pgdiff("evaluate", f"run={forcing}", "out=e", *words, *QUICK)
     assert result.code == 0, result.err
+    noise = "stabilization 0.02, observation level 0.1, missing level 0.2, context 1"
+    assert f"pyramid slope 1, futures 2 steps 1, {noise} " in result.out
     stated = json.loads(Path("e/evaluation.json").read_text())["settings"]
     assert stated["monte_carlo"]["futures"] == 2
     levels = [stated[name] for name in ("stabilization", "observation_level", "missing_level")]

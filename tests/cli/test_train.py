@@ -83,6 +83,8 @@ def test_default_places(pgdiff, data: Path, tmp_path: Path, tiny) -> None:
         (["+recipe.stages.value.trainer.step=3"], "Did you mean 'steps'"),
         (["+recipe.guides.value.scal=3"], "Did you mean 'scale'"),
         (["+recipe.planner.candidats=3"], "Did you mean 'candidates'"),
+        (["+recipe.planner.context=1"], "`context` must be 0 for a model of one noise level"),
+        (["+recipe.planner.horizon=4"], "`horizon` must be the"),
         (["recipe.guide=goal"], "`guide`"),
         (["recipe.guides.value.scale=-1"], "`scale`"),
         (["recipe.guides.value.transform=sqrt"], "`transform`"),

@@ -416,3 +416,26 @@ def test_bad_settings_are_named() -> None:
     wrong: Any = "x1"
     with pytest.raises(PgdiffError, match=r"`at` must be one of \{denoiser, x, x0\}"):
         Guidance(energy=bumpy, at=wrong)
+    for name in ("factors", "mask"):
+        wrong = {name: [1.0, 0.5]}
+        with pytest.raises(PgdiffError, match=f"`{name}` must be a Tensor. Got"):
+            Guidance(energy=bumpy, **wrong)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_sizes_that_do_not_fit_the_trajectories_are_named() -> None:
+    for sizes, message in (
+        ({"factors": torch.ones(3)}, r"`factors` of 'near' must have shape \[2\]. Got \[3\]"),
+        ({"mask": torch.ones(6, 4)}, r"`mask` of 'near' must have shape \[3, 4\]. Got \[6, 4\]"),
+        ({"mask": torch.ones(4)}, r"`mask` of 'near' must have shape \[3, 4\]. Got \[4\]"),
+    ):
+        with pytest.raises(PgdiffError, match=message):
+            sample(
+                lambda x, level: x,
+                schedule=SCHEDULES["linear"],
+                levels=full_sequence(steps=2, tokens=3),
+                shape=(2, 3, 4),
+                generators=[generator(0)],
+                solver=DDIM(),
+                guidance=[Guidance(energy=bumpy, name="near", **sizes)],
+            )

@@ -10,7 +10,6 @@ from torch import Tensor
 from pgdiff.diffusion import DDIM, HistoryGuidance, HistoryView, Known, sample
 from pgdiff.diffusion.level_schedules import Pyramid
 from pgdiff.diffusion.schedules import factors
-from pgdiff.registry import from_config, to_config
 from pgdiff.validation import PgdiffError
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -128,13 +127,6 @@ def test_in_the_sampler() -> None:
     assert moved.abs().max() > 0.1
 
 
-def test_configurations_come_back() -> None:
-    for guidance in PRESETS.values():
-        assert from_config("history_guidance", to_config(guidance)) == guidance
-    given: Any = {"name": "views", "views": [{"weight": 2.0, "last": 1}]}
-    assert from_config("history_guidance", given) == HistoryGuidance.temporal({1: 2.0})
-
-
 def test_bad_input_is_named() -> None:
     with pytest.raises(PgdiffError, match="`history` needs leading tokens"):
         run(PRESETS["vanilla"], past=0)
@@ -145,6 +137,13 @@ def test_bad_input_is_named() -> None:
     ):
         with pytest.raises(PgdiffError, match=message):
             HistoryView(**settings)
-    for views in ((), (3,), 3):
+    for views in ((), (3,), 3, ({"weight": 2.0},), "abc"):
         with pytest.raises(PgdiffError, match="`views` must be one HistoryView or more"):
             HistoryGuidance(views=views)  # type: ignore[arg-type]
+    weight: Any
+    for weight in ("2", None, torch.ones(2)):
+        with pytest.raises(PgdiffError, match="`weight` must be a number"):
+            HistoryGuidance.fractional(weight, level=0.3)
+    weights: Any = [2, 5]
+    with pytest.raises(PgdiffError, match=r"`weights` must map numbers of tokens .* Got \[2, 5\]"):
+        HistoryGuidance.temporal(weights)

@@ -26,6 +26,12 @@ def test_bad_input_is_named() -> None:
     for wrong in (float("nan"), float("inf")):
         with pytest.raises(PgdiffError, match="`values` must be finite"):
             Known(mask, torch.full((1, 3, 2), wrong))
+    with pytest.raises(PgdiffError, match=r"`mask` must be of bool. Got torch.float32"):
+        Known(mask.float(), torch.zeros(1, 3, 2))
+    with pytest.raises(PgdiffError, match=r"`values` must have shape \[batch, .* Got \[3, 2\]"):
+        Known(mask[0], torch.zeros(3, 2))
+    with pytest.raises(PgdiffError, match=r"`values` must be a Tensor\. Got 0\.0"):
+        Known(mask, 0.0)  # type: ignore[arg-type]
     Known(~mask, torch.full((1, 3, 2), float("nan")))
 
 

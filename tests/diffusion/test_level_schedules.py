@@ -2,6 +2,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -73,6 +74,7 @@ def test_every_token_walks_down_the_whole_column(
     assert (levels[0] == 1).all() and (levels[-1] == 0).all()
     assert (levels[-2] > 0).any()  # no row too many
     assert (levels.diff(dim=0) <= 0).all()
+    assert (levels.diff(dim=0) < 0).any(dim=1).all()  # something moves in every row
     for token in levels.T:
         assert torch.equal(token.unique(sorted=True).flip(0), column)
 
@@ -88,9 +90,9 @@ def test_the_formula_written_in_numbers(name: str, steps: int, tokens: int, slop
     """Index `K + delay - m`, clipped to [0, K]: the K levels yet to go of token t at row m."""
     delays = {
         "full": lambda t: 0,
-        "pyramid": lambda t: int(slope * t),
+        "pyramid": lambda t: int(min(slope, steps) * t),
         "autoregressive": lambda t: steps * t,
-        "trapezoid": lambda t: int(slope * min(t, tokens - 1 - t)),
+        "trapezoid": lambda t: int(min(slope, steps) * min(t, tokens - 1 - t)),
     }
     delay = [delays[name](t) for t in range(tokens)]
     expected = [
@@ -100,6 +102,15 @@ def test_the_formula_written_in_numbers(name: str, steps: int, tokens: int, slop
     column = torch.arange(steps, -1, -1, dtype=torch.float64) / steps
     levels = SCHEDULES[name](slope).matrix(column, tokens=tokens)
     assert (levels * steps).round().tolist() == expected
+
+
+@pytest.mark.parametrize("slope", [4.5, 1e5, 1e15, 1e308])
+def test_no_slope_makes_tokens_wait_for_nothing(slope: float) -> None:
+    column = torch.linspace(1.0, 0.0, 5)
+    steep = Pyramid(slope=slope).matrix(column, tokens=3)
+    assert torch.equal(steep, Autoregressive().matrix(column, tokens=3))
+    ends = Trapezoid(slope=slope).matrix(column, tokens=5)
+    assert torch.equal(ends, Trapezoid(slope=4.0).matrix(column, tokens=5))
 
 
 def test_small_cases_by_hand() -> None:
@@ -253,6 +264,13 @@ def test_a_wrong_shape_is_named(shape: tuple[int, ...]) -> None:
 def test_a_wrong_batch_is_named() -> None:
     with pytest.raises(PgdiffError, match=r"batch size 2 or 1\. Got 3"):
         check_levels(torch.zeros(5, 3, 4), batch=2, tokens=4)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_several_numbers_are_not_one() -> None:
+    for slope in (np.array([1.0, 2.0]), torch.ones(2), torch.ones(90, 2), 1j):
+        with pytest.raises(PgdiffError, match=r"`slope` must be a number in .* Got [^\n]*$"):
+            Pyramid(slope=slope)  # type: ignore[arg-type]
 
 
 def test_bad_numbers_are_named() -> None:

@@ -3,6 +3,7 @@
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from oracles import DOUBLE, SCHEDULES, Gaussian, affine, generator, relative, shrink
@@ -296,8 +297,18 @@ def test_bad_input_is_named() -> None:
     for level in (1.0, -0.1, float("nan"), torch.tensor([0.1, 1.0, 0.2])):
         with pytest.raises(PgdiffError, match=r"`level` must be a number in \[0.0, 1.0\)"):
             Observed(mask(), values, level)
-    with pytest.raises(PgdiffError, match=r"`level` must have shape \[3\]"):
-        Observed(mask(), values, torch.tensor([0.1, 0.2]))
+    for wrong in ("a", None, ["a"] * 3, torch.full((3, 1), 0.1)):
+        with pytest.raises(PgdiffError, match=r"`level` must be a number in \[0.0, 1.0\)"):
+            Observed(mask(), values, wrong)  # type: ignore[arg-type]
+    for levels in (torch.tensor([0.1, 0.2]), [0.1, 0.2], np.array([0.1, 0.2])):
+        with pytest.raises(PgdiffError, match=r"`level` must have shape \[3\].* Got \[2\]"):
+            Observed(mask(), values, levels)  # type: ignore[arg-type]
+    with pytest.raises(PgdiffError, match=r"but for a mask of batch 1. Got \[2, 4, 2\]"):
+        Observed(mask().expand(2, -1, -1), values, 0.3)
+    with pytest.raises(PgdiffError, match="`mask` must be of bool"):
+        Observed(mask().float(), values, 0.3)
+    with pytest.raises(PgdiffError, match=r"`values` must have shape \[batch, tokens, features\]"):
+        Observed(mask()[0], values[0], 0.3)
     with pytest.raises(PgdiffError, match="`mask` and `values` must have the same shape"):
         Observed(mask(), values[:, 1:], 0.3)
     values[1, 0, 1] = float("nan")
@@ -314,3 +325,22 @@ def test_bad_input_is_named() -> None:
             solver=DDIM(),
             observed=Observed(mask(), torch.zeros(3, TOKENS, 2), 0.3),
         )
+
+
+def test_a_token_is_known_or_measured() -> None:
+    values = torch.zeros(2, TOKENS, 2)
+    settings: dict[str, Any] = {
+        "schedule": SCHEDULE,
+        "levels": FullSequence().matrix(torch.tensor([1.0, 0.5, 0.0]), tokens=TOKENS),
+        "shape": (2, TOKENS, 2),
+        "generators": [generator(0)],
+        "solver": DDIM(),
+    }
+    for features in (1, 2):
+        seen = Observed(mask(features=features), values, 0.3)
+        with pytest.raises(PgdiffError, match=r"`known` as a whole\. Got token 0 in both"):
+            sample(shrink, known=Known(mask(), values), observed=seen, **settings)
+    # What is known of a token that is not known as a whole is held, whatever was measured.
+    part = Known(mask(features=1), values + 0.7)
+    x = sample(shrink, known=part, observed=Observed(mask(), values, 0.3), **settings)
+    assert (x[:, 0, 0] == 0.7).all()

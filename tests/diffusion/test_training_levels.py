@@ -305,3 +305,19 @@ def test_bad_forcing_levels_are_named(settings: dict[str, Any]) -> None:
     (name,) = settings
     with pytest.raises(PgdiffError, match=f"`{name}` must be"):
         ForcingLevels(**settings)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_bad_mixtures_and_flags_are_named() -> None:
+    one = IndependentLevels()
+    parts: Any
+    for parts in (one, "forcing", (IndependentLevels,), (one, 3), 3, ()):
+        with pytest.raises(PgdiffError, match="`parts` must be one law of levels or more"):
+            MixtureLevels(parts=parts)
+    weights: Any
+    for weights in (3, (1.0, 2.0), "ab"):
+        with pytest.raises(PgdiffError, match="`weights` must be as many as `parts`, 1"):
+            MixtureLevels(parts=(one,), weights=weights)
+    flag: Any = "no"
+    with pytest.raises(PgdiffError, match=r"`per_token` must be true or false\. Got 'no'"):
+        LogNormalLevels(per_token=flag)

@@ -69,7 +69,9 @@ def test_the_seed_decides() -> None:
         ({"noise": -0.1}, "`noise` must be a number of at least 0"),
         ({"noise": [0.1, 0.2]}, "`noise` must be"),
         ({"noise": float("nan")}, "`noise` must be"),
+        ({"noise": "a"}, "`noise` must be"),
         ({"dropped": 1.0}, "`dropped` must be a number in"),
+        ({"stale": "no"}, "`stale` must be true or false"),
     ],
 )
 def test_bad_input_is_named(settings: dict[str, Any], message: str) -> None:
@@ -104,5 +106,12 @@ def test_only_agents_that_are_ready_meet_what_is_missing() -> None:
 
     found = evaluate(Steady(0.1), make, episodes=2, progress=False)
     assert found.lengths.tolist() == [20, 20]
+    said = found.settings["wrappers"]
+    assert said == {"Disturbed": {"noise": 0.0, "dropped": 0.5, "stale": False}}
+    plain = gym.wrappers.TransformReward(make(), lambda reward: reward)
+    several = Disturbed(plain, noise=np.array([0.1, 0.2, 0.0, 0.0]))
+    said = evaluate(Steady(0.1), lambda: several, episodes=1, progress=False).settings["wrappers"]
+    assert said["Disturbed"]["noise"] == [0.1, 0.2, 0.0, 0.0]
+    assert said["TransformReward"] == {"func": "function"}
     with pytest.raises(PgdiffError, match="observations must be finite"):
         evaluate(Steady(None), make, episodes=2, progress=False)

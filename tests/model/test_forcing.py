@@ -244,6 +244,17 @@ def test_rollouts_have_any_length(tokens: int, context: int | None) -> None:
         assert not torch.equal(made, other)
 
 
+@pytest.mark.parametrize(("horizon", "context"), [(4, None), (3, None), (2, None), (3, 1)])
+def test_windows_may_be_shorter_than_the_models(horizon: int, context: int | None) -> None:
+    """Each is what the model of that horizon would make; half of it is the context by default."""
+    options: dict[str, Any] = {"tokens": 15, "steps": 2, "levels": Pyramid()}
+    made = rollout(MODEL, OBSERVATIONS, horizon=horizon, context=context, **options)
+    half = horizon // 2 if context is None else context
+    same = rollout(MODEL.with_horizon(horizon), OBSERVATIONS, context=half, **options)
+    assert made.observations.shape == (3, 15, 4)
+    assert torch.equal(made.observations, same.observations)
+
+
 def test_numpy_goes_in_as_well() -> None:
     made = rollout(MODEL, OBSERVATIONS.numpy().astype(np.float64), tokens=8, steps=2)
     same = rollout(MODEL, OBSERVATIONS, tokens=8, steps=2)
@@ -254,6 +265,36 @@ def test_a_longer_rollout_begins_as_a_shorter_one() -> None:
     short = rollout(MODEL, OBSERVATIONS, tokens=10, steps=2).observations
     long = rollout(MODEL, OBSERVATIONS, tokens=30, steps=2).observations
     assert torch.equal(long[:, :10], short)
+
+
+@pytest.mark.parametrize("arrivals", [[0, 0, 0], [2, 4, 3], [4, 13, 8], [25, 7, 29]])
+def test_a_rollout_ends_where_all_have_arrived(arrivals: list[int]) -> None:
+    """It is the beginning of the whole one, and no window more than it takes is made."""
+    options: dict[str, Any] = {"tokens": 30, "steps": 2, "context": 3}
+    windows: list[int] = []
+
+    def until(segment: Segment) -> Tensor:
+        windows.append(segment.observations.shape[1])
+        place = torch.arange(windows[-1])
+        return place >= torch.tensor(arrivals)[:, None]
+
+    made = rollout(MODEL, OBSERVATIONS, until=until, **options).observations
+    whole = rollout(MODEL, OBSERVATIONS, **options).observations
+    assert torch.equal(made, whole[:, : max(arrivals) + 1])
+    assert windows[0] == 6 and windows[-1] <= max(max(arrivals) + 3, 6)
+
+
+def test_a_rollout_that_never_arrives_has_all_its_tokens() -> None:
+    options: dict[str, Any] = {"tokens": 20, "steps": 2}
+    whole = rollout(MODEL, OBSERVATIONS, **options).observations
+    for there in (False, torch.tensor([True, True, False])[:, None]):
+        made = rollout(
+            MODEL,
+            OBSERVATIONS,
+            until=lambda s, there=there: torch.ones(s.observations.shape[:2]).bool() & there,
+            **options,
+        )
+        assert torch.equal(made.observations, whole)
 
 
 def test_rollouts_are_guided_window_by_window() -> None:
@@ -317,6 +358,14 @@ def test_bad_input_is_named() -> None:
         ({"tokens": 9, "context": 6}, "`context` must be less than the 6 tokens"),
         ({"tokens": 9, "context": 0}, "`context` must be"),
         ({"tokens": 9, "seed": -1}, "`seed` must be"),
+        ({"tokens": 9, "horizon": 2, "context": 3}, "`context` must be less than the 2 tokens"),
+        ({"tokens": 9, "horizon": 7}, "`horizon` must be at most the 6 tokens"),
+        ({"tokens": 5, "history": "vanilla"}, "`history` must be a HistoryGuidance"),
+        ({"tokens": 9, "known": start()}, r"`rollout` has no setting 'known'. It must be one of"),
+        ({"tokens": 9, "batch": 3}, "`rollout` has no setting 'batch'"),
+        ({"tokens": 9, "until": lambda made: made.observations}, "`until` must return a tensor of"),
+        ({"tokens": 9, "until": lambda made: True}, "`until` must return .* Got True"),
+        ({"tokens": 9, "stps": 3}, "no setting 'stps'.* Did you mean 'steps'"),
     ):
         with pytest.raises(PgdiffError, match=message):
             rollout(MODEL, OBSERVATIONS, **options)

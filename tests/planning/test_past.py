@@ -25,8 +25,6 @@ SETTINGS: dict[str, Any] = {
 FIELDS: dict[str, tuple[str, ...]] = {
     "alone": ("observations",),
     "previous": ("observations", "previous_actions"),
-    "chunks": ("observations", "action_chunks"),
-    "one": ("observations", "actions"),
 }
 MODELS = {name: tiny_model(EPISODES, fields=fields, **SETTINGS) for name, fields in FIELDS.items()}
 VALUE = stir(TransitionValue.from_episodes(EPISODES, stride=STRIDE, width=16, depth=1))
@@ -88,10 +86,6 @@ def test_what_is_told_is_a_recorded_segments_beginning(fields: str, tokens: int)
     batch = model.dataset(EPISODES).batch(np.array([0]))
     parts = {name: torch.tensor(getattr(batch, name)) for name in FIELDS[fields]}
     x = model.normalizer.normalize(model.tokens(batch._replace(**parts)))[:, : tokens + 1]
-    for name in ("action_chunks", "actions"):
-        if name in parts:  # what is done now is to come
-            normalized = model.normalizer.normalize(torch.zeros(model.layout.features))
-            x[:, -1, model.layout.slices[name]] = normalized[model.layout.slices[name]]
     level = torch.tensor([[0.1 * STRIDE * token for token in range(tokens)] + [0.3]])
     x0_hat = model.denoise(model.schedule.alpha(level)[..., None] * x, level)
     expected = model.segment(x0_hat).observations[:, -1]
@@ -128,7 +122,9 @@ def test_plans_begin_at_the_estimate_and_the_controller_hears_it_at_every_step()
 
 
 def test_without_noise_observations_stay_as_they_are() -> None:
-    planner, plain = make(observation_level=0.0), make(observation_level=0.0, context=0)
+    with pytest.warns(UserWarning, match="`context` has no effect"):
+        planner = make(observation_level=0.0)
+    plain = make(observation_level=0.0, context=0)
     states = [drive(each, 8) for each in (planner, plain)]
     np.testing.assert_array_equal(told(planner)[:, 0], SEEN[:8])
     np.testing.assert_array_equal(states[0].waypoints, states[1].waypoints)
@@ -177,11 +173,34 @@ def test_estimates_that_are_off_by_more_than_noise_explains_are_trusted_less() -
     found = trust(model, levels, past)
     np.testing.assert_allclose(found[0], [1.0, 1.0, 1 / 4, 1 / 16], rtol=1e-4)
     assert (found[1] == 1.0).all()
+    two = np.array([0.2, 0.05])  # what is seen now has no part in it
+    np.testing.assert_array_equal(trust(model, two, past)[0], found[0])
     half = past.begun(np.array([True, False]))
     assert (trust(model, levels, half) == 1.0).all()
     for _ in range(3):  # what there has been no time for counts as right
         half = half.then(np.zeros((2, 4)), np.zeros((2, 0)), levels, off)
     np.testing.assert_allclose(trust(model, levels, half)[0], [1.0, 1.0, 1 / 2, 1 / 8], rtol=1e-4)
+
+
+def test_trust_goes_by_the_noise_that_each_step_had_and_by_those_that_saw_something() -> None:
+    model = MODELS["alone"]
+    scale = (model.normalizer.scale / model.normalizer.factor).numpy()
+    past = Past.empty(1, 6, observation=4, action=0)
+    variance, square = np.zeros(4), np.zeros(4)
+    for step, level in enumerate([0.1, 0.2, 0.3, 0.1, 0.2, 0.3]):
+        off = scale * level_deviation(model, level) * 2.0
+        if step in (1, 3):
+            off = np.full(4, np.nan)
+        else:
+            variance += np.square(scale * level_deviation(model, level))
+            square += np.square(off)
+        past = past.then(np.zeros((1, 4)), np.zeros((1, 0)), np.array([level]), off[None])
+    for now in (0.05, 0.5):
+        found = trust(model, np.array([now]), past)
+        np.testing.assert_allclose(found, (variance / square)[None], rtol=1e-4)
+        np.testing.assert_allclose(found, 1 / 4, rtol=1e-4)
+    nothing = past._replace(moved=np.full_like(past.moved, np.nan))
+    assert (trust(model, np.array([0.2]), nothing) == 1.0).all()
 
 
 def level_deviation(model: Any, level: float) -> float:
@@ -193,27 +212,73 @@ def level_deviation(model: Any, level: float) -> float:
 def test_bad_input_is_named() -> None:
     rewarded = tiny_model(EPISODES, fields=("observations", "rewards"), **SETTINGS)
     full = tiny_model(EPISODES, levels=IndependentLevels())
+    fields = ("observations", "action_chunks")
+    chunks = tiny_model(EPISODES, fields=fields, **SETTINGS)
     cases: list[tuple[Any, Any, str]] = [
         (MODELS["previous"], -1, "`context` must be an integer of at least 0"),
         (MODELS["previous"], 1.5, "`context` must be an integer"),
         (MODELS["previous"], 6, "`context` must be less than the 6 tokens"),
         (tiny_model(EPISODES), 2, "`context` must be 0 for a model of one noise level"),
         (rewarded, 2, "`context` must be 0 for a model whose tokens hold 'rewards'"),
+        (chunks, 2, "`context` must be 0 for a model whose tokens hold 'action_chunks'"),
         (full, 2, "`context` must be 0 for a model that is not causal"),
         (full, 5, "`context` must be 0 for a model that is not causal"),
     ]
     for model, context, message in cases:
         with pytest.raises(PgdiffError, match=message):
             Planner(model, context=context)
-    planner, plain = make(), make(context=0)
-    _, state = plain.predict(SEEN[0])
-    with pytest.raises(PgdiffError, match=r"the same `context`. Got one without a past"):
-        planner.predict(SEEN[0], state)
-    with pytest.raises(PgdiffError, match=r"`levels` must be 2, one an environment\. Got 1"):
-        planner.plan_batch(SEEN[:2], seeds=[0, 1], levels=np.zeros(1))
-    _, state = planner.predict(SEEN[0])
-    with pytest.raises(PgdiffError, match=r"the same `context`. Got one with its past"):
-        plain.predict(SEEN[0], state)
+    planner = make()
+    for levels in (np.zeros(1), [[0.1, 0.1]], [0.1, None], [0.1, 1.0], "ab"):
+        with pytest.raises(PgdiffError, match=r"`levels` must be"):
+            planner.plan_batch(SEEN[:2], seeds=[0, 1], levels=levels)  # type: ignore[arg-type]
+    with pytest.raises(PgdiffError, match=r"`observation` must be that of one environment or"):
+        planner.plan_batch(SEEN[:0], seeds=[])
+
+
+def test_a_state_of_another_planner_is_named() -> None:
+    planner, longer, plain = make(), make(context=3), make(context=0)
+    alone = make("alone", context=0)
+    shorter, own = make(context=0, horizon=4), make(context=0, controller="actions")
+    for maker, user, message in (
+        (plain, planner, "Got a past of the sizes None, where this one has"),
+        (planner, plain, "Got a past of the sizes .*, where this one has None"),
+        (longer, planner, r"Got a past of the sizes \(9, 4\), where this one has \(6, 4\)"),
+        (shorter, plain, r"Got a plan of the sizes \(4, 4\), where this one has \(6, 4\)"),
+        (alone, own, "Got actions of a plan of the sizes None, where this one has"),
+        (own, alone, r"Got actions of a plan of the sizes \(15, 2\), where this one has None"),
+    ):
+        _, state = maker.predict(SEEN[0])
+        with pytest.raises(PgdiffError, match=message):
+            user.predict(SEEN[0], state)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (np.zeros((1, 1)), r"`controller` must give actions of the shape \[1, 2\]. Got \[1, 1\]"),
+        (np.zeros(2), r"`controller` must give actions of the shape \[1, 2\]. Got \[2\]"),
+        (np.full((1, 2), np.nan), "`controller` must give finite numbers. Got"),
+        (np.array([["a", "b"]]), "`controller` must give finite numbers. Got"),
+    ],
+)
+def test_what_a_controller_gives_is_checked(given: np.ndarray, message: str) -> None:
+    class Bad(Replay):
+        def act(self, observation: Any, waypoint: Any, steps_left: Any) -> Any:
+            return given
+
+    with pytest.raises(PgdiffError, match=message):
+        make(controller=Bad()).predict(SEEN[0])
+
+
+def test_a_model_that_gives_nan_is_named_and_not_the_observation() -> None:
+    model = tiny_model(EPISODES, fields=FIELDS["previous"], **SETTINGS)
+    with torch.no_grad():
+        for parameter in model.network.parameters():
+            parameter.fill_(torch.nan)
+    planner = Planner(model, context=2, observation_level=0.2, controller=Replay())
+    with pytest.raises(PgdiffError, match="`model` gave NaN or Inf for what a noisy observation"):
+        planner.predict(SEEN[0])
 
 
 # ------------------------------------------------------------------------------------- the oracle

@@ -67,9 +67,10 @@ def test_a_pass_through_the_denoiser_moves_what_is_told_by_the_trace() -> None:
         assert [push.name for push in step.trace.pushes] == ["value", "goal"]
         assert step.x0_hat is not None and step.trace.free is not None
         known = MODEL.pattern("start")
-        moved = (step.x0_hat - step.trace.free)[:, ~known]
-        total = torch.stack([push.move for push in step.trace.pushes]).sum(dim=0)[:, ~known]
-        assert torch.allclose(moved, total, atol=1e-5)
+        parts = torch.stack([step.trace.free, *(push.move for push in step.trace.pushes)])
+        off = (step.x0_hat - parts.sum(dim=0)).abs()
+        # Up to rounding, by the size of what is added up: such scales push far.
+        assert (off <= 1e-5 + 1e-5 * parts.abs().sum(dim=0))[:, ~known].all()
         assert step.trace.kept is None
 
 
