@@ -1,10 +1,12 @@
 """`pgdiff generate`: from a run to a data set that trains an agent."""
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import gymnasium as gym
 import pytest
+from joblib.externals.loky import get_reusable_executor
 from stable_baselines3 import SAC
 
 import pgdiff as package
@@ -53,6 +55,14 @@ def test_a_policy_steers_and_a_sweep_names_its_outputs(pgdiff, runs: Path, made:
     assert len(list(Path("data").glob("*.hdf5"))) == 2
 
 
+@pytest.fixture
+def no_workers_left() -> Iterator[None]:
+    """joblib keeps its processes for minutes, in case of more jobs; other tests count processes."""
+    yield
+    get_reusable_executor().shutdown(wait=True)
+
+
+@pytest.mark.usefixtures("no_workers_left")
 def test_jobs_of_a_launcher_share_a_data_set(pgdiff, runs: Path) -> None:
     words = [f"run={runs / 'synthesis'}", "transitions=600", "batch=4", "steps=2"]
     jobs = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "part=0,1", "parts=2"]

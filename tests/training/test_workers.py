@@ -21,6 +21,8 @@ from pgdiff.training.batches import StepBatches
 from pgdiff.training.sharing import dumps, loads
 from pgdiff.validation import PgdiffError
 
+Children = Callable[[], list[Any]]
+
 
 def trainer(**settings: Any) -> Trainer:
     return Trainer(**{"steps": 40, "batch_size": 16, "progress": False, "device": "cpu"} | settings)
@@ -29,6 +31,13 @@ def trainer(**settings: Any) -> Trainer:
 def equal(one: torch.nn.Module, two: torch.nn.Module) -> bool:
     other = two.state_dict()
     return all(torch.equal(value, other[name]) for name, value in one.state_dict().items())
+
+
+@pytest.fixture
+def children() -> Children:
+    """Which processes a run has started: those of tests before it are not its own."""
+    before = {process.pid for process in multiprocessing.active_children()}
+    return lambda: [p for p in multiprocessing.active_children() if p.pid not in before]
 
 
 class At(Callback):
@@ -42,18 +51,18 @@ class At(Callback):
             self.act()
 
 
-def test_any_number_of_workers_gives_the_same_run(tmp_path: Path) -> None:
+def test_any_number_of_workers_gives_the_same_run(tmp_path: Path, children: Children) -> None:
     learners = []
     for workers in (0, 1, 2):
         run = trainer(workers=workers, folder=tmp_path / str(workers), checkpoint_every=20)
         learners.append(run.fit(Regression(noise=0.2, dropout=0.1), make_episodes()))
-        assert multiprocessing.active_children() == []
+        assert children() == []
     assert equal(learners[0], learners[1]) and equal(learners[0], learners[2])
     files = [tmp_path / str(n) / "checkpoints/step-00000040/manifest.json" for n in (0, 1, 2)]
     assert len({file.read_bytes() for file in files}) == 1
 
 
-def test_resumed_with_another_number_of_workers(tmp_path: Path) -> None:
+def test_resumed_with_another_number_of_workers(tmp_path: Path, children: Children) -> None:
     whole = trainer().fit(Regression(noise=0.2), make_episodes())
 
     def stop() -> None:
@@ -64,7 +73,7 @@ def test_resumed_with_another_number_of_workers(tmp_path: Path) -> None:
         trainer(**cut, workers=2, callbacks=[At(27, stop)]).fit(
             Regression(noise=0.2), make_episodes()
         )
-    assert multiprocessing.active_children() == [], "an error ends them too"
+    assert children() == [], "an error ends them too"
     resumed = trainer(**cut, workers=1, resume=True).fit(Regression(noise=0.2), make_episodes())
     assert equal(whole, resumed)
 
@@ -103,15 +112,15 @@ def test_other_ways_of_starting_processes(method: str, tmp_path: Path) -> None:
     assert len(lines) == 2 and lines[0] == lines[1] and lines[0].endswith(" 0")
 
 
-def test_a_killed_worker_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_killed_worker_is_one_clear_error(tmp_path: Path, children: Children) -> None:
     def kill() -> None:
-        for process in multiprocessing.active_children():
+        for process in children():
             os.kill(process.pid, signal.SIGKILL)
 
     run = trainer(steps=2000, workers=1, folder=tmp_path, callbacks=[At(30, kill)])
     with pytest.raises(PgdiffError, match=r"has ended unexpectedly.*resume=True"):
         run.fit(Regression(), make_episodes())
-    assert multiprocessing.active_children() == []
+    assert children() == []
 
 
 ORPHANS = """
@@ -166,11 +175,11 @@ class FailingSource(PairSource):
         return super().batch(indices)
 
 
-def test_an_error_of_the_data_arrives_as_it_is() -> None:
+def test_an_error_of_the_data_arrives_as_it_is(children: Children) -> None:
     for workers in (0, 1):
         with pytest.raises(PgdiffError, match=r"^`rewards` must be sound\. Got a hole\.$"):
             trainer(workers=workers).fit(Failing(), make_episodes())
-    assert multiprocessing.active_children() == []
+    assert children() == []
 
 
 def test_a_batch_that_cannot_be_sent() -> None:
