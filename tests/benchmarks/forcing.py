@@ -138,7 +138,8 @@ def acted(
 
 def _asked(options: argparse.Namespace) -> dict[str, Any]:
     """Settings of the planner that the command line says."""
-    asked = {"controller": options.controller, "scale": options.scale, "at": options.at}
+    names = ("controller", "scale", "at", "trace")
+    asked = {name: getattr(options, name) for name in names}
     if options.schedule is not None:
         asked["schedule"] = SCHEDULES[options.schedule]
     return asked
@@ -442,6 +443,7 @@ def main() -> None:
     parser.add_argument("--controller", default=None)
     parser.add_argument("--scale", type=float, help="of the guide")
     parser.add_argument("--at", help="where the guide's gradient is taken")
+    parser.add_argument("--trace", type=float, help="of the guide; the run's if left out")
     parser.add_argument("--schedule", choices=SCHEDULES, help="of levels; the run's if left out")
     parser.add_argument("--rows", nargs="+")
     parser.add_argument("--force-noise", type=float, default=0.5)
