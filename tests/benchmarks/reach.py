@@ -18,6 +18,7 @@ ARMS: dict[str, dict[str, Any]] = {
     "no guide": {"guide": "none"},
     "value, scale 30, through the denoiser": {"scale": 30.0, "at": "denoiser"},
     "value, scale 100, through the denoiser": {"scale": 100.0, "at": "denoiser"},
+    "the same, trace 0.95": {"scale": 100.0, "at": "denoiser", "trace": 0.95},
     "value, scale 80, at x0": {"scale": 80.0, "at": "x0"},
 }
 
