@@ -26,3 +26,15 @@ def test_it_mixes_returns_cut_off_after_every_number_of_transitions(
         mixture = mixture + (1 - trace) * trace ** (n - 1) * cut_after(n)
     found = lambda_return(rewards, values, discount=discount, trace=trace)
     torch.testing.assert_close(found, mixture, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("trace", [0.0, 0.4, 1.0])
+def test_an_end_makes_later_rewards_and_values_zero(trace: float) -> None:
+    rewards = torch.randn(5, 4, generator=generator(0), dtype=DOUBLE)
+    values = torch.randn(5, 4, generator=generator(1), dtype=DOUBLE)
+    # Row k belongs to the episode up to state k, so it has earned k rewards, or all of them.
+    in_episode = torch.ones(5, 5, dtype=DOUBLE).tril()
+    found = lambda_return(rewards, values, discount=0.9, trace=trace, in_episode=in_episode)
+    earned, alive = in_episode[:, :-1] * rewards, in_episode[:, 1:] * values
+    expected = lambda_return(earned, alive, discount=0.9, trace=trace)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)

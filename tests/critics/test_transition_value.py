@@ -1,5 +1,6 @@
 """Rewards between tokens and a terminal value: known values of chains, and the energy's law."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,39 @@ def random_segment(*, batch: int = 4, tokens: int = 6) -> Segment:
 
 
 # --------------------------------------------------------------------------------------- learning
+
+
+@pytest.mark.parametrize("log_space", [False, True])
+def test_bootstrapped_values_stay_in_the_range_of_the_rewards(log_space: bool) -> None:
+    low, high = (2.0, 12.0) if log_space else (0.2, 0.6)
+    value = random_value(log_space=log_space, expectile=0.8, value_range=(low, high))
+    stir(value.slow_network, seed=5, size=1.0)
+    x = torch.randn(40, 2, 3, generator=generator(0), dtype=DOUBLE)
+    rewards = torch.rand(40, 2, generator=generator(1), dtype=DOUBLE)
+    batch = SimpleNamespace(observations=x, rewards=rewards)
+    found = value.losses(batch, generator(0))["value"]
+    here, ahead = (
+        value._raw(network, value.normalizer.normalize(x[:, token]))
+        for token, network in enumerate((value.value_network, value.slow_network))
+    )
+    ahead = ahead.exp() if log_space else ahead
+    assert (ahead < low).any() and (ahead > high).any()
+    target = 0.05 * rewards[:, 0] + 0.95**3 * ahead.clamp(low, high)
+    error = (target.log() if log_space else target) - here
+    weight = torch.where(error > 0, 0.8, 0.2)
+    torch.testing.assert_close(found, (weight * error.square()).mean())
+    shown = value.value(x)
+    assert shown.min() >= low and shown.max() <= high
+
+
+def test_the_range_is_that_of_the_recording() -> None:
+    """A value is a mean of rewards; an end, after which nothing is earned, adds 0 to them."""
+    states, rewards = np.arange(8.0)[:, None], np.arange(8.0) + 2
+    for terminal, low in ((False, 2.0), (True, 0.0)):
+        episodes = record(states, np.zeros((8, 1)), rewards, lengths=[4, 4], terminal=terminal)
+        assert TransitionValue.from_episodes(episodes, stride=1).value_range == (low, 9.0)
+        first = episodes.select([0])
+        assert TransitionValue.from_episodes(first, stride=1).value_range == (low, 5.0)
 
 
 @pytest.mark.parametrize("stride", [1, 3])

@@ -38,7 +38,17 @@ def test_an_ended_episode_goes_on_as_its_last_row_and_one_that_was_cut_does_not(
     assert batch.actions[3, :, 0].tolist() == [-3, -4, -4, -4]
     assert batch.terminals[3].tolist() == [0, 1, 1, 1]
     assert batch.terminals[0].tolist() == [0, 0, 0, 0]
+    assert batch.rewards[3].tolist() == [3, 4, 0, 0]
     assert batch.mask.all()
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_segment_earns_what_its_episode_still_pays(stride: int) -> None:
+    """An episode that ends earlier earns less, and nothing is earned after the end."""
+    data = SegmentDataset(recording(), 4, stride, fields=FIELDS[:4], padding="terminal")
+    batch = data.batch(np.arange(5))
+    paid = [sum(range(row, min(row + 4 * stride, 5))) for row in range(5)]
+    assert batch.rewards.sum(axis=1).tolist() == paid
 
 
 def test_an_ended_episode_goes_on_as_the_observation_it_ended_in_where_that_was_recorded() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from judges import AGENTS, EPISODES, HIGH, LOW, live
+from judges import AGENTS, EPISODES, HIGH, LOW, Own, live
 from torch import Tensor, nn
 from toys import DOUBLE, generator, stir, tiny_model
 
@@ -264,3 +264,44 @@ def test_a_model_and_an_agent_of_it_are_the_same() -> None:
     assert torch.equal(
         Policy(model).energy(segment, level), Policy(load(model)).energy(segment, level)
     )
+
+
+def test_nothing_after_a_generated_terminal_counts() -> None:
+    """Return, policy, critic and value look at a trajectory up to its end alone."""
+    ends = torch.tensor([2, 0, 6])[:, None]  # the last one does not end
+    tokens = torch.arange(6)
+    flags = (tokens >= ends).float()[..., None]
+    value = TransitionValue.from_episodes(EPISODES, stride=1, width=8, depth=1)
+    guides = {
+        "return": Return(),
+        "policy": Policy(Own()),
+        "mean": Critic(Own()),
+        "discounted": Critic(Own(), where="discounted"),
+        "end": Critic(Own(), where="end"),
+        "states": Critic(Own(), of="value"),
+        # The reward of the last step is one of the state that it leads to.
+        "value": Value(stir(value), transform="none"),
+    }
+    sizes = {"observations": 4, "actions": 2, "rewards": 1}
+    parts = {k: torch.randn(3, 6, n, generator=generator(n)) for k, n in sizes.items()}
+    level = torch.zeros(1, 6)
+    for name, guide in guides.items():
+        later = (tokens > ends + (name == "value"))[..., None]
+        moved = {k: torch.where(later, x + 3, x) for k, x in parts.items()}
+        plain = guide.energy(Segment(**parts, terminals=flags), level)
+        changed = guide.energy(Segment(**moved, terminals=flags), level)
+        without = guide.energy(Segment(**parts), level)
+        assert torch.equal(plain, changed), name
+        torch.testing.assert_close(plain[2], without[2])
+        assert (plain[:2] - without[:2]).abs().min() > 1e-4, name
+
+
+def test_an_end_counts_once_where_it_is_uncertain() -> None:
+    """Recorded flags stay 1 after an end: of an even chance, half of what follows counts."""
+    rewards = torch.ones(1, 4, 1)
+    flags = torch.tensor([[0.0, 0.5, 0.5, 0.5]])[..., None].requires_grad_()
+    segment = Segment(observations=torch.zeros(1, 4, 1), rewards=rewards, terminals=flags)
+    energy = Return(discount=1.0).energy(segment, torch.zeros(1, 4))
+    assert energy.item() == 1 + 1 + 0.5 + 0.5
+    (gradient,) = torch.autograd.grad(energy.sum(), flags)
+    assert gradient.flatten().tolist() == [-1, -1, -1, 0]  # each end costs the next reward once
