@@ -32,6 +32,8 @@ def measure(
         out: the folder; with several runs a folder in it for each.
         env_options: arguments of the environment.
     """
+    if flag(settings, "ablation"):
+        raise PgdiffError("`truth` must be false with ablation=true. Got true. Call it twice.")
     options: dict[str, Any] = {
         "starts": check_positive_int("truth_starts", settings["truth_starts"]),
         "seed": check_seed("truth_seed", settings["truth_seed"]),

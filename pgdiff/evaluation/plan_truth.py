@@ -15,7 +15,7 @@ from pgdiff.data.transitions import rows_of
 from pgdiff.evaluation import checks
 from pgdiff.evaluation.machine import machine
 from pgdiff.evaluation.rollouts import MakeEnv
-from pgdiff.evaluation.truth_likelihood import likelihood_refusal, plan_nats
+from pgdiff.evaluation.truth_likelihood import STEPS, likelihood_refusal, plan_nats
 from pgdiff.evaluation.truth_report import Limits, PlanTruth, TruthRow
 from pgdiff.evaluation.truth_rollouts import Simulators, straight
 from pgdiff.evaluation.truth_starts import Starts, draw_starts
@@ -45,6 +45,7 @@ def plan_truth(
     starts: int = 1000,
     seed: int = 7,
     likelihood: int = 64,
+    likelihood_steps: int = STEPS,
     near: float = NEAR,
     parallel: int = 100,
     progress: bool = False,
@@ -70,6 +71,7 @@ def plan_truth(
         starts: how many starts; fewer where the recording has no more outside the goal.
         seed: of the starts, of the goals, and of the plans' noise.
         likelihood: of how many starts the log-likelihood is taken, which takes long; 0 for none.
+        likelihood_steps: Runge-Kutta steps of the log-likelihood.
         near: miss of the last way-point up to which a plan counts as arrived.
         parallel: how many environments at most are stepped side by side.
         progress: whether to show a progress bar.
@@ -88,6 +90,7 @@ def plan_truth(
     check_seed("seed", seed)
     check_seed("seed + starts", seed + starts)
     check_positive_int("likelihood", likelihood, minimum=0)
+    check_positive_int("likelihood_steps", likelihood_steps)
     check_positive_int("parallel", parallel)
     check_range("near", near, low=0.0)
     begin = time.perf_counter()
@@ -98,7 +101,7 @@ def plan_truth(
             checks.check_env(envs[-1])
             checks.check_fit(planner, envs[-1])
         drawn = draw_starts(planner, envs[0], episodes, starts=starts, seed=seed)
-        scene = _Scene(planner, envs, episodes, drawn, likelihood=likelihood)
+        scene = _Scene(planner, envs, episodes, drawn, likelihood=(likelihood, likelihood_steps))
         plans = _plans_of(planner, drawn, scene.goals, seed=seed, progress=progress)
         rows = {name: scene.row(name, of, progress=progress) for name, of in plans.items()}
         return PlanTruth(
@@ -183,7 +186,7 @@ class _Scene:
         episodes: Episodes,
         starts: Starts,
         *,
-        likelihood: int,
+        likelihood: tuple[int, int],
     ) -> None:
         self.planner, self.envs, self.starts = planner, envs, starts
         self.task: Any = envs[0].unwrapped
@@ -203,8 +206,8 @@ class _Scene:
         if self._value is None:
             self.empty["values"] = "no guide has a value of single observations"
         self._distances = self._offers("distance_to_goal", "rank correlation of the value")
-        self._likelihood = likelihood
-        refusal = likelihood_refusal(planner) if likelihood else "it was left out"
+        self._likelihood, self._likelihood_steps = likelihood
+        refusal = likelihood_refusal(planner) if self._likelihood else "it was left out"
         if refusal is not None:
             self.empty["likelihood"] = refusal
             self._likelihood = 0
@@ -242,6 +245,7 @@ class _Scene:
                 waypoints[some],
                 None if actions is None else actions[some],
                 None if self.goals is None else self.goals[some],
+                steps=self._likelihood_steps,
             )
         return TruthRow(waypoints=waypoints, **found)
 
