@@ -20,7 +20,7 @@ from pgdiff.evaluation.truth_report import Limits, PlanTruth, TruthRow
 from pgdiff.evaluation.truth_rollouts import Simulators, straight
 from pgdiff.evaluation.truth_starts import Starts, draw_starts
 from pgdiff.evaluation.value_truth import ValueTruth, guide_value, value_truth
-from pgdiff.evaluation.wall_cuts import cut_legs, recorded_clearance
+from pgdiff.evaluation.wall_cuts import leg_clearances, recorded_clearance
 from pgdiff.planning import Planner
 from pgdiff.planning.goals import GOAL
 from pgdiff.planning.inputs import plan_seeds
@@ -230,7 +230,8 @@ class _Scene:
             found["misses"] = self._misses(found["driven"][:, 1:], waypoints[:, 1:])
         if self._clearance is not None:
             places = np.asarray(waypoints[..., list(self.position)], np.float64)
-            found["cuts"] = cut_legs(places, self.task.clearance, limit=self._clearance)
+            least = leg_clearances(places, self.task.clearance)
+            found["cuts"], found["through"] = least <= self._clearance, least <= 0
             found["in_wall"] = self.task.clearance(places[:, 1:]) <= 0
         if self._value is not None and ends is not None:
             value = self._value[1]

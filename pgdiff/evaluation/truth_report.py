@@ -27,6 +27,7 @@ class TruthRow:
         driven: `[plans, tokens, obs]`, where each plan leads when it is followed open loop, at the
             times of its way-points.
         cuts: `[plans, legs]`, whether a leg cuts a wall.
+        through: `[plans, legs]`, whether a leg has a point inside a wall.
         in_wall: `[plans, legs]`, whether the way-point at a leg's end lies inside a wall.
         leg_misses: `[plans, legs]`, how far each leg ends from its way-point when the simulator is
             set to the way-point before.
@@ -41,6 +42,7 @@ class TruthRow:
     waypoints: Float[np.ndarray, "plans tokens obs"]
     driven: Float[np.ndarray, "plans tokens obs"] | None = None
     cuts: Bool[np.ndarray, "plans legs"] | None = None
+    through: Bool[np.ndarray, "plans legs"] | None = None
     in_wall: Bool[np.ndarray, "plans legs"] | None = None
     leg_misses: Float[np.ndarray, "plans legs"] | None = None
     misses: Float[np.ndarray, "plans legs"] | None = None
@@ -156,6 +158,11 @@ COLUMNS = (
     Column("cut_first", "cuts a wall in leg 1 (share of plans)", lambda row, _: _cut(row, 1)),
     Column("cut_three", "cuts a wall in legs 1 to 3", lambda row, _: _cut(row, 3)),
     Column("cut_all", "cuts a wall in any leg", lambda row, _: _cut(row, None)),
+    Column(
+        "through",
+        "goes through a wall in any leg",
+        lambda row, _: _share(None if row.through is None else row.through.max(axis=1)),
+    ),
     Column(
         "in_wall",
         "way-points inside a wall (share)",

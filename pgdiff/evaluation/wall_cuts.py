@@ -1,9 +1,9 @@
-"""Where the straight legs of plans come too near to a wall."""
+"""How near the straight legs of plans come to a wall."""
 
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from pgdiff.data import Episodes
 from pgdiff.data.transitions import rows_of
@@ -42,15 +42,14 @@ def recorded_clearance(
     return float(np.quantile(clearance(places), quantile))
 
 
-def cut_legs(
-    waypoints: Positions, clearance: Clearance, *, limit: float, spacing: float = SPACING
-) -> Bool[np.ndarray, "plans legs"]:
-    """Return which legs have a point whose clearance is at most `limit`.
+def leg_clearances(
+    waypoints: Positions, clearance: Clearance, *, spacing: float = SPACING
+) -> Float[np.ndarray, "plans legs"]:
+    """Return the least clearance of the points of each leg.
 
     Args:
         waypoints: positions of the way-points.
         clearance: of the environment.
-        limit: clearance at which a point counts as in a wall.
         spacing: greatest distance between neighbouring points of a leg; both of its ends count.
     """
     starts, ends = waypoints[:, :-1].reshape(-1, 2), waypoints[:, 1:].reshape(-1, 2)
@@ -60,6 +59,5 @@ def cut_legs(
     first = np.concatenate([[0], np.cumsum(counts)[:-1]])
     share = (np.arange(len(leg)) - first[leg]) / (counts[leg] - 1)
     points = starts[leg] + share[:, None] * (ends[leg] - starts[leg])
-    cut = np.zeros(len(counts), np.bool_)
-    np.logical_or.at(cut, leg, clearance(points) <= limit)
-    return cut.reshape(len(waypoints), -1)
+    least = np.minimum.reduceat(np.asarray(clearance(points), np.float64), first)
+    return np.asarray(least.reshape(len(waypoints), -1))

@@ -17,11 +17,12 @@ from pgdiff.saving import write_whole
 PAGE = Path(__file__).parents[2] / "notebooks" / "docs" / "plan_truth.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
-SHARES = ("cut_first", "cut_three", "cut_all", "in_wall", "infeasible")
+SHARES = ("cut_first", "cut_three", "cut_all", "through", "in_wall", "infeasible")
 WALLS = (
     ("cut_first", "cuts a wall, leg 1"),
     ("cut_three", "legs 1 to 3"),
     ("cut_all", "any leg"),
+    ("through", "goes through one"),
     ("in_wall", "way-points in walls"),
     ("infeasible", "infeasible legs"),
 )

@@ -110,7 +110,7 @@ def test_recorded_segments_are_true_plans(recording: Episodes) -> None:
     found = measured(planner_of(recording), recording)
     own, plans = found.rows["recorded"], found.rows["unguided"]
     np.testing.assert_array_equal(plans.waypoints, own.waypoints)
-    for name in ("cuts", "in_wall", "leg_misses", "misses", "promised", "achieved"):
+    for name in ("cuts", "through", "in_wall", "leg_misses", "misses", "promised", "achieved"):
         np.testing.assert_array_equal(getattr(plans, name), getattr(own, name), err_msg=name)
     assert plans.cuts is not None and not plans.cuts.any()
     assert plans.misses is not None and np.median(plans.misses) < 0.05
@@ -141,6 +141,7 @@ def test_a_leg_through_a_wall_is_counted_where_it_is(recording: Episodes) -> Non
     assert row.cuts is not None and row.in_wall is not None and row.leg_misses is not None
     np.testing.assert_array_equal(row.cuts[0], [False, False, True, False, True])
     np.testing.assert_array_equal(row.in_wall[0], [False, False, False, False, True])
+    assert row.through is not None and np.array_equal(row.through, row.cuts)
     legs = found.to_dict()["rows"]["unguided"]["by_leg"]
     assert legs["cut_up_to"] == [0, 0, 1, 1, 1] and legs["infeasible"] == [0, 0, 1, 0, 1]
     figures = {name: figure and figure.value for name, figure in found.figures("unguided").items()}
