@@ -12,6 +12,9 @@ from pgdiff.trajectory import Condition
 from pgdiff.validation import PgdiffError
 
 STEPS = 25
+NOISE_MIN = 0.05
+"""Detail of a plan that is finer than this, in normalised units, does not count: the last step of a
+planner's sampling begins at this noise (log-SNR 6) and is not corrected by another."""
 _BATCH = 128
 
 
@@ -39,6 +42,7 @@ def plan_nats(
     goals: Float[np.ndarray, "plans goal"] | None,
     *,
     steps: int = STEPS,
+    noise_min: float = NOISE_MIN,
 ) -> Float[np.ndarray, " plans"]:
     """Return the log-density of each plan given its start, in nats per free feature.
 
@@ -51,6 +55,7 @@ def plan_nats(
         actions: of every step, for a model that generates actions.
         goals: of the plans, for a model with the condition "goal".
         steps: Runge-Kutta steps.
+        noise_min: ratio sigma / alpha that counts as clean.
     """
     model = planner.model
     x = model.tokens_of(observations.astype(np.float32), actions)
@@ -64,7 +69,9 @@ def plan_nats(
         )
         goal = None if goals is None else goals[first : first + _BATCH]
         condition = _condition(planner, goal)
-        value = model.log_likelihood(batch, condition=condition, steps=steps).value
+        value = model.log_likelihood(
+            batch, condition=condition, steps=steps, noise_min=noise_min
+        ).value
         found.append(value.double().cpu().numpy() / free)
     return np.concatenate(found)
 

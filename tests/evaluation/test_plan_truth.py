@@ -15,6 +15,7 @@ from toys import record, tiny_model, walk
 
 from pgdiff import Episodes
 from pgdiff.evaluation.plan_truth import plan_truth, without_guides
+from pgdiff.evaluation.truth_likelihood import NOISE_MIN
 from pgdiff.evaluation.truth_report import Limits, PlanTruth, TruthRow
 from pgdiff.evaluation.truth_starts import draw_starts
 from pgdiff.evaluation.value_truth import value_truth
@@ -218,7 +219,9 @@ def test_likelihood_is_the_model_s_own(recording: Episodes) -> None:
     batch = SimpleNamespace(
         observations=torch.as_tensor(row.waypoints[:1]), mask=torch.ones(1, TOKENS, dtype=bool)
     )
-    value = planner.model.log_likelihood(batch, steps=steps).value.double().numpy()
+    value = (
+        planner.model.log_likelihood(batch, steps=steps, noise_min=NOISE_MIN).value.double().numpy()
+    )
     assert row.nats is not None
     np.testing.assert_allclose(row.nats, value / (4 * (TOKENS - 1)), rtol=1e-6)
 
