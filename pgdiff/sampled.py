@@ -379,6 +379,7 @@ class Sampled(Pretrained):
         method: Literal["exact", "hutchinson"] = "exact",
         probes: int = 16,
         steps: int = 50,
+        noise_min: float = 1e-3,
         seed: int = 0,
     ) -> LogLikelihood:
         """Log-density of recorded segments under the model, in raw units.
@@ -390,6 +391,8 @@ class Sampled(Pretrained):
             method: "exact" trace or "hutchinson"; see `pgdiff.diffusion.log_likelihood`.
             probes: random directions of "hutchinson".
             steps: Runge-Kutta steps.
+            noise_min: ratio sigma / alpha that counts as clean: the finest detail that counts, in
+                normalised units.
             seed: of the probes.
 
         Raises:
@@ -410,6 +413,7 @@ class Sampled(Pretrained):
             probes=probes,
             generator=torch.Generator(device=self.device).manual_seed(check_seed("seed", seed)),
             steps=steps,
+            noise_min=noise_min,
             known=Known(mask[None], x),
         )
         slope = self.normalizer.log_slope(self.tokens(batch).to(found.value))

@@ -26,6 +26,8 @@ CELL_OFFSET = WALL_OFFSET - BODY_OFFSET
 BALL_RADIUS = 0.1
 #: Starts and goals are drawn within this of a cell's (w, h), per coordinate.
 JITTER = 0.1
+#: Points whose distance to every wall is taken at a time, to bound the memory.
+_BLOCK = 10_000
 
 Cell = tuple[int, int]
 
@@ -141,11 +143,21 @@ class Layout:
 
     def clearance(self, x: float, y: float) -> float:
         """Distance from the point (x, y) of the observation to the nearest wall; 0 inside one."""
-        if not self.is_free(*self.cell(x, y)):
-            return 0.0
+        return float(self.clearances(np.array([[x, y]]))[0])
+
+    def clearances(self, positions: Float[np.ndarray, "*points 2"]) -> Float[np.ndarray, "*points"]:
+        """Distance from each point to the nearest wall; 0 inside one, and outside the maze."""
+        points = np.asarray(positions, dtype=np.float64)
+        flat = points.reshape(-1, 2)
         centres = np.argwhere(self.walls) + CELL_OFFSET
-        gaps = np.maximum(np.abs(centres - (x, y)) - 0.5, 0.0)
-        return float(np.sqrt((gaps**2).sum(axis=1)).min())
+        found = np.empty(len(flat))
+        for first in range(0, len(flat), _BLOCK):
+            part = flat[first : first + _BLOCK]
+            gaps = np.maximum(np.abs(part[:, None] - centres) - 0.5, 0.0)
+            found[first : first + _BLOCK] = np.sqrt((gaps**2).sum(axis=-1).min(axis=-1))
+        cells = np.floor(flat - CELL_OFFSET + 0.5)
+        outside = ((cells < 0) | (cells >= self.shape)).any(axis=-1)
+        return np.where(outside, 0.0, found).reshape(points.shape[:-1])
 
     def draw_position(self, generator: np.random.Generator) -> Float[np.ndarray, "2"]:
         """Draw a start or goal as D4RL does: a free cell's (w, h) plus uniform(-0.1, 0.1)."""

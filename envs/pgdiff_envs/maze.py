@@ -13,6 +13,7 @@ from pgdiff_envs.expert import Expert
 from pgdiff_envs.layouts import BALL_RADIUS, Layout, get_layout
 from pgdiff_envs.physics import GEAR, MAX_VELOCITY, TIMESTEP, build_xml
 from pgdiff_envs.raster import Raster
+from pgdiff_envs.shortest import shortest_ways
 from pgdiff_envs.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -207,6 +208,52 @@ class MazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._qpos[:], self._qvel[:] = given[:2], given[2:]
         return np.concatenate([self._qpos, self._qvel])
 
+    def clearance(self, positions: Any) -> Float[np.ndarray, "*points"]:
+        """Return the distance from each position of the ball's middle to the nearest wall.
+
+        It is 0 inside a wall and outside the maze. The ball touches a wall at its radius, 0.1.
+
+        Args:
+            positions: (x, y) of an observation, or `[..., 2]` of them; finite.
+
+        Raises:
+            PgdiffEnvsError: another shape, or values that are not finite numbers.
+        """
+        return self.layout.clearances(_points(positions))
+
+    def distance_to_goal(self, positions: Any) -> Float[np.ndarray, "*points"]:
+        """Return the length of the shortest way from each position to the present goal.
+
+        The way is that of a point through the free cells, about the corners of the walls. It is
+        inf inside a wall, outside the maze, and where no way leads to the goal.
+
+        Args:
+            positions: (x, y) of an observation, or `[..., 2]` of them; finite.
+
+        Raises:
+            PgdiffEnvsError: another shape, or values that are not finite numbers.
+        """
+        points = _points(positions)
+        flat = points.reshape(-1, 2)
+        goals = np.broadcast_to(self._goal, flat.shape)
+        return shortest_ways(self.layout).lengths(flat, goals).reshape(points.shape[:-1])
+
+    def rewards_at(self, observations: Any) -> Float[np.ndarray, "*points"]:
+        """Return the reward of a step that ends at each observation, for the present goal.
+
+        Args:
+            observations: `[..., 4]`, or `[..., 2]` of positions alone; finite.
+
+        Raises:
+            PgdiffEnvsError: another shape, or values that are not finite numbers.
+        """
+        given = np.asarray(observations)
+        places = given[..., :2] if given.shape[-1:] == (4,) else observations
+        distance = np.linalg.norm(_points(places) - self._goal, axis=-1)
+        return np.asarray(
+            distance <= GOAL_RADIUS if self.reward == "sparse" else np.exp(-distance), np.float64
+        )
+
     def step(self, action: Any) -> tuple[Float[np.ndarray, "4"], float, bool, bool, dict[str, Any]]:
         """Clip the command and the velocity, then let MuJoCo make one step of 0.01 s.
 
@@ -322,6 +369,20 @@ class MazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
                 f"every wall of the maze {list(self.maze)}. Got ({point[0]:g}, {point[1]:g})."
             )
         return point
+
+
+def _points(positions: Any) -> Float[np.ndarray, "*points 2"]:
+    """Return positions as finite float64, `[..., 2]`."""
+    try:
+        points = np.asarray(positions, dtype=np.float64)
+    except (TypeError, ValueError):
+        points = np.empty(0)
+    if points.shape[-1:] != (2,) or not np.isfinite(points).all():
+        raise PgdiffEnvsError(
+            "`positions` must be finite numbers (x, y), or an array [..., 2] of them. Got "
+            f"{positions!r}."
+        )
+    return points
 
 
 def _point(xy: Any, name: str = "xy") -> Float[np.ndarray, "2"]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pgdiff.cli import compared
+from pgdiff.cli import compared, truth
 from pgdiff.cli.described import described
 from pgdiff.cli.environments import check_fit, env_id_of, make_env
 from pgdiff.cli.planners import guide_settings, make_planner
@@ -34,6 +34,8 @@ def run(settings: dict[str, Any]) -> int:
     out = path(settings, "out", _default_out(settings, folders))
     options = _options(settings)
     ids = [env_id_of(run, settings["env"]) for run in runs]
+    if flag(settings, "truth"):
+        return truth.measure(settings, runs, ids, out, env_options=_env_options(settings))
     if flag(settings, "ablation"):
         if len(runs) > 1:
             raise PgdiffError(f"`run` must be one folder for the ablation. Got {len(runs)}.")
