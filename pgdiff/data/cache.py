@@ -12,6 +12,7 @@ import numpy as np
 
 from pgdiff.data.checks import Sink
 from pgdiff.data.fields import Field
+from pgdiff.data.mapping import map_array
 from pgdiff.data.observation_layout import ObservationLayout, from_json, to_json
 from pgdiff.data.recording import Recording
 
@@ -50,8 +51,7 @@ def open_cache(folder: Path) -> Cached | None:
     try:
         index = json.loads((folder / _INDEX).read_text())
         arrays = {
-            name: np.load(folder / _file(name), mmap_mode="r", allow_pickle=False).view(np.ndarray)
-            for name in index["fields"]
+            name: map_array(folder / _file(name)).view(np.ndarray) for name in index["fields"]
         }
         layout = index["layout"]
         layout = None if layout is None else from_json(layout)
