@@ -114,7 +114,7 @@ class _Rows:
                 fields[name] = np.asarray(source[:])
 
         def flag(name: str) -> np.ndarray:
-            return np.asarray(fields[name][:]).reshape(-1) != 0
+            return np.asarray(fields[name][:]).reshape(-1).astype(np.bool_)
 
         terminals = flag("terminals")
         marked = terminals | flag("timeouts") if "timeouts" in fields else terminals
