@@ -60,6 +60,13 @@ def open_cache(folder: Path) -> Cached | None:
         return None
 
 
+def remove_cache(folder: Path) -> None:
+    """Remove a cache folder, and the folder of caches if it is then empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()
+
+
 def _file(name: str) -> str:
     return f"{name.replace('/', '.')}.npy"
 

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pgdiff.data.cache import Cached, CacheWriter, cache_key, cache_root, open_cache
+from pgdiff.data.cache import Cached, CacheWriter, cache_key, cache_root, open_cache, remove_cache
 from pgdiff.data.checks import NO_END, find_problems
 from pgdiff.data.episodes import Episodes
 from pgdiff.data.places import Place, find_place
@@ -74,6 +74,7 @@ def load_episodes(
     place = find_place(source)
     root = cache_root(place.path, None if cache_dir is None else user_path(cache_dir))
     cached = open_cache(root / cache_key(*place.files)) if place.exists else None
+    fresh = cached is None
     need_end = not join_continuous and episode_length is None
     if cached is None:
         cached = _convert(place, root, need_end=need_end)
@@ -90,6 +91,8 @@ def load_episodes(
             repair=repair,
         )
     except PgdiffError as error:
+        if fresh:
+            remove_cache(root / cache_key(*place.files))
         raise PgdiffError(f"{place.path}: {error}") from error
 
 

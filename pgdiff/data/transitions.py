@@ -92,7 +92,8 @@ class TransitionDataset:
         """First rows of the episodes that examples come from."""
         used = np.zeros(self.episodes.steps, np.bool_)
         used[self._rows] = True
-        return self.episodes.starts[used[self.episodes.starts]]
+        starts: np.ndarray = self.episodes.starts[used[self.episodes.starts]]
+        return starts
 
     @property
     def ongoing(self) -> Bool[np.ndarray, " transitions"]:
