@@ -24,15 +24,16 @@ folders that are damaged or hostile, and settings out of range, are tested likew
 (`tests/training/test_bad_files.py`, `test_bad_inputs.py`), and environments and saved evaluations
 (`tests/evaluation/test_bad_inputs.py`).
 
-A recording whose `next_observations` are not what followed, or that holds the rows which a vector
-environment adds to reset itself, is refused as well: values of one episode would be learned from
-another. `load_episodes(..., repair=True)`, or `pgdiff convert data=IN out=OUT repair=true`, reads it
-without them. Rows of an autoreset are left out; `next_observations` are left out as a whole, so that
-the successor of a row is the row that follows, and that of a cut episode's last row is unknown: no
-transition is made of it, and `to_replay_buffer` leaves it out.
+A recording is refused as well where its `next_observations` are not what followed, or where it
+holds the rows that a vector environment adds to reset itself: values of one episode would be
+learned from another. `load_episodes(..., repair=True)` reads it without them, and
+`pgdiff convert data=IN out=OUT repair=true` writes it so. Rows of an autoreset are left out;
+`next_observations` are left out as a whole. Then the successor of a row is the row that follows,
+and that of a cut episode's last row is unknown: no transition is made of it, and
+`to_replay_buffer` leaves it out.
 
-`pgdiff check` also prints hints, which refuse nothing: where many episodes end with a terminal after
-exactly as many rows as the longest has, a time limit may have been recorded as a terminal.
+`pgdiff check` also prints hints, which refuse nothing: where many episodes end with a terminal
+after exactly as many rows as the longest has, a time limit may have been recorded as a terminal.
 """
 
 
