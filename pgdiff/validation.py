@@ -3,10 +3,14 @@
 import difflib
 import importlib
 import math
+import os
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from types import ModuleType
 from typing import Any
+
+import numpy as np
 
 
 class PgdiffError(ValueError):
@@ -108,6 +112,35 @@ def _shown(value: object) -> str:
     text = repr(value)
     told = type(value).__repr__ is not object.__repr__ and len(text) <= 80 and "\n" not in text
     return text if told else f"a {type(value).__name__}"
+
+
+def as_array(name: str, value: Any) -> np.ndarray:
+    """Return a value as a NumPy array; a PyTorch tensor is detached and copied to the CPU.
+
+    Args:
+        name: of the argument, for the error.
+        value: anything that `numpy.asarray` takes, or a tensor.
+
+    Raises:
+        PgdiffError: the value cannot be made one array.
+    """
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":  # NumPy has no such type
+            value = value.float()
+    try:
+        return np.asarray(value)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise PgdiffError(
+            f"`{name}` must be one array. Got {_shown(value)}, which NumPy refuses ({error})."
+        ) from error
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """Return a path in which a leading "~" is the home directory."""
+    with suppress(RuntimeError):  # "~name" of an unknown user is a name like any other
+        return Path(path).expanduser()
+    return Path(path)
 
 
 def require(module: str, *, extra: str) -> ModuleType:

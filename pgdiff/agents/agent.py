@@ -15,7 +15,7 @@ from pgdiff.agents.density import gaussian_log_prob
 from pgdiff.agents.families import FAMILIES, family_of
 from pgdiff.agents.spaces import check_bounds, check_box
 from pgdiff.agents.vec_normalize import VecNormalizeStatistics
-from pgdiff.validation import PgdiffError, check_range
+from pgdiff.validation import PgdiffError, as_array, check_range
 
 _LIMIT = 1 - 1e-6
 
@@ -139,7 +139,7 @@ class Agent(nn.Module):
                 "`predict` is Stable-Baselines3's own, which needs an agent in single precision "
                 f"(`agent.float()`). Its weights are {self._dtype}."
             )
-        seen = np.asarray(observation)
+        seen = as_array("observation", observation)
         size = self.observation_space.shape[0]
         if seen.ndim not in (1, 2) or seen.shape[-1] != size:
             raise PgdiffError(

@@ -18,7 +18,7 @@ from pgdiff.data import Episodes
 from pgdiff.data.normalizers import Normalizer, fit_normalizer
 from pgdiff.data.selection import selected
 from pgdiff.pretrained import Pretrained, seeded_torch
-from pgdiff.validation import PgdiffError, check_positive_int, check_seed
+from pgdiff.validation import PgdiffError, as_array, check_positive_int, check_seed
 
 FIRST = slice(1)
 
@@ -208,7 +208,7 @@ class OfflineAgent(Pretrained):
                 "`observation` must be an array, as in the recording. Got a mapping of "
                 f"{sorted(map(str, observation))}."
             )
-        given = np.asarray(observation)
+        given = as_array("observation", observation)
         check_last("observation", given.shape, self.normalizer.features)
         if given.dtype.kind not in "fiub" or not np.isfinite(given).all():
             raise PgdiffError(f"`observation` must be finite numbers. Got {given.tolist()}.")

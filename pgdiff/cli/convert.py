@@ -21,6 +21,7 @@ def run(settings: dict[str, Any]) -> int:
             str(source),
             join_continuous=flag(settings, "join_continuous"),
             episode_length=settings["episode_length"],
+            repair=flag(settings, "repair"),
         )
         for source in sources
     ]

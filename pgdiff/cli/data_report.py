@@ -5,7 +5,7 @@ import tempfile
 
 import numpy as np
 
-from pgdiff.data import Episodes, load_episodes
+from pgdiff.data import Episodes, check, load_episodes
 from pgdiff.data.checks import NO_END
 from pgdiff.data.load import is_cached
 from pgdiff.data.quality import Quality, quality
@@ -25,12 +25,16 @@ def describe(source: str) -> list[str]:
             cache = stack.enter_context(tempfile.TemporaryDirectory(prefix="pgdiff-"))
         lines = [f"data: {source}"]
         try:
-            episodes = load_episodes(source, cache_dir=cache)
+            episodes = load_episodes(source, cache_dir=cache, repair=True)
         except PgdiffError as error:
             if NO_END.message not in str(error):
                 raise
             lines.append(f"no end of an episode: {NO_END.mend}")
-            episodes = load_episodes(source, cache_dir=cache, join_continuous=True)
+            episodes = load_episodes(source, cache_dir=cache, join_continuous=True, repair=True)
+        else:
+            lines += [f"{'hint' if p.hint else 'fault'}: {p}" for p in check(source)]
+        if any(line.startswith("fault: ") for line in lines):
+            lines.append("the rest is of the recording as repair=True reads it")
         return lines + _episodes(episodes) + _fields(episodes) + _quality(quality(episodes))
 
 
@@ -84,12 +88,21 @@ _JUDGED = {
 
 def _quality(found: Quality) -> list[str]:
     lines = ["quality:", _jumps(found.jumps)]
-    if found.ends:
+    if len(found.other_successors):
+        lines.append(
+            f"  next observations that are not the next row's: {_rows(found.other_successors)}"
+        )
+    if found.ends and found.ends_known:
         going_on = f"  ends after which the recording goes on: {found.continuing_ends}"
         line = f"{going_on} of {found.ends}"
         if found.continuing_ends:
             line += " (join_continuous=true drops them)"
         lines.append(line)
+    elif found.ends:
+        lines.append(
+            f"  ends near the row that follows: {found.continuing_ends} of {found.ends}; without "
+            "next_observations nothing tells whether these are resets"
+        )
     lines += [
         f"  rows equal to the one before: {found.repeated_rows}; to any earlier one: "
         f"{found.duplicate_rows}",
@@ -104,9 +117,10 @@ def _quality(found: Quality) -> list[str]:
 def _jumps(rows: np.ndarray) -> str:
     if not len(rows):
         return "  jumps inside episodes: none"
+    return f"  jumps inside episodes: {_rows(rows)}; an episode may end there without a mark"
+
+
+def _rows(rows: np.ndarray) -> str:
     shown = ", ".join(str(row) for row in rows[:_MOST_ROWS])
     more = ", …" if len(rows) > _MOST_ROWS else ""
-    return (
-        f"  jumps inside episodes: {len(rows)}, after row{'s' * (len(rows) > 1)} {shown}{more}; "
-        "an episode may end there without a mark"
-    )
+    return f"{len(rows)}, after row{'s' * (len(rows) > 1)} {shown}{more}"

@@ -86,6 +86,11 @@ class HindsightDataset:
     def __len__(self) -> int:
         return len(self._pairs) * self._goals_each
 
+    @property
+    def episode_starts(self) -> Int[np.ndarray, " episodes"]:
+        """First rows of the episodes that examples come from."""
+        return self._pairs.starts
+
     def batch(self, indices: Int[np.ndarray, " batch"]) -> HindsightBatch:
         """Gather the examples of these numbers.
 

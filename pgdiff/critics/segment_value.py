@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -45,6 +45,11 @@ class ReturnDataset:
 
     def __len__(self) -> int:
         return len(self._segments)
+
+    @property
+    def episode_starts(self) -> Int[np.ndarray, " episodes"]:
+        """First rows of the episodes that examples come from."""
+        return self._segments.episode_starts
 
     def batch(self, indices: np.ndarray) -> ReturnBatch:
         """Gather the segments of these numbers."""

@@ -56,16 +56,33 @@ def sample_rows(rows: Int[np.ndarray, " rows"]) -> Int[np.ndarray, " sampled"]:
     return rows
 
 
+def largest_moves(moves: Float[np.ndarray, "rows obs"]) -> Float[np.ndarray, " obs"]:
+    """Return how far each feature can move in one step: three times the 99.9th percentile."""
+    limits: np.ndarray = 3.0 * np.quantile(moves, 0.999, axis=0)
+    return limits
+
+
+def far_moves(
+    moves: Float[np.ndarray, "rows obs"], limits: Float[np.ndarray, " obs"]
+) -> Bool[np.ndarray, " rows"]:
+    """Return where some feature moves further than its limit."""
+    far: np.ndarray = np.any(moves > limits, axis=1)
+    return far
+
+
 def continuous_marks(
     observations: Float[np.ndarray, "steps obs"],
     marked: Bool[np.ndarray, " steps"],
+    next_observations: Float[np.ndarray, "steps obs"] | None = None,
 ) -> Int[np.ndarray, " joined"]:
     """Return the marked rows after which the recording simply goes on.
 
     A mark at row t is none if every feature moves from row t to row t + 1 by at most three times
-    the 99.9th percentile of that feature's one-step moves elsewhere. D4RL's maze2d recorder draws
-    a new goal at such rows and never resets the ball. Features are compared one by one since
-    positions and velocities have different units and a reset may leave some of them alone.
+    the 99.9th percentile of that feature's one-step moves elsewhere, and if row t + 1 holds the
+    next observation of row t, in a recording of next observations. A reset may be near as well, so
+    without next observations this is a guess. D4RL's maze2d recorder draws a new goal at such rows
+    and never resets the ball. Features are compared one by one since positions and velocities have
+    different units and a reset may leave some of them alone.
     """
     rows = np.flatnonzero(marked[:-1])
     if len(rows) == 0:
@@ -81,5 +98,8 @@ def continuous_marks(
     )
     for usual, moved in moves:
         goes_on &= moved <= 3.0 * np.quantile(usual, 0.999)
+    if next_observations is not None:
+        for feature in range(observations.shape[1]):
+            goes_on &= next_observations[rows, feature] == observations[rows + 1, feature]
     joined: np.ndarray = rows[goes_on]
     return joined

@@ -12,6 +12,7 @@ import numpy as np
 
 from pgdiff.data.checks import Sink
 from pgdiff.data.fields import Field
+from pgdiff.data.mapping import map_array
 from pgdiff.data.observation_layout import ObservationLayout, from_json, to_json
 from pgdiff.data.recording import Recording
 
@@ -50,14 +51,20 @@ def open_cache(folder: Path) -> Cached | None:
     try:
         index = json.loads((folder / _INDEX).read_text())
         arrays = {
-            name: np.load(folder / _file(name), mmap_mode="r", allow_pickle=False).view(np.ndarray)
-            for name in index["fields"]
+            name: map_array(folder / _file(name)).view(np.ndarray) for name in index["fields"]
         }
         layout = index["layout"]
         layout = None if layout is None else from_json(layout)
         return Cached(arrays, layout, bool(index["ends_known"]))
     except (OSError, ValueError, EOFError, TypeError, KeyError):
         return None
+
+
+def remove_cache(folder: Path) -> None:
+    """Remove a cache folder, and the folder of caches if it is then empty."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.parent.rmdir()
 
 
 def _file(name: str) -> str:

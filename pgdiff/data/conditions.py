@@ -345,6 +345,11 @@ class ConditionedDataset:
     def __len__(self) -> int:
         return len(self.segments)
 
+    @property
+    def episode_starts(self) -> Int[np.ndarray, " episodes"]:
+        """First rows of the episodes that examples come from."""
+        return self.segments.episode_starts
+
     def batch(self, indices: Int[np.ndarray, " batch"]) -> ConditionedBatch:
         """Gather the segments of these numbers.
 

@@ -13,7 +13,15 @@ from pgdiff.data.checks import find_problems
 from pgdiff.data.fields import BY_NAME, Field
 from pgdiff.data.observation_layout import ObservationLayout
 from pgdiff.data.problems import Problem
-from pgdiff.validation import PgdiffError, check_positive_int, check_range
+from pgdiff.data.successors import successors_checked
+from pgdiff.validation import (
+    PgdiffError,
+    as_array,
+    check_positive_int,
+    check_range,
+    check_seed,
+    nearest,
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,8 +86,13 @@ class Episodes:
         observation_layout: ObservationLayout | None = None,
         episode_length: int | None = None,
         join_continuous: bool = False,
+        repair: bool = False,
+        **fields: ArrayLike,
     ) -> Self:
         """Make episodes from arrays in memory; they are checked, converted and copied.
+
+        Tensors of PyTorch are taken as arrays. `from_arrays(**episodes.fields())` makes the same
+        episodes again; pass `observation_layout` where they have one.
 
         Args:
             observations: `[steps, obs]`.
@@ -92,9 +105,11 @@ class Episodes:
             observation_layout: of the Dict observations that these are made of, by its `flatten`.
             episode_length: see `load_episodes`.
             join_continuous: see `load_episodes`.
+            repair: see `load_episodes`.
+            fields: `infos` by the names that they have in a file: `**{"infos/goal": goals}`.
 
         Raises:
-            PgdiffError: at the first fault, naming field, row and mend.
+            PgdiffError: at the first fault, naming field, row and fix.
         """
         given: dict[str, ArrayLike | None] = {
             "observations": observations,
@@ -103,26 +118,26 @@ class Episodes:
             "terminals": terminals,
             "timeouts": timeouts,
             "next_observations": next_observations,
-            **{f"infos/{key}": value for key, value in (infos or {}).items()},
         }
+        known = {f"infos/{key}": value for key, value in (infos or {}).items()}
+        for key in fields.keys() & known.keys():
+            raise PgdiffError(f"`{key}` must be given once. Got it in `infos` and by itself.")
         arrays: dict[str, np.ndarray] = {}
-        for name, values in given.items():
+        for name, values in (given | known | fields).items():
             if values is None:
                 continue
             if name not in BY_NAME:
-                known = sorted(key for key in BY_NAME if key.startswith("infos/"))
-                raise PgdiffError(f"`{name}` is not a known field. Known: {', '.join(known)}.")
-            try:
-                arrays[name] = np.asarray(values)
-            except ValueError as error:
-                fault = Problem(name, None, "has rows of unequal shape.", "Store one array.")
-                raise PgdiffError(str(fault)) from error
+                raise PgdiffError(
+                    f"`{name}` is not a known field: it must be {nearest(name, BY_NAME)}"
+                )
+            arrays[name] = _array(name, values)
         need_end = not join_continuous and episode_length is None
         return cls._from_clean(
             convert(arrays, need_end=need_end),
             layout=observation_layout,
             episode_length=episode_length,
             join_continuous=join_continuous,
+            repair=repair,
         )
 
     @classmethod
@@ -133,14 +148,23 @@ class Episodes:
         layout: ObservationLayout | None = None,
         episode_length: int | None = None,
         join_continuous: bool = False,
+        repair: bool = False,
+        trusted: bool = False,
     ) -> Self:
-        """Make episodes from arrays that have passed the checks."""
-        terminals = arrays["terminals"]
-        timeouts = _timeouts(arrays, episode_length)
+        """Make episodes from arrays whose values have passed the checks.
+
+        `trusted` arrays are those of episodes: their next observations were checked before.
+        """
+        arrays = {**arrays, "timeouts": _timeouts(arrays, episode_length)}
         if layout is not None:
             _check_layout(layout, arrays)
+        if not trusted:
+            arrays = successors_checked(arrays, repair=repair)
+        terminals, timeouts = arrays["terminals"], arrays["timeouts"]
         if join_continuous:
-            joined = continuous_marks(arrays["observations"], terminals | timeouts)
+            joined = continuous_marks(
+                arrays["observations"], terminals | timeouts, arrays.get("next_observations")
+            )
             # A joined row neither ended the task nor was cut, so both marks go.
             terminals, timeouts = terminals.copy(), timeouts.copy()
             terminals[joined] = timeouts[joined] = False
@@ -169,8 +193,9 @@ class Episodes:
     def fields(self) -> dict[str, np.ndarray]:
         """Return the fields by D4RL's names, with the rows of these episodes alone, in their order.
 
-        What `from_arrays` and the files take. An episode that another follows ends with a mark: a
-        timeout where it has none of its own (see `split`). No array is copied without need.
+        `from_arrays(**fields)` and `write_hdf5` take them. An episode that another follows ends
+        with a mark, which is a timeout where it has none of its own (see `split`); so does the
+        last one of a recording without any other mark. No array is copied without need.
 
         Raises:
             PgdiffError: if there is no episode.
@@ -190,15 +215,42 @@ class Episodes:
             rows = np.concatenate([np.arange(start, end) for start, end in bounds])
             fields = {name: values[rows] for name, values in fields.items()}
         last = np.cumsum(self.lengths)[:-1] - 1
-        unmarked = last[~(fields["terminals"][last] | fields["timeouts"][last])]
+        marked = fields["terminals"] | fields["timeouts"]
+        unmarked = last[~marked[last]]
+        if not len(last) and not marked.any():  # a recording without any end would be refused
+            unmarked = np.array([len(marked) - 1])
         if len(unmarked):
             fields["timeouts"] = fields["timeouts"].copy()
             fields["timeouts"][unmarked] = True
         return fields
 
     def select(self, episodes: ArrayLike) -> Self:
-        """Return only these episodes, by number; the arrays are shared."""
-        numbers = np.asarray(episodes, dtype=np.int64)
+        """Return only these episodes; the arrays are shared.
+
+        Args:
+            episodes: numbers of episodes, in the order that is wanted, -1 for the last; or one
+                bool for each episode.
+
+        Raises:
+            PgdiffError: no episode, a number out of range, or another type.
+        """
+        chosen = np.atleast_1d(as_array("episodes", episodes))
+        if chosen.dtype == np.bool_ and chosen.shape == (len(self),):
+            chosen = np.flatnonzero(chosen)
+        if chosen.size == 0:
+            raise PgdiffError("`episodes` must name at least one episode to select. Got none.")
+        if chosen.dtype.kind not in "iu" or chosen.ndim != 1:
+            raise PgdiffError(
+                f"`episodes` must be integers, or one bool for each of the {len(self)} episodes. "
+                f"Got {chosen.dtype} of shape {list(chosen.shape)}."
+            )
+        numbers = chosen.astype(np.int64)
+        wrong = numbers[(numbers < -len(self)) | (numbers >= len(self))]
+        if len(wrong):
+            raise PgdiffError(
+                f"`episodes` must be numbers of the {len(self)} episodes, 0 to {len(self) - 1}. "
+                f"Got {wrong[0]}."
+            )
         return self._with_bounds(self.starts[numbers], self.ends[numbers])
 
     def _with_bounds(self, starts: np.ndarray, ends: np.ndarray) -> Self:
@@ -220,6 +272,7 @@ class Episodes:
             Training episodes, held-out episodes.
         """
         check_range("validation", validation, low=0.0, high=1.0, open_low=True, open_high=True)
+        seed = check_seed("seed", seed)
         count = len(self)
         if count >= 10:
             order = np.random.default_rng(seed).permutation(count)
@@ -243,13 +296,23 @@ def _timeouts(arrays: Mapping[str, np.ndarray], episode_length: int | None) -> n
     timeouts = arrays.get("timeouts")
     if episode_length is None:
         return np.zeros_like(arrays["terminals"]) if timeouts is None else timeouts
-    check_positive_int("episode_length", episode_length)
+    episode_length = check_positive_int("episode_length", episode_length)
     if timeouts is not None:
         raise PgdiffError(
             f"`episode_length` is for recordings without `timeouts`; this one has them, "
             f"{int(timeouts.sum())} of them set. Got {episode_length}; leave it out."
         )
     return time_limits(arrays["terminals"], episode_length)
+
+
+def _array(name: str, values: Any) -> np.ndarray:
+    try:
+        return as_array(name, values)
+    except PgdiffError as error:
+        fault = Problem(name, None, "has rows of unequal shape.", "Store one array.")
+        raise PgdiffError(
+            str(fault) if isinstance(error.__cause__, ValueError) else str(error)
+        ) from error
 
 
 def _check_layout(layout: ObservationLayout, arrays: Mapping[str, np.ndarray]) -> None:

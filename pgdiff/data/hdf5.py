@@ -17,7 +17,7 @@ from pgdiff.data.observation_layout import ObservationLayout, from_json, to_json
 from pgdiff.data.plain import open_file, plain_dataset
 from pgdiff.data.problems import Problem
 from pgdiff.data.recording import Recording
-from pgdiff.validation import PgdiffError
+from pgdiff.validation import PgdiffError, user_path
 
 _LAYOUT = "observation_layout"
 
@@ -100,14 +100,12 @@ def write_hdf5(
     Returns:
         The path written.
     """
-    path = Path(path)
+    path = user_path(path)
     notes: dict[str, Any] = dict(attributes or {})
     if isinstance(fields, Episodes):
         if fields.observation_layout is not None:
             notes[_LAYOUT] = to_json(fields.observation_layout)
         fields = fields.fields()
-        if not (fields["terminals"].any() or fields["timeouts"].any()):
-            fields["timeouts"] = np.arange(len(fields["timeouts"])) == len(fields["timeouts"]) - 1
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     part = Path(name)

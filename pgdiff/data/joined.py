@@ -45,23 +45,40 @@ def join_episodes(recordings: Sequence[Episodes]) -> Episodes:
             part["timeouts"] = part["timeouts"].copy()
             part["timeouts"][-1] = True
     if any("next_observations" in part for part in parts):
-        parts = [part if "next_observations" in part else _followed(part) for part in parts]
+        parts = [with_successors(part) for part in parts]
     shared = [name for name in parts[0] if all(name in part for part in parts)]
     fields = {name: np.concatenate([part[name] for part in parts]) for name in shared}
     if not len(fields["rewards"]):
         raise PgdiffError("The recordings hold no row whose next observation is known.")
-    return Episodes._from_clean(fields, layout=first.observation_layout)
+    return Episodes._from_clean(fields, layout=first.observation_layout, trusted=True)
 
 
-def _followed(fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Fields with next observations, from the rows that follow."""
+def with_successors(fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return fields with next observations: those recorded, or the observations of the next rows.
+
+    Of an episode that was cut off, whose last next observation is then unknown, the last row is
+    left out; the row before it becomes the last one, with a timeout.
+
+    Args:
+        fields: of `Episodes.fields`.
+    """
+    if "next_observations" in fields:
+        return fields
     terminals, ends = fields["terminals"], fields["terminals"] | fields["timeouts"]
-    observations = fields["observations"]
-    following = np.concatenate([observations[1:], observations[-1:]])
-    following[terminals] = observations[terminals]  # after a terminal it means nothing
+    ends = ends.copy()
+    ends[-1] = True
+    filled = dict(fields)
+    for name, following in (
+        ("observations", "next_observations"),
+        ("infos/goal", "infos/next_goal"),
+    ):
+        if name in fields:
+            values = fields[name]
+            filled[following] = np.concatenate([values[1:], values[-1:]])
+            filled[following][terminals] = values[terminals]  # after a terminal it means nothing
     kept = terminals | ~ends
     timeouts = fields["timeouts"].copy()
     # The row before one that is left out now is the last of its episode.
     timeouts[:-1] |= ~ends[:-1] & ~kept[1:]
-    filled = fields | {"next_observations": following, "timeouts": timeouts}
+    filled["timeouts"] = timeouts
     return {name: values[kept] for name, values in filled.items()}

@@ -4,7 +4,7 @@ import os
 import re
 from pathlib import Path
 
-from pgdiff.validation import PgdiffError
+from pgdiff.validation import PgdiffError, user_path
 
 # As in Minari's documentation, (namespace/)name-vN; a namespace may be nested. No dots: an id never
 # leads out of the store.
@@ -23,7 +23,7 @@ def is_minari_id(text: str) -> bool:
 def minari_store() -> Path:
     """The folder of the local store, as Minari chooses it."""
     given = os.environ.get("MINARI_DATASETS_PATH")
-    return Path(given) if given else Path.home() / ".minari" / "datasets"
+    return user_path(given) if given else Path.home() / ".minari" / "datasets"
 
 
 def minari_folder(dataset_id: str) -> Path:

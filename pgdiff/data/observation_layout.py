@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from pgdiff.registry import register
-from pgdiff.validation import PgdiffError, check_positive_int, nearest
+from pgdiff.validation import PgdiffError, as_array, check_positive_int, nearest
 
 GOAL, ACHIEVED = "desired_goal", "achieved_goal"
 
@@ -281,8 +281,8 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def _numbers(name: str, value: Any) -> np.ndarray:
     try:
-        array = np.asarray(value)
-    except ValueError as error:
+        array = as_array(name, value)
+    except PgdiffError as error:
         raise PgdiffError(f"The field '{name}' must be one array. Got unequal rows.") from error
     if array.dtype.kind not in "biuf":
         raise PgdiffError(f"The field '{name}' must hold numbers. Got {array.dtype}.")

@@ -17,7 +17,7 @@ from pgdiff.data.minari_store import (
 )
 from pgdiff.data.problems import Problem
 from pgdiff.data.recording import Recording
-from pgdiff.validation import PgdiffError
+from pgdiff.validation import PgdiffError, user_path
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,12 @@ class Place:
 def find_place(source: str | os.PathLike[str]) -> Place:
     """Return where a path or a Minari id leads; a path that exists goes before an id.
 
+    A leading "~" is the home directory.
+
     Raises:
         PgdiffError: a Minari id that is not in the local store.
     """
-    path = Path(source)
+    path = user_path(source)
     for folder in (path / DATA, path):
         if (folder / METADATA).is_file():
             return Place(folder / MAIN, folder)

@@ -1,5 +1,6 @@
 """Which HDF5 data sets are read: plain ones, no larger than their file can hold."""
 
+import errno
 import math
 from pathlib import Path
 
@@ -28,32 +29,52 @@ def open_file(path: Path, problems: list[Problem]) -> h5py.File | None:
     elif not path.is_file():
         problem = Problem("file", None, f"'{path}' is no file.", "Name an HDF5 file.")
     elif path.stat().st_size == 0:
-        problem = Problem("file", None, f"'{path}' is empty (0 bytes).", "Fetch it anew.")
+        problem = Problem(
+            "file",
+            None,
+            f"'{path}' is empty (0 bytes).",
+            "Fetch it anew, or wait until its recorder has closed it.",
+        )
     else:
         try:
             return h5py.File(path, "r")
         except (OSError, RuntimeError, ValueError) as error:
-            if "truncated" in str(error):
-                problem = Problem(
-                    "file",
-                    None,
-                    f"'{path}' is truncated: it holds {path.stat().st_size} bytes, and more "
-                    "were written.",
-                    "Fetch or record it anew.",
-                )
-            elif "signature not found" in str(error):
-                problem = Problem(
-                    "file",
-                    None,
-                    f"'{path}' is not an HDF5 file.",
-                    "Name a file in D4RL's HDF5 layout.",
-                )
-            else:
-                problem = Problem(
-                    "file", None, f"'{path}' cannot be read ({error}).", "Fetch it anew."
-                )
+            problem = Problem("file", None, *_unreadable(path, error))
     problems.append(problem)
     return None
+
+
+def _unreadable(path: Path, error: Exception) -> tuple[str, str]:
+    """Return what is wrong with a file that HDF5 cannot open, and the fix."""
+    code = getattr(error, "errno", None)
+    if code in (errno.EAGAIN, errno.EACCES) and "lock" in str(error):
+        return (
+            f"'{path}' is open in a process that writes it.",
+            "Wait until its recorder has closed it, then read it.",
+        )
+    if "already open for write" in str(error):
+        return (
+            f"'{path}' is open in a process that writes it, or that process ended without closing "
+            "it.",
+            "Wait until its recorder has closed it; if none runs, `h5clear -s FILE` (of HDF5's "
+            "tools) removes the mark.",
+        )
+    if code in (errno.EMFILE, errno.ENFILE):
+        return (
+            f"'{path}' cannot be opened: this process has as many open files as it may.",
+            "Close some, or raise the limit (`ulimit -n`).",
+        )
+    if code in (errno.EACCES, errno.EPERM):
+        return f"'{path}' may not be read by this user.", "Change its permissions (`chmod`)."
+    if "truncated" in str(error):
+        return (
+            f"'{path}' is truncated: it holds {path.stat().st_size} bytes, and more were written.",
+            "Fetch or record it anew; if its recorder still runs, wait until it has closed the "
+            "file.",
+        )
+    if "signature not found" in str(error):
+        return f"'{path}' is not an HDF5 file.", "Name a file in D4RL's HDF5 layout."
+    return f"'{path}' cannot be read ({error}).", "Fetch it anew."
 
 
 def plain_dataset(

@@ -1,4 +1,4 @@
-"""A fault of recorded data: which field, which row, what is wrong, and the mend."""
+"""A fault of recorded data: which field, which row, what is wrong, and how to fix it."""
 
 from dataclasses import dataclass
 
@@ -12,12 +12,14 @@ class Problem:
         row: first row at fault, counted from 0; None where it is the whole field.
         message: what is wrong.
         mend: what to do about it.
+        hint: whether this only may be a fault; recordings with hints alone are loaded.
     """
 
     field: str
     row: int | None
     message: str
     mend: str
+    hint: bool = False
 
     def __str__(self) -> str:
         place = f"`{self.field}`" if self.row is None else f"`{self.field}`, row {self.row}"

@@ -19,7 +19,11 @@ class Quality:
         jumps: rows inside an episode after which some feature leaps (see `jumps`): an episode's
             end may be missing there.
         continuing_ends: marked ends after which the recording simply goes on (see
-            `join_continuous` of `load_episodes`).
+            `join_continuous` of `load_episodes`). Without next observations these are guesses: ends
+            near the row that follows.
+        ends_known: whether the recording has next observations, which tell such ends from resets.
+        other_successors: rows inside an episode whose next observation is not the observation of
+            the next row: an episode's end may be missing there, or rows are not in order.
         ends: marked ends that another episode follows.
         repeated_rows: rows equal to the row before, in observation, action and reward.
         duplicate_rows: rows that are equal to any earlier row.
@@ -31,6 +35,8 @@ class Quality:
 
     jumps: np.ndarray
     continuing_ends: int
+    ends_known: bool
+    other_successors: np.ndarray
     ends: int
     repeated_rows: int
     duplicate_rows: int
@@ -43,9 +49,12 @@ def quality(episodes: Episodes) -> Quality:
     marked = np.zeros(episodes.steps, np.bool_)
     marked[episodes.ends - 1] = True
     repeated, duplicates = _copies(episodes)
+    observations, following = episodes.observations, episodes.next_observations
     return Quality(
-        jumps=jumps(episodes.observations, marked),
-        continuing_ends=len(continuous_marks(episodes.observations, marked)),
+        jumps=jumps(observations, marked),
+        continuing_ends=len(continuous_marks(observations, marked, following)),
+        ends_known=following is not None,
+        other_successors=_other_successors(observations, following, marked),
         ends=int(marked[:-1].sum()),
         repeated_rows=repeated,
         duplicate_rows=duplicates,
@@ -73,6 +82,20 @@ def jumps(
         leaps = np.any(np.abs(np.diff(block, axis=0)) > limits, axis=1)
         leaps &= ~marked[first : first + len(leaps)]
         found.append(first + np.flatnonzero(leaps))
+    return np.concatenate(found)
+
+
+def _other_successors(
+    observations: Float[np.ndarray, "steps obs"],
+    following: Float[np.ndarray, "steps obs"] | None,
+    marked: Bool[np.ndarray, " steps"],
+) -> np.ndarray:
+    found = [np.zeros(0, np.int64)]
+    for first in range(0, len(observations) - 1 if following is not None else 0, _BLOCK_ROWS):
+        after = observations[first + 1 : first + _BLOCK_ROWS + 1]
+        assert following is not None
+        other = (following[first : first + len(after)] != after).any(axis=1)
+        found.append(first + np.flatnonzero(other & ~marked[first : first + len(after)]))
     return np.concatenate(found)
 
 

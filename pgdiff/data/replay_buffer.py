@@ -5,14 +5,23 @@ from typing import Any
 import numpy as np
 
 from pgdiff.data.episodes import Episodes, convert
+from pgdiff.data.joined import with_successors
 from pgdiff.data.observation_layout import ObservationLayout
 from pgdiff.validation import PgdiffError, require
 
 _MODULE = "stable_baselines3.common.buffers"
 
 
+_ROUNDING = 1e-5
+"""By how much a scaled action may lie outside [-1, 1]."""
+
+
 def from_replay_buffer(
-    buffer: Any, *, scaled_actions: bool = True, join_continuous: bool = False
+    buffer: Any,
+    *,
+    scaled_actions: bool = True,
+    join_continuous: bool = False,
+    repair: bool = False,
 ) -> Episodes:
     """Read a `ReplayBuffer` or `DictReplayBuffer` as episodes, oldest row first.
 
@@ -26,12 +35,14 @@ def from_replay_buffer(
     Args:
         buffer: the buffer; Dict observations are flattened, see `ObservationLayout`.
         scaled_actions: whether it holds actions scaled to [-1, 1], as Stable-Baselines3's own
-            agents store them; they are scaled back to the action space.
+            agents store them; they are scaled back to the action space. False for a buffer that
+            was filled with actions as the environment takes them.
         join_continuous: see `load_episodes`.
+        repair: see `load_episodes`.
 
     Raises:
         PgdiffError: no such buffer, an empty one, another space than a flat Box (or a Dict of
-            observations), or values that the checks refuse.
+            observations), scaled actions outside [-1, 1], or values that the checks refuse.
     """
     buffers = require(_MODULE, extra="sb3")
     if not isinstance(buffer, buffers.ReplayBuffer):
@@ -60,6 +71,7 @@ def from_replay_buffer(
     }
     if low is not None:
         scaled = arrays["actions"].astype(np.float64)
+        _check_scaled(scaled)
         arrays["actions"] = low + 0.5 * (scaled + 1.0) * (high - low)
     layout = _layout(buffer.observation_space)
     stores = {"observations": buffer.observations}
@@ -79,7 +91,9 @@ def from_replay_buffer(
         if goal is not None:
             arrays[goal_name] = goal
     clean = convert(arrays, need_end=False)
-    return Episodes._from_clean(clean, layout=layout, join_continuous=join_continuous)
+    return Episodes._from_clean(
+        clean, layout=layout, join_continuous=join_continuous, repair=repair
+    )
 
 
 def to_replay_buffer(
@@ -93,25 +107,33 @@ def to_replay_buffer(
     """Make a full `ReplayBuffer` of one environment from episodes.
 
     Observations with a layout make a `DictReplayBuffer`. Without `next_observations` the next row's
-    observation is taken, and each episode's last row repeats its own. Stable-Baselines3 has no mark
-    for a row that is both a terminal and a timeout; it becomes a terminal.
+    observation is taken; the last row of an episode that was cut off is left out, since its
+    successor is unknown and its value would be learned from it. After a terminal, where a successor
+    means nothing, the row's own observation is repeated. A goal whose successor is unknown stays.
+    Stable-Baselines3 has no mark for a row that is both a terminal and a timeout; it becomes a
+    terminal.
 
     Args:
         episodes: the recording.
         observation_space: by default unbounded float32 Boxes.
-        action_space: a Box with finite bounds; by default [-1, 1], which must then hold the
-            recorded actions.
+        action_space: a Box with finite bounds, which must hold the recorded actions if they are
+            scaled; by default [-1, 1], which must hold them in any case.
         scaled_actions: whether to scale the actions to [-1, 1], as Stable-Baselines3's own agents
             expect them.
         device: of the buffer's samples.
 
     Raises:
-        PgdiffError: a space that does not fit.
+        PgdiffError: a space that does not fit, or no row whose successor is known.
     """
     buffers = require(_MODULE, extra="sb3")
     from gymnasium import spaces
 
-    layout, fields = episodes.observation_layout, episodes.fields()
+    layout, fields = episodes.observation_layout, with_successors(episodes.fields())
+    if not len(fields["rewards"]):
+        raise PgdiffError(
+            "`episodes` must hold a row whose next observation is known. Got "
+            f"{len(episodes)} episodes of one row each, which were cut. Record `next_observations`."
+        )
     features, size = episodes.observations.shape[1], episodes.actions.shape[1]
     if observation_space is None:
         flat = spaces.Box(-np.inf, np.inf, (features,), np.float32)
@@ -146,16 +168,15 @@ def to_replay_buffer(
     rows = len(fields["rewards"])
     buffer = kind(rows, observation_space, action_space, device=device)
 
-    ends = np.cumsum(episodes.lengths) - 1
     _fill(buffer.observations, fields["observations"], fields.get("infos/goal"), layout)
-    following = _following(fields, "observations", "next_observations", ends)
     next_goal = None
     if layout is not None and layout.goal is not None:
-        next_goal = _following(fields, "infos/goal", "infos/next_goal", ends)
-    _fill(buffer.next_observations, following, next_goal, layout)
+        next_goal = _next_goals(fields)
+    _fill(buffer.next_observations, fields["next_observations"], next_goal, layout)
     actions: np.ndarray = fields["actions"]
     if low is not None:
         actions = 2.0 * ((actions.astype(np.float64) - low) / (high - low)) - 1.0
+        _check_inside(actions, action_space)
     buffer.actions[:, 0] = actions
     buffer.rewards[:, 0] = fields["rewards"]
     buffer.dones[:, 0] = fields["terminals"] | fields["timeouts"]
@@ -199,15 +220,39 @@ def _bounds(space: Any, scaled: bool) -> tuple[Any, Any]:
     return low, high
 
 
-def _following(
-    fields: dict[str, np.ndarray], name: str, following: str, ends: np.ndarray
-) -> np.ndarray:
-    if following in fields:
-        return fields[following]
-    values = fields[name]
-    after = np.concatenate([values[1:], values[-1:]])
-    after[ends] = values[ends]
+def _next_goals(fields: dict[str, np.ndarray]) -> np.ndarray:
+    """The goals of the next observations; that of an episode's last row where none is recorded."""
+    if "infos/next_goal" in fields:
+        return fields["infos/next_goal"]
+    goals, ends = fields["infos/goal"], fields["terminals"] | fields["timeouts"]
+    after: np.ndarray = np.concatenate([goals[1:], goals[-1:]])
+    after[ends] = goals[ends]
     return after
+
+
+def _check_scaled(actions: np.ndarray) -> None:
+    """Refuse actions that were not scaled to [-1, 1], of the buffer's rows in their order."""
+    row = _first_outside(actions)
+    if row is not None:
+        raise PgdiffError(
+            f"`actions`, row {row}: must lie in [-1, 1], to which Stable-Baselines3's agents scale "
+            f"them. Got {actions[row].tolist()}. If the buffer was filled with actions as the "
+            "environment takes them, read it by from_replay_buffer(buffer, scaled_actions=False)."
+        )
+
+
+def _check_inside(scaled: np.ndarray, space: Any) -> None:
+    row = _first_outside(scaled)
+    if row is not None:
+        raise PgdiffError(
+            f"`action_space` must hold the recorded actions, to scale them to [-1, 1]. Got {space} "
+            f"and an action outside it in row {row}. Pass a wider space, or scaled_actions=False."
+        )
+
+
+def _first_outside(scaled: np.ndarray) -> int | None:
+    rows = np.flatnonzero((np.abs(scaled) > 1.0 + _ROUNDING).any(axis=1))
+    return int(rows[0]) if len(rows) else None
 
 
 def _fill(

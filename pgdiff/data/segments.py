@@ -231,6 +231,11 @@ class SegmentDataset:
     def __len__(self) -> int:
         return len(self.index)
 
+    @property
+    def episode_starts(self) -> Int[np.ndarray, " episodes"]:
+        """First rows of the episodes that examples come from."""
+        return self.index.starts
+
     def batch(self, indices: Int[np.ndarray, " batch"]) -> SegmentBatch:
         """Gather the segments of these numbers.
 

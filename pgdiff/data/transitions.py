@@ -88,6 +88,14 @@ class TransitionDataset:
         return len(self._rows)
 
     @property
+    def episode_starts(self) -> Int[np.ndarray, " episodes"]:
+        """First rows of the episodes that examples come from."""
+        used = np.zeros(self.episodes.steps, np.bool_)
+        used[self._rows] = True
+        starts: np.ndarray = self.episodes.starts[used[self.episodes.starts]]
+        return starts
+
+    @property
     def ongoing(self) -> Bool[np.ndarray, " transitions"]:
         """Whether the task goes on after each transition."""
         return self._ongoing

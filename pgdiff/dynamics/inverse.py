@@ -43,6 +43,11 @@ class PairDataset:
     def __len__(self) -> int:
         return len(self._index) * self.gap
 
+    @property
+    def episode_starts(self) -> Int[np.ndarray, " episodes"]:
+        """First rows of the episodes that examples come from."""
+        return self._index.starts
+
     def batch(self, indices: Int[np.ndarray, " batch"]) -> PairBatch:
         """Gather pairs; index i is row i // gap with a distance of 1 + i % gap."""
         which, distance = np.divmod(indices, self.gap)

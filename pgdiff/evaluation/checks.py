@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from pgdiff.validation import PgdiffError
+from pgdiff.validation import PgdiffError, as_array
 
 
 def name_of(env: gym.Env[Any, Any]) -> str:
@@ -86,7 +86,7 @@ def checked_actions(
     actions: Any, env: gym.Env[Any, Any], count: int
 ) -> Shaped[np.ndarray, "envs ..."]:
     """Return the actions of a batch, one finite action a row."""
-    array = np.asarray(actions)
+    array = as_array("agent.predict", actions)
     shape = (count, *(env.action_space.shape or ()))
     if array.shape != shape:
         raise PgdiffError(
@@ -130,6 +130,26 @@ def step(
         gaps: whether an observation may be missing, NaN throughout.
     """
     where = f"in step {number} of the episode with seed {seed}"
+    observation, reward, terminated, truncated, info = step_values(env, action, where)
+    if not (gaps and _is_gap(observation)):
+        _check_finite(env, observation, where)
+    if not math.isfinite(reward):
+        raise _bad_reward(env, reward, where)
+    return observation, reward, terminated or truncated, info
+
+
+def step_values(
+    env: gym.Env[Any, Any], action: Any, where: str
+) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+    """Make one step; return what Gymnasium's `step` returns, with the reward as a number.
+
+    A reward that is an array of one number is that number. It may be NaN, as the observation may.
+
+    Args:
+        env: the environment.
+        action: handed over as it is.
+        where: of the step, for errors.
+    """
     try:
         result: Any = env.step(action)
     except ValueError as error:
@@ -140,18 +160,22 @@ def step(
     if not isinstance(result, tuple) or len(result) != 5:
         raise _older(env, _described(result))
     observation, reward, terminated, truncated, info = result
-    if not (gaps and _is_gap(observation)):
-        _check_finite(env, observation, where)
-    try:
-        number_of_reward = float(reward)
-    except (TypeError, ValueError):
-        number_of_reward = math.nan
-    if not math.isfinite(number_of_reward):
+    if not isinstance(info, dict):
         raise PgdiffError(
-            f"The environment's rewards must be finite numbers. '{name_of(env)}' gave {reward!r} "
-            f"{where}."
+            f"The environment's step must return a dict as info. '{name_of(env)}' returned "
+            f"{info!r} {where}. Return {{}} where there is nothing to say."
         )
-    return observation, number_of_reward, bool(terminated or truncated), info
+    number = as_array("reward", reward)
+    if number.size != 1 or number.dtype.kind not in "biuf":
+        raise _bad_reward(env, reward, where)
+    return observation, float(number.item()), bool(terminated), bool(truncated), info
+
+
+def _bad_reward(env: gym.Env[Any, Any], reward: Any, where: str) -> PgdiffError:
+    return PgdiffError(
+        f"The environment's rewards must be finite numbers. '{name_of(env)}' gave {reward!r} "
+        f"{where}."
+    )
 
 
 def goals_of(

@@ -69,7 +69,7 @@ class Disturbed(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.RecordCon
         if seed is not None:
             self._source = np.random.default_rng([seed, 0x0B5])
         self._last = self._noisy(observation)
-        return self._last, info
+        return self._last.copy(), info
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """Take a step; its observation may be noisy, or missing."""
@@ -79,7 +79,7 @@ class Disturbed(gymnasium.Wrapper[Any, Any, Any, Any], gymnasium.utils.RecordCon
             seen = self._last if self.stale else np.full_like(seen, np.nan)
         else:
             self._last = seen
-        return seen, reward, terminated, truncated, info
+        return seen.copy(), reward, terminated, truncated, info
 
     def _noisy(self, observation: Any) -> np.ndarray:
         drawn = self._source.standard_normal(np.shape(observation))

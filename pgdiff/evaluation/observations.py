@@ -15,6 +15,21 @@ def stacked(observations: Sequence[Any]) -> Any:
     return np.stack([np.asarray(observation) for observation in observations])
 
 
+def kept(value: Any) -> Any:
+    """Return a copy of the arrays in a value, which an environment may write anew at its next step.
+
+    Mappings, lists and tuples are copied with all that they hold; other objects are returned as
+    they are.
+    """
+    if isinstance(value, np.ndarray):
+        return value.copy()
+    if isinstance(value, Mapping):
+        return {key: kept(inner) for key, inner in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(kept(inner) for inner in value)
+    return value
+
+
 def flat_observation(agent: Any, env: gym.Env[Any, Any]) -> Callable[[Any], np.ndarray]:
     """What a recorded observation is: the array itself, or a Dict as one vector."""
     space = env.observation_space

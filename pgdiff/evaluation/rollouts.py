@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from pgdiff.evaluation import checks
 from pgdiff.evaluation.machine import machine
-from pgdiff.evaluation.observations import flat_observation, goal_of, stacked
+from pgdiff.evaluation.observations import flat_observation, goal_of, kept, stacked
 from pgdiff.evaluation.results import Evaluation
 from pgdiff.validation import check_positive_int, check_seed
 
@@ -185,7 +185,8 @@ def _batch(
     bar: Any,
 ) -> tuple[list[_Tally], float]:
     """Run one episode in every environment; return their tallies and the seconds in `predict`."""
-    resets = [checks.reset(env, seed) for env, seed in zip(envs, seeds, strict=True)]
+    # Copies: environments may share an array, or write the next observation into the last one.
+    resets = [kept(checks.reset(env, seed)) for env, seed in zip(envs, seeds, strict=True)]
     observations = [observation for observation, _ in resets]
     infos = [info for _, info in resets]
     flat = flat_observation(agent, envs[0])
@@ -214,9 +215,10 @@ def _batch(
         for i, tally in enumerate(tallies):
             if tally.done:
                 continue
-            observations[i], reward, ended, info = checks.step(
+            observation, reward, ended, info = checks.step(
                 envs[i], actions[i], seed=seeds[i], number=number, gaps=gaps
             )
+            observations[i] = kept(observation)
             tally.add(reward, ended, info)
             if tally.trajectory is not None:
                 tally.trajectory.append(flat(observations[i]).copy())

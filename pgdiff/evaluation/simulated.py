@@ -135,7 +135,7 @@ def replay_errors(
         for position in range(min(count, positions)):
             row = start + position
             after, reward, over, _, _ = env.step(_action(env, episodes.actions[row]))
-            parts[position].append((row, after, reward, over))
+            parts[position].append((row, np.array(after), reward, over))
             if over:
                 break
     found = []

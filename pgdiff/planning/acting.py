@@ -16,7 +16,7 @@ from pgdiff.planning.noisy_start import filled_in, missing
 from pgdiff.planning.past import Past, estimated, trust
 from pgdiff.planning.previous import Previous, shifted
 from pgdiff.trajectory import Plan
-from pgdiff.validation import PgdiffError, check_seed
+from pgdiff.validation import PgdiffError, as_array, check_seed
 
 
 class Acting:
@@ -97,8 +97,9 @@ class Acting:
                 "env.unwrapped.tracker(), to Planner. Got None."
             )
         flat, goal = split_goal(observation, self.model)
-        single = np.ndim(flat) == 1
-        observations = np.atleast_2d(np.asarray(flat))
+        flat = as_array("observation", flat)
+        single = flat.ndim == 1
+        observations = np.atleast_2d(flat)
         memory = self._memory(state, len(observations)).begun(episode_start)
         absent = np.zeros(len(observations), bool)
         if self.missing_level is not None:

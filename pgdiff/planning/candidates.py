@@ -43,7 +43,7 @@ def plans_of(
             scores=scores[i],
             best=int(best[i]),
             stride=model.layout.stride,
-            goal=None if goals is None else goals[i],
+            goal=None if goals is None else goals[i].copy(),
             moves=None if moves is None else moves[i],
         )
         for i in range(count)

@@ -32,7 +32,7 @@ def checked_goals(
     goals: Float[np.ndarray, "environments goal"], *, count: int
 ) -> Float[np.ndarray, "environments goal"]:
     """Return goals as float32 if there is a finite one for each of `count` environments."""
-    checked = np.asarray(goals, dtype=np.float32)
+    checked = np.array(goals, dtype=np.float32)  # a copy, which a planner keeps in its state
     if checked.ndim != 2 or len(checked) != count or not np.isfinite(checked).all():
         raise PgdiffError(
             f"`goals` must be finite and of shape [{count}, goal]. Got {checked.tolist()}."

@@ -53,7 +53,14 @@ from pgdiff.planning.run_guides import GuideChoice
 from pgdiff.planning.warm_start import start_from
 from pgdiff.saving import resolve_device
 from pgdiff.trajectory import Condition, Plan
-from pgdiff.validation import PgdiffError, check_level, check_positive_int, check_range, check_seed
+from pgdiff.validation import (
+    PgdiffError,
+    as_array,
+    check_level,
+    check_positive_int,
+    check_range,
+    check_seed,
+)
 
 LAST_LOG_SNR = 6.0
 """From where the last step goes to clean, by default. A guide moves the last estimate with nothing
@@ -296,8 +303,8 @@ class Planner(Acting):
         flat, told = split_goal(observation, self.model)
         if goal is None and told is not None and self.wants_goal:
             goal = told.tolist()
-        observations = np.asarray(flat)[None]
-        goals = None if goal is None else np.asarray([goal], dtype=np.float32)
+        observations = as_array("observation", flat)[None]
+        goals = None if goal is None else as_array("goal", goal).astype(np.float32)[None]
         seeds = [self.seed if seed is None else seed]
         (plan,) = self.plan_batch(observations, seeds=seeds, goals=goals, callback=callback)
         return plan

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 class BatchSource(Protocol):
-    """Training examples that are gathered by index."""
+    """Training examples that are gathered by index.
+
+    One that has `episode_starts`, the first rows of the episodes that its examples come from, lets
+    the Trainer say how many episodes are used.
+    """
 
     def __len__(self) -> int:
         """Return the number of examples."""

@@ -1,7 +1,6 @@
 """Sending a source of batches to another process without copying what is mapped from a file."""
 
 import io
-import mmap
 import pickle
 import zlib
 from collections.abc import Callable
@@ -68,11 +67,12 @@ def _reopen(
 def _mapping(array: np.ndarray) -> np.memmap | None:
     """Return the read-only map that an array is a view of."""
     base: Any = array
-    while isinstance(base, np.ndarray) and not isinstance(base.base, mmap.mmap):
+    found = None
+    while isinstance(base, np.ndarray):
+        if isinstance(base, np.memmap) and base.filename is not None:
+            found = base  # a slice has the name of its map; the map itself comes last
         base = base.base
-    if not isinstance(base, np.memmap) or base.mode != "r" or base.filename is None:
-        return None
-    return base
+    return found if found is not None and found.mode == "r" else None
 
 
 def _address(array: np.ndarray) -> int:
@@ -95,11 +95,8 @@ def _mark(path: Path, first: int, size: int) -> int | None:
 
 
 def _mark_of(root: np.memmap) -> int | None:
-    data = np.ndarray((root.nbytes,), np.uint8, buffer=root.base, offset=root.offset % _PAGE)
+    data = np.ndarray((root.nbytes,), np.uint8, buffer=root if root.flags.c_contiguous else root.T)
     return _checksum(lambda start: data[start : start + SAMPLE].tobytes(), root.nbytes)
-
-
-_PAGE = mmap.ALLOCATIONGRANULARITY
 
 
 def _checksum(read: Callable[[int], bytes], size: int) -> int | None:

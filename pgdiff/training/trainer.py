@@ -1,6 +1,7 @@
 """The training loop, the same for every learner."""
 
 import importlib.util
+import logging
 import os
 import signal
 import time
@@ -33,10 +34,13 @@ from pgdiff.training.records import MetricsFile, TensorBoard
 from pgdiff.training.schedule import TRAIN, learning_rate_at, seed_global, torch_seed
 from pgdiff.training.stopping import StopSignals, TrainingInterrupted
 from pgdiff.training.update import Unsound, update
+from pgdiff.training.usage import unused_episodes
 from pgdiff.validation import PgdiffError, check_in, check_positive_int, check_range, check_seed
 
 if TYPE_CHECKING:
     from pgdiff.data import Episodes
+
+_LOG = logging.getLogger(__name__)
 
 ON_NAN = ("stop", "skip")
 
@@ -203,6 +207,8 @@ class Trainer:
         Args:
             learner: what is trained, in place.
             episodes: recorded experience; a share of whole episodes is held out for validation.
+                Where some of them are too short to give an example, a message of the logger
+                `pgdiff.training.trainer` says how many are used.
 
         Raises:
             TrainingDiverged: something is not finite; names step and cause.
@@ -215,6 +221,9 @@ class Trainer:
         train, held_out = split_sources(
             learner, episodes, validation=self.validation, seed=self.seed
         )
+        unused = unused_episodes(learner, episodes, (train, held_out))
+        if unused is not None:
+            _LOG.warning(unused)
         batches = StepBatches(train, seed=self.seed, batch_size=self.batch_size)
         state = self._start(module)
         settings = self._settings(learner, batches)

@@ -8,8 +8,9 @@ import gymnasium
 import numpy as np
 from tqdm import tqdm
 
+from pgdiff.evaluation.checks import step_values
 from pgdiff.pretrained import seeded_torch
-from pgdiff.validation import PgdiffError, check_positive_int, check_seed
+from pgdiff.validation import PgdiffError, check_positive_int, check_seed, user_path
 from pgdiff.workflows.recording import Agent, Recording, check_new
 
 
@@ -58,9 +59,9 @@ def collect(
         PgdiffError: if an argument is out of range, the file exists, the environment has no expert
             or no flat spaces, or what it returns is not finite.
     """
-    check_positive_int("steps", steps)
-    check_seed("seed", seed)
-    path = Path(path)
+    steps = check_positive_int("steps", steps)
+    seed = check_seed("seed", seed)
+    path = user_path(path)
     check_new(path, overwrite=overwrite)
     if expert is None:
         if not hasattr(env.unwrapped, "expert"):
@@ -96,7 +97,8 @@ def _record_walk(
     pursued: tuple[float, ...] = ()
     start = np.ones(1, np.bool_)
     for row in range(-1, len(rows)):  # row -1 is the reset state, whose reward nobody gives
-        action, state = expert.predict(observation, state=state, episode_start=start)
+        # A copy: an agent may scale its input in place.
+        action, state = expert.predict(np.array(observation), state=state, episode_start=start)
         start = np.zeros(1, np.bool_) if row == -1 else start
         if follow and (goal := tuple(expert.goal)) != pursued:
             task.set_goal(expert.goal)  # type: ignore[attr-defined]
@@ -107,7 +109,7 @@ def _record_walk(
             rows.goal[row] = expert.goal  # type: ignore[index]
             if row % _REPORT == _REPORT - 1:
                 bar.update(_REPORT)
-        observation, reward, terminated, _, _ = task.step(action)  # type: ignore[assignment]
+        observation, reward, terminated, _, _ = step_values(task, action, f"in step {row + 1}")
         if terminated:
             raise PgdiffError(
                 f"The environment terminated at step {row + 1} of a recorder's walk, which it may "
@@ -125,9 +127,12 @@ def _record_episodes(
     state: Any = None
     start = np.ones(1, np.bool_)
     for row in range(len(rows)):
-        action, state = agent.predict(observation, state=state, episode_start=start)
+        # A copy: an agent may scale its input in place.
+        action, state = agent.predict(np.array(observation), state=state, episode_start=start)
         rows.put(row, observation, action)
-        observation, reward, terminated, truncated, _ = env.step(action)
+        observation, reward, terminated, truncated, _ = step_values(
+            env, action, f"in step {row + 1} of the recording"
+        )
         assert rows.next_observations is not None
         rows.next_observations[row] = observation
         rows.rewards[row] = reward

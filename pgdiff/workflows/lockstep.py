@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 from tqdm import tqdm
 
+from pgdiff.evaluation.checks import step_values
 from pgdiff.workflows.recording import Agent, Recording, physics_of
 
 
@@ -23,14 +24,22 @@ class _Episode:
     def __init__(self, env: gymnasium.Env[Any, Any], *, seed: int) -> None:
         self._env = env
         self._physics = physics_of(env)
-        self.observation, _ = env.reset(seed=seed)
+        self._seed = seed
+        self.observation = np.array(env.reset(seed=seed)[0])
         self.steps: list[tuple[Any, ...]] = []
         self.ended = False
 
     def step(self, action: np.ndarray) -> None:
         physics = self._physics
         state = () if physics is None else (physics.qpos.copy(), physics.qvel.copy())
-        observation, reward, terminated, truncated, _ = self._env.step(action)
+        # Copies: environments and agents may write what comes next into the same arrays.
+        action = np.array(action)
+        observation, reward, terminated, truncated, _ = step_values(
+            self._env,
+            action.copy(),
+            f"in step {len(self.steps) + 1} of the episode with seed {self._seed}",
+        )
+        observation = np.array(observation)
         self.steps.append(
             (self.observation, action, reward, terminated, truncated, observation, *state)
         )

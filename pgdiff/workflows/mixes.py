@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -15,7 +14,7 @@ from tqdm import tqdm
 
 from pgdiff.evaluation.checks import check_fit
 from pgdiff.pretrained import seeded_torch
-from pgdiff.validation import PgdiffError, check_positive_int, check_seed
+from pgdiff.validation import PgdiffError, check_positive_int, check_seed, user_path
 from pgdiff.workflows.lockstep import record_lockstep
 from pgdiff.workflows.noisy_agent import NoisyAgent
 from pgdiff.workflows.parts import Mix, Part
@@ -85,10 +84,10 @@ def collect_mix(
         PgdiffError: an argument is out of range, the file exists, an agent does not fit the
             environment, or one of them gives what is not finite.
     """
-    check_positive_int("steps", steps)
-    check_seed("seed", seed)
-    check_positive_int("parallel", parallel)
-    path = Path(path)
+    steps = check_positive_int("steps", steps)
+    seed = check_seed("seed", seed)
+    parallel = check_positive_int("parallel", parallel)
+    path = user_path(path)
     check_new(path, overwrite=overwrite)
     names = [type(agent).__name__ for agent in agents] if names is None else list(names)
     if not agents or len(names) != len(agents):

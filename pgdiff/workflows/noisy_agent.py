@@ -6,7 +6,7 @@ import gymnasium
 import numpy as np
 from jaxtyping import Float
 
-from pgdiff.validation import PgdiffError, check_range, check_seed
+from pgdiff.validation import PgdiffError, as_array, check_range, check_seed
 from pgdiff.workflows.recording import Agent
 
 
@@ -65,6 +65,7 @@ class NoisyAgent:
             episode_start=episode_start,
             deterministic=deterministic or self._deterministic,
         )
+        action = as_array("agent.predict", action)
         shape = (*np.shape(observation)[:-1], *self.action_space.shape)
         if np.shape(action) != shape or not np.isfinite(action).all():
             raise PgdiffError(

@@ -33,6 +33,8 @@ class Part:
     share: float = 1.0
 
     def __post_init__(self) -> None:
+        if isinstance(self.agent, np.integer):
+            object.__setattr__(self, "agent", int(self.agent))
         counted = isinstance(self.agent, int) and not isinstance(self.agent, bool)
         if self.agent not in ("first", "last") and not (counted and int(self.agent) < 0):
             raise PgdiffError(

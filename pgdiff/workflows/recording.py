@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from pgdiff.data.checks import find_problems
 from pgdiff.data.hdf5 import write_hdf5
-from pgdiff.validation import PgdiffError
+from pgdiff.validation import PgdiffError, as_array
 
 
 class Agent(Protocol):
@@ -81,7 +81,8 @@ class Recording:
         return len(self.rewards)
 
     def put(self, row: int, observation: Float[np.ndarray, " obs"], action: np.ndarray) -> None:
-        """Keep a state and the action taken in it."""
+        """Keep copies of a state and of the action taken in it."""
+        action = as_array("expert.predict", action)
         if np.shape(action) != self.actions.shape[1:]:
             raise PgdiffError(
                 f"`expert` must give actions of shape {list(self.actions.shape[1:])}. "

@@ -128,15 +128,53 @@ def recorded(path: Path, **changes) -> Path:
 def test_info_reports_what_looks_wrong(pgdiff, tmp_path: Path) -> None:
     sound = pgdiff("info", recorded(tmp_path / "a.hdf5"))
     assert "jumps inside episodes: none" in sound.out
-    assert "ends after which the recording goes on: 0 of 1" in sound.out
+    assert "ends near the row that follows: 0 of 1" in sound.out
     assert "rewards [800]:\n  1 to 1, mean 1, std 0, constant" in sound.out
     assert "returns: 400 to 400" in sound.out
     late = recorded(tmp_path / "b.hdf5", timeouts=np.arange(800) % 401 == 400)
     found = pgdiff("info", late)
     assert found.code == 0
     assert "jumps inside episodes: 1, after row 399; an episode may end there" in found.out
-    assert "goes on: 1 of 1 (join_continuous=true drops them)" in found.out
+    assert "near the row that follows: 1 of 1; without next_observations nothing" in found.out
+    assert "join_continuous" not in found.out
     assert "the last episode is unfinished" in found.out
+
+
+def test_advice_to_join_follows_the_recorded_next_observations(pgdiff, tmp_path: Path) -> None:
+    """A mark where the walk goes on is none; a reset nearby is one."""
+    walk = np.random.default_rng(0).normal(0, 0.01, size=(801, 2)).cumsum(axis=0)
+    goes_on = recorded(
+        tmp_path / "a.hdf5", observations=walk[:-1], next_observations=walk[1:].copy()
+    )
+    assert "goes on: 1 of 1 (join_continuous=true drops them)" in pgdiff("info", goes_on).out
+    after = walk[1:].copy()
+    after[399] += 0.005
+    reset = recorded(tmp_path / "b.hdf5", observations=walk[:-1], next_observations=after)
+    assert "ends after which the recording goes on: 0 of 1\n" in pgdiff("info", reset).out
+    assert len(load_episodes(reset, join_continuous=True)) == 2
+
+
+def test_faults_of_successors_and_hints_are_shown_and_repaired(pgdiff, tmp_path: Path) -> None:
+    walk = np.random.default_rng(0).normal(0, 0.01, size=(801, 2)).cumsum(axis=0)
+    walk[400:] += 9
+    path = recorded(
+        tmp_path / "a.hdf5",
+        observations=walk[:-1],
+        next_observations=walk[1:].copy(),  # of the reset, at row 399
+        timeouts=np.arange(800) % 400 == 399,
+    )
+    checked, found = pgdiff("check", path), pgdiff("info", path)
+    assert checked.code == 1 and "next_observations, row 399: is the first" in checked.out
+    assert found.code == 0 and "fault: `next_observations`, row 399: is the first" in found.out
+    assert "(join_continuous" not in found.out and "next_observations [" not in found.out
+    assert "repair=True" in pgdiff("convert", f"data={path}", "out=b.hdf5").error
+    assert pgdiff("convert", f"data={path}", "out=b.hdf5", "repair=true").code == 0
+    assert "no problems" in pgdiff("check", "b.hdf5").out
+    limited = recorded(tmp_path / "c.hdf5", timeouts=None, terminals=np.arange(800) % 50 == 49)
+    for command in ("check", "info"):
+        result = pgdiff(command, limited)
+        assert result.code == 0 and "ends its episode after exactly 50 rows" in result.out
+    assert "hint: terminals, row 49" in pgdiff("check", limited).out
 
 
 def test_info_on_a_file_without_any_end(pgdiff, tmp_path: Path) -> None:

@@ -18,11 +18,22 @@ HEAD = """# What goes in
 Recordings come from HDF5 files (D4RL's fields), Minari data sets, Stable-Baselines3 replay buffers
 and arrays. All of them pass the same checks, before anything else happens; `pgdiff check DATA` runs
 them alone and lists every fault, the loaders stop at the first. Each message names the field, the
-row where there is one, and the mend. The tables are made from the tests
+row where there is one, and the fix. The tables are made from the tests
 (`python tests/data/inputs_page.py`), and each row is one of them. Networks, checkpoints and run
 folders that are damaged or hostile, and settings out of range, are tested likewise
 (`tests/training/test_bad_files.py`, `test_bad_inputs.py`), and environments and saved evaluations
 (`tests/evaluation/test_bad_inputs.py`).
+
+A recording is refused as well where its `next_observations` are not what followed, or where it
+holds the rows that a vector environment adds to reset itself: values of one episode would be
+learned from another. `load_episodes(..., repair=True)` reads it without them, and
+`pgdiff convert data=IN out=OUT repair=true` writes it so. Rows of an autoreset are left out;
+`next_observations` are left out as a whole. Then the successor of a row is the row that follows,
+and that of a cut episode's last row is unknown: no transition is made of it, and
+`to_replay_buffer` leaves it out.
+
+`pgdiff check` also prints hints, which refuse nothing: where many episodes end with a terminal
+after exactly as many rows as the longest has, a time limit may have been recorded as a terminal.
 """
 
 

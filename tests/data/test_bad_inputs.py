@@ -1,5 +1,7 @@
 """Every fault names the field, the row and the mend, alike in `check`, files and arrays."""
 
+import fcntl
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +38,46 @@ def change(name: str, make: Callable[[np.ndarray], np.ndarray]) -> Spoil:
 
 def unmark(fields: Fields) -> None:
     fields["timeouts"][:] = False
+
+
+def next_is_row(shift: int) -> Spoil:
+    """Next observations `shift` rows on."""
+
+    def spoil(fields: Fields) -> None:
+        fields["next_observations"] = np.roll(fields["observations"], -shift, axis=0)
+
+    return spoil
+
+
+def slow(fields: Fields) -> None:
+    """Steps are short against the way from an episode to the next."""
+    fields["observations"] = np.arange(60.0)[:, None] * [0.01, 0.02, 0.03]
+    fields["next_observations"] = fields["observations"] + [0.01, 0.02, 0.03]
+    for start in (20, 27):
+        fields["observations"][start:] += 5
+        fields["next_observations"][start:] += 5
+
+
+def reset_at_ends(fields: Fields) -> None:
+    slow(fields)
+    fields["next_observations"][[19, 26]] = fields["observations"][[20, 27]]
+
+
+def itself_at_ends(fields: Fields) -> None:
+    fields["next_observations"][[19, 26, 59]] = fields["observations"][[19, 26, 59]]
+
+
+def reset_rows(fields: Fields) -> None:
+    """Rows 20 and 27 lead from an end to the next episode."""
+    slow(fields)
+    fields["observations"][[20, 27]] = fields["next_observations"][[19, 26]]
+    fields["next_observations"][[20, 27]] = fields["observations"][[21, 28]]
+    fields["rewards"][[20, 27]] = 0
+
+
+def reset_rows_alone(fields: Fields) -> None:
+    reset_rows(fields)
+    del fields["next_observations"]
 
 
 # (spoiling, field, row, words of the message, words of the mend)
@@ -106,6 +148,37 @@ ARRAYS: dict[str, tuple[Spoil, str, int | None, str, str]] = {
         "same features",
     ),
     "no end marked": (unmark, "timeouts", None, "marks the end", "join_continuous=True"),
+    "next is its own row": (next_is_row(0), "next_observations", 0, "its own row", "repair=True"),
+    "next is two rows on": (next_is_row(2), "next_observations", 0, "2 rows on", "repair=True"),
+    "next is the row before": (next_is_row(-1), "next_observations", 0, "1 row back", "repair"),
+    "next is a reset at ends": (
+        reset_at_ends,
+        "next_observations",
+        19,
+        "first observation of the next episode (2 such rows of 2 ends)",
+        "final_obs",
+    ),
+    "next is its own row at ends": (
+        itself_at_ends,
+        "next_observations",
+        19,
+        "its own row, where the episode was cut (3 such rows)",
+        "repair=True",
+    ),
+    "rows of a vector's autoreset": (
+        reset_rows,
+        "observations",
+        20,
+        "no step of the task made (2 such rows",
+        "repair=True",
+    ),
+    "the same without next": (
+        reset_rows_alone,
+        "observations",
+        20,
+        "no step of the task made (2 such rows",
+        "repair=True",
+    ),
     "no timeouts, no end": (lambda f: f.pop("timeouts"), "timeouts", None, "marks the end", ""),
 }
 
@@ -244,6 +317,17 @@ def half(folder: Path) -> Path:
     return path
 
 
+def unclosed(folder: Path) -> Path:
+    """What is on the disk while a recorder writes in HDF5's mode for readers beside it."""
+    with h5py.File(folder / "live.hdf5", "w", libver="latest") as file:
+        for name, values in sound().items():
+            file[name] = values
+        file.swmr_mode = True
+        (folder / "bad.hdf5").write_bytes((folder / "live.hdf5").read_bytes())
+    (folder / "live.hdf5").unlink()
+    return folder / "bad.hdf5"
+
+
 def noted(layout: object) -> Build:
     return file_of(lambda file, fields: file.attrs.__setitem__("observation_layout", layout))
 
@@ -259,6 +343,7 @@ FILES: dict[str, tuple[Build, str, str, str]] = {
     "another format": (bytes_of(b"PK\x03\x04 no" * 100), "file", "not an HDF5 file", "D4RL"),
     "a pickle": (bytes_of(b"\x80\x04cos\nsystem\n"), "file", "not an HDF5 file", "D4RL"),
     "truncated": (half, "file", "truncated", "anew"),
+    "not closed by its recorder": (unclosed, "file", "that writes it", "Wait until its recorder"),
     "damaged values": (flipped, "rewards", "cannot be read", "Fetch the file anew"),
     "soft link": (replaced("rewards", soft), "rewards", "link to another place", PLAIN),
     "dangling link": (replaced("rewards", dangling), "rewards", "link to another place", PLAIN),
@@ -346,6 +431,19 @@ def test_file_is_refused(tmp_path: Path, case: str) -> None:
         load_episodes(path)
     assert str(error.value) == f"{path}: {problem}"
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_file_that_is_being_written_says_so(tmp_path: Path) -> None:
+    path = write_hdf5(tmp_path / "bad.hdf5", sound())
+    writer = os.open(path, os.O_RDWR)
+    try:
+        fcntl.flock(writer, fcntl.LOCK_EX)  # as HDF5 locks what it writes
+        [problem] = check(path)
+        assert "open in a process that writes it" in problem.message
+        assert "Wait until its recorder has closed it" in problem.mend
+    finally:
+        os.close(writer)
+    assert check(path) == []
 
 
 def test_a_layout_that_does_not_fit(tmp_path: Path) -> None:

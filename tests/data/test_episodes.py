@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+import torch
 
-from pgdiff.data import Episodes
+from pgdiff.data import Episodes, ObservationLayout, SegmentDataset
 from pgdiff.validation import PgdiffError
 
 
@@ -171,5 +172,67 @@ def test_fields_give_the_same_episodes_again(recording) -> None:
     assert episodes.fields().keys() == {*fields, "infos/qpos"}
     part = episodes.select([2, 0]).fields()
     np.testing.assert_array_equal(part["rewards"], fields["rewards"][[*range(8, 20), *range(5)]])
-    with pytest.raises(PgdiffError, match="at least one episode"):
-        episodes.select([]).fields()
+    layout = ObservationLayout(fields=(("a", 1), ("b", 2)))
+    for found in (
+        Episodes.from_arrays(**fields, infos={"qpos": fields["observations"]}),
+        episodes.select([2, 0]),
+        episodes.split(0.3, seed=np.int64(0))[0],
+        episodes.select([1]).split(0.5, seed=0)[0],  # one episode without a mark of its own
+    ):
+        again = Episodes.from_arrays(**found.fields(), observation_layout=layout)
+        np.testing.assert_array_equal(again.lengths, found.lengths)
+        for name, values in found.fields().items():
+            np.testing.assert_array_equal(again.fields()[name], values)
+    with pytest.raises(PgdiffError, match=r"`infos/qpso` is not a known .*mean 'infos/qpos'"):
+        Episodes.from_arrays(**fields, **{"infos/qpso": fields["observations"]})
+    with pytest.raises(PgdiffError, match="`infos/goal` must be given once"):
+        goal = fields["observations"]
+        Episodes.from_arrays(**fields, infos={"goal": goal}, **{"infos/goal": goal})
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ([], "at least one episode"),
+        ([3], "0 to 2. Got 3"),
+        ([0.5], "must be integers, or one bool for each of the 3"),
+        ([True, False], "one bool for each of the 3"),
+        ([[0, 1]], "must be integers"),
+        ("all", "must be integers"),
+    ],
+)
+def test_select_refuses(recording, chosen, message: str) -> None:
+    with pytest.raises(PgdiffError, match=message):
+        Episodes.from_arrays(**recording()).select(chosen)
+
+
+def test_select_by_number_and_by_flag(recording) -> None:
+    episodes = Episodes.from_arrays(**recording((5, 3, 12)))
+    for chosen in ([0, 2], [0, -1], [True, False, True], np.array([0, 2], np.uint8)):
+        assert episodes.select(chosen).lengths.tolist() == [5, 12]
+    assert episodes.select(np.int64(1)).lengths.tolist() == [3]
+
+
+def test_tensors_are_taken_as_arrays(recording) -> None:
+    """Of any floating type, with gradients or without."""
+    fields = recording()
+    expected = Episodes.from_arrays(**fields)
+    given = {name: torch.from_numpy(values) for name, values in fields.items()}
+    given["observations"].requires_grad_()
+    given["actions"] = given["actions"].bfloat16().requires_grad_()
+    found = Episodes.from_arrays(**given)
+    assert np.array_equal(found.observations, expected.observations)
+    assert np.allclose(found.actions, expected.actions, atol=0.01)
+    given["rewards"] = [torch.ones((), requires_grad=True)] * len(found.rewards)
+    with pytest.raises(PgdiffError, match="`rewards` must be one array"):
+        Episodes.from_arrays(**given)
+
+
+def test_numpy_integers_are_integers(recording) -> None:
+    fields = recording((40,))
+    del fields["timeouts"]
+    episodes = Episodes.from_arrays(**fields, episode_length=np.int32(3))
+    assert episodes.lengths.tolist() == [3] * 13 + [1]
+    held_out = episodes.split(0.2, seed=np.uint8(3))[1]
+    assert np.array_equal(held_out.starts, episodes.split(0.2, seed=3)[1].starts)
+    SegmentDataset(episodes, np.int64(2), np.int64(1)).batch(np.arange(3, dtype=np.int16))

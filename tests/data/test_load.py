@@ -2,13 +2,22 @@
 
 import hashlib
 import os
+import resource
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
-from pgdiff.data import Episodes, ObservationLayout, load_episodes, write_hdf5
+from pgdiff.data import (
+    Episodes,
+    ObservationLayout,
+    check,
+    join_episodes,
+    load_episodes,
+    write_hdf5,
+)
+from pgdiff.training.sharing import dumps, loads
 from pgdiff.validation import PgdiffError
 
 
@@ -106,6 +115,41 @@ def test_full_disk(tmp_path: Path, recording, monkeypatch) -> None:
     with pytest.raises(PgdiffError, match=r"No space left.*`cache_dir`"):
         load_episodes(path)
     assert [item.name for item in tmp_path.iterdir()] == ["a.hdf5"]
+
+
+def test_recordings_hold_no_file_open(tmp_path: Path, recording) -> None:
+    """More of them than the process may have files, joined to one."""
+    paths = [write_hdf5(tmp_path / f"{i}.hdf5", recording((3, 4), seed=i)) for i in range(40)]
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    free = os.open(os.devnull, os.O_RDONLY)  # the least number that is free
+    os.close(free)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (free + 25, before[1]))
+    try:
+        read = [load_episodes(path) for path in paths for _ in range(2)]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    joined = join_episodes(read)
+    assert len(joined) == 160
+    assert np.array_equal(joined.rewards[-7:], recording((3, 4), seed=39)["rewards"])
+    assert all(isinstance(part.rewards.base, np.memmap) for part in read)
+
+
+def test_mapped_fields_are_sent_to_workers_by_name(tmp_path: Path, recording) -> None:
+    observations = load_episodes(write_hdf5(tmp_path / "a.hdf5", recording((9000,)))).observations
+    sent = dumps([observations, observations[5::2]])
+    assert len(sent) < 2000 < observations.nbytes
+    whole, part = loads(sent)
+    assert np.array_equal(whole, observations) and np.array_equal(part, observations[5::2])
+
+
+def test_a_home_directory_is_expanded(tmp_path: Path, recording, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_hdf5("~/a.hdf5", recording())
+    assert (tmp_path / "a.hdf5").is_file() and check("~/a.hdf5") == []
+    assert load_episodes("~/a.hdf5", cache_dir="~/cache").steps == 60
+    assert (tmp_path / "cache" / "a.hdf5").is_dir()
+    with pytest.raises(PgdiffError, match="does not exist"):
+        load_episodes("~nobody-of-this-name/a.hdf5")
 
 
 def test_two_readers_at_once(tmp_path: Path, recording, monkeypatch) -> None:

@@ -105,14 +105,51 @@ def test_a_terminal_that_is_also_a_timeout_stays_a_terminal() -> None:
     assert again.lengths.tolist() == list(LENGTHS)
 
 
-def test_without_next_observations_the_next_row_is_taken() -> None:
-    fields = walks(goals=False)
-    del fields["next_observations"]
-    again = from_replay_buffer(to_replay_buffer(episodes_of(fields), device="cpu"))
+@pytest.mark.parametrize("goals", [False, True], ids=["flat", "Dict"])
+def test_without_next_observations_the_rows_of_unknown_successors_are_left_out(goals: bool) -> None:
+    """As of d3rlpy's arrays: a cut row that leads to itself would be learned from itself."""
+    fields, layout = walks(goals=goals), LAYOUT if goals else None
+    short = {name: x for name, x in fields.items() if "next_" not in name}
+    buffer = to_replay_buffer(episodes_of(short, layout), device="cpu")
+    again = from_replay_buffer(buffer)
     ends = np.cumsum(LENGTHS) - 1
-    inner = np.setdiff1d(np.arange(sum(LENGTHS)), ends)
-    assert np.array_equal(again.next_observations[inner], fields["observations"][inner + 1])
-    assert np.array_equal(again.next_observations[ends], fields["observations"][ends])
+    cut = ends[~fields["terminals"][ends]]
+    kept = np.setdiff1d(np.arange(sum(LENGTHS)), cut)
+    assert len(cut) == 3 and buffer.size() == len(kept)
+    last = fields["terminals"][kept]
+    for name, following, found in (
+        ("observations", again.next_observations, again.observations),
+        ("infos/goal", again.infos.get("next_goal"), again.infos.get("goal")),
+    ):
+        if found is not None:
+            assert np.array_equal(found, fields[name][kept])
+            assert np.array_equal(following[~last], fields[name][kept + 1][~last])
+            assert np.array_equal(following[last], found[last])
+    before = np.isin(kept + 1, cut)  # these rows are now the last of their episodes
+    assert np.array_equal(again.timeouts | again.terminals, before | last)
+    one_row = {name: x[26:27] for name, x in short.items()}  # a timeout
+    with pytest.raises(PgdiffError, match="a row whose next observation is known"):
+        to_replay_buffer(episodes_of(one_row, layout))
+
+
+def test_actions_that_cannot_be_scaled_are_refused() -> None:
+    """A buffer filled by hand with actions as the environment takes them."""
+    fields = walks(goals=False)
+    fields["actions"] *= 2
+    space = gymnasium.spaces.Box(-2, 2, (2,), np.float32)
+    buffer = by_buffer(fields)
+    buffer.action_space = space
+    row = np.flatnonzero((np.abs(fields["actions"]) > 1).any(axis=1))[0]
+    with pytest.raises(PgdiffError, match=rf"`actions`, row {row}: must lie in .*scaled_actions=F"):
+        load_episodes(buffer)
+    raw = from_replay_buffer(buffer, scaled_actions=False)
+    assert np.array_equal(raw.actions, fields["actions"])
+    scaled = to_replay_buffer(raw, action_space=space, device="cpu")
+    assert np.abs(scaled.actions).max() <= 1
+    np.testing.assert_allclose(load_episodes(scaled).actions, fields["actions"], atol=1e-6)
+    narrow = gymnasium.spaces.Box(-0.5, 2, (2,), np.float32)
+    with pytest.raises(PgdiffError, match="`action_space` must hold the recorded actions"):
+        to_replay_buffer(raw, action_space=narrow)
 
 
 def test_actions_of_an_agent_are_scaled_back() -> None:
@@ -133,6 +170,7 @@ def test_actions_of_an_agent_are_scaled_back() -> None:
 def test_join_continuous() -> None:
     fields = walks(goals=False)
     fields["observations"] = np.arange(73, dtype=np.float32)[:, None].repeat(3, 1)
+    fields["next_observations"] = fields["observations"] + 1
     assert len(load_episodes(by_buffer(fields), join_continuous=True)) == 1
 
 

@@ -158,6 +158,10 @@ ROWS = {
     "a reward for each feature": Row(
         ("rewards must be finite", "array"), env=broken(reward=np.zeros(2))
     ),
+    "a step without info": Row(
+        ("a dict as info", "'Walk' returned None", "step 1", "seed 7"),
+        env=broken(step=lambda r: (*r[:4], None)),
+    ),
     # 33: Gym's older interface.
     "a step of four values": Row(
         ("(observation, reward, terminated, truncated, info)", "4 values", "shimmy"),
@@ -246,6 +250,7 @@ SOUND = {
     ),
     "a reward of NumPy": (broken(reward=np.float32(1.0)), Still()),
     "a reward in an array": (broken(reward=np.array(1.0)), Still()),
+    "a reward in an array of one": (broken(reward=np.array([1.0], np.float32)), Still()),
     "a goal for an agent that wants none": (broken(info={"goal": "north"}), Still()),
     "a goal for one that does": (broken(info={"goal": [1, 2]}), told(Still(wants_goal=True))),
 }

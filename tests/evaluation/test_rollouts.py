@@ -80,6 +80,36 @@ def test_recorded_trajectories_hold_first_and_last_observation(
         assert len(set(trajectory[:, 0])) == 1
 
 
+def test_environments_that_share_and_rewrite_their_arrays(make_env: Any, noisy: Any) -> None:
+    """Observations and goals of all environments stand in the same two arrays."""
+
+    class Goals(make_env):  # type: ignore[misc,valid-type]
+        def reset(self, **settings: Any) -> Any:
+            observation, _ = super().reset(**settings)
+            return observation, {"goal": self.np_random.uniform(size=2)}
+
+    class Sharing(Goals):
+        seen, goal = np.zeros(2, np.float32), np.zeros(2)
+
+        def reset(self, **settings: Any) -> Any:
+            _, info = super().reset(**settings)
+            self.goal[:] = info["goal"]
+            return self.seen, {"goal": self.goal}
+
+        def _observation(self) -> np.ndarray:
+            self.seen[:] = super()._observation()
+            return self.seen
+
+    one, other = (
+        evaluate(noisy, make, episodes=7, parallel=3, progress=False, record=7)
+        for make in (Goals, Sharing)
+    )
+    assert np.array_equal(one.returns, other.returns)
+    assert np.array_equal(one.goals, other.goals)  # type: ignore[arg-type]
+    for first, second in zip(one.trajectories, other.trajectories, strict=True):
+        assert np.array_equal(first, second)
+
+
 def test_the_first_step_at_the_goal_is_kept(make_env: Any, constant: Any) -> None:
     found = evaluate(constant, make_env, episodes=5, seed=3, progress=False)
     assert found.steps_to_goal is not None  # of 2, 3, 4, 2, 3 steps; success at step 3

@@ -33,6 +33,22 @@ def test_a_recording_agrees_with_its_simulator(task: str, told: bool) -> None:
     assert whole.position.tolist() == list(range(1, 11))
 
 
+def test_a_simulator_that_rewrites_its_observation() -> None:
+    class Rewriting(gym.Wrapper):
+        def step(self, action: Any) -> Any:
+            observation, *rest = self.env.step(action)
+            self.seen = getattr(self, "seen", observation)
+            self.seen[:] = observation
+            return self.seen, *rest
+
+    episodes = recorded("hopper")
+    found = [
+        replay_errors(env, episodes, units=units(episodes), positions=5, rows=20).observation
+        for env in (env_of("hopper"), Rewriting(env_of("hopper")))
+    ]
+    assert np.array_equal(*found)
+
+
 def test_rows_that_do_not_tell_their_state_are_left_out() -> None:
     episodes = recorded("walker2d", size=1.0)
     env = env_of("walker2d")

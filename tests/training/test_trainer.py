@@ -9,6 +9,7 @@ import torch
 from regression import PairSource, Regression, make_episodes
 from torch import Tensor
 
+from pgdiff import Episodes, InverseDynamics, SegmentValue
 from pgdiff.training import Callback, Learner, Trainer, TrainingDiverged
 from pgdiff.validation import PgdiffError
 
@@ -34,6 +35,32 @@ def test_learns_the_least_squares_answer() -> None:
     np.testing.assert_allclose(found, answer, atol=2e-3)
     assert not learner.training and learner.weight.requires_grad
     assert learner.updates == 1500
+
+
+def test_a_message_says_how_many_episodes_are_used(caplog: Any) -> None:
+    """90 of 100 episodes are shorter than a segment."""
+    lengths = np.array([40] * 10 + [5] * 90)
+    rows = int(lengths.sum())
+    timeouts = np.isin(np.arange(1, rows + 1), lengths.cumsum())
+    observations = np.random.default_rng(0).normal(size=(rows, 2)).astype(np.float32)
+    episodes = Episodes.from_arrays(
+        observations=observations,
+        actions=observations[:, :1],
+        rewards=np.zeros(rows),
+        terminals=np.zeros(rows, bool),
+        timeouts=timeouts,
+    )
+    learner = SegmentValue.from_episodes(episodes, horizon=4, stride=3)
+    for held_out in (0.0, 0.5):
+        caplog.clear()
+        trainer(steps=1, validation=held_out).fit(learner, episodes)
+        [message] = caplog.messages
+        assert "SegmentValue learns from 10 of 100 episodes (400 of 850 rows)" in message
+        assert "the longest of them has 5 rows" in message
+    caplog.clear()
+    trainer(steps=1).fit(Regression(), make_episodes())
+    trainer(steps=1).fit(InverseDynamics.from_episodes(episodes, stride=3), episodes)
+    assert caplog.messages == []
 
 
 def test_learner_holds_the_averaged_weights_after_fit() -> None:

@@ -66,6 +66,21 @@ class Drifter:
         return np.array([0.9], np.float32), (state or 0) + 1
 
 
+class Answering(Line):
+    """Something else in place of its reward or info."""
+
+    def __init__(self, **answers) -> None:
+        super().__init__()
+        self.answers = answers
+
+    def step(self, action):
+        names = ("observation", "reward", "terminated", "truncated", "info")
+        return tuple(
+            self.answers.get(name, value)
+            for name, value in zip(names, super().step(action), strict=True)
+        )
+
+
 @pytest.fixture
 def record(tmp_path: Path):
     def run(env: gym.Env, steps: int = 500, seed: int = 0, name: str = "a.hdf5", **options):
@@ -93,6 +108,12 @@ def test_walk_rewards_judge_their_own_row_by_the_task_goal(record) -> None:
     inside = np.abs(episodes.observations[:, 0] - 2.0) <= 0.5
     assert 0 < inside.sum() < 500
     np.testing.assert_array_equal(episodes.rewards, inside)
+
+
+def test_a_reward_in_an_array_of_one_is_a_number(record) -> None:
+    for options in ({}, {"expert": Drifter()}):
+        path = record(Answering(reward=np.array([0.5])), overwrite=True, **options)
+        assert set(load_episodes(path).rewards.tolist()) <= {0.0, 0.5}
 
 
 def test_random_goal_rewards_follow_the_recorder(record) -> None:
@@ -167,6 +188,9 @@ def test_existing_file_is_kept(record) -> None:
         (Line(noise=np.nan), {}, "`observations`, row 0"),
         (Line(), {"expert": object()}, "`predict`"),
         (Line(), {"expert": SimpleNamespace(predict=lambda *_, **__: (0.5, None))}, "shape"),
+        (Answering(info=None), {}, "a dict as info. 'Answering' returned None in step"),
+        (Answering(info=None), {"expert": Drifter()}, "a dict as info"),
+        (Answering(reward=None), {"expert": Drifter()}, "rewards must be finite numbers"),
         (gym.make("CartPole-v1"), {}, "no recording expert"),
         (gym.make("CartPole-v1"), {"expert": Drifter()}, "`env.action_space` must be a flat Box"),
     ],

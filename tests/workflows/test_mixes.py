@@ -10,6 +10,7 @@ import pytest
 
 from pgdiff.data import check, load_episodes
 from pgdiff.validation import PgdiffError
+from pgdiff.workflows.collect import collect
 from pgdiff.workflows.mixes import Mix, NoisyAgent, Part, collect_mix, episode_returns
 
 SPACE = gym.spaces.Box(np.array([-1.0, 0.0], np.float32), np.array([1.0, 4.0], np.float32))
@@ -39,6 +40,35 @@ class Line(gym.Env):
         assert self.action_space.contains(action)
         self.at = self.at + 0.1 * action
         return self.at.copy(), float(action[0]), bool(self.at[0] > 3), False, {}
+
+
+class Rewriting(Line):
+    """The same line; every observation stands in one array, and actions are clipped in place."""
+
+    seen = np.zeros(1)
+
+    def reset(self, **settings):
+        self.seen[:] = super().reset(**settings)[0]
+        return self.seen, {}
+
+    def step(self, action):
+        observation, reward, *rest = super().step(action)
+        self.seen[:] = observation
+        action[:] = np.nan
+        return self.seen, np.array([reward], np.float32), *rest
+
+
+class InPlace:
+    """An agent that scales its input, and answers from one array, in place."""
+
+    def __init__(self) -> None:
+        self.actions = np.zeros((64, 1), np.float32)
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        rows = self.actions[: len(observation)] if observation.ndim > 1 else self.actions[0]
+        rows[:] = 0.5 * np.sin(7 * observation)
+        observation *= 100.0
+        return rows, state
 
 
 class Constant:
@@ -259,6 +289,27 @@ def test_environments_together_record_what_one_would(record, registered, steps: 
     assert found[0] == found[1] == found[2]
     lengths = load_episodes(path).lengths
     assert steps == 20 or len(np.unique(lengths)) > 3
+
+
+def test_arrays_that_are_rewritten_in_place(record, tmp_path: Path) -> None:
+    """Environment and agent both reuse their arrays; the recording is the same all the same."""
+    contents = []
+    for number, env in enumerate((Line, Rewriting)):
+        gym.register("Rewritten-v0", entry_point=env, max_episode_steps=50)
+        try:
+            made = gym.make("Rewritten-v0", disable_env_checker=True)
+            path, _ = record(InPlace(), env=made, steps=np.int64(300), seed=np.int64(0), name="m")
+            alone = tmp_path / f"alone{number}"
+            collect(made, alone, steps=np.int32(300), seed=np.int64(0), expert=InPlace(),
+                    progress=False)  # fmt: skip
+        finally:
+            del gym.registry["Rewritten-v0"]
+        contents.append([path.read_bytes(), alone.read_bytes()])
+        path.unlink()
+        episodes = load_episodes(alone)
+        moves = episodes.next_observations - episodes.observations
+        np.testing.assert_allclose(moves, 0.1 * episodes.actions, atol=1e-6)
+    assert contents[0] == contents[1]
 
 
 def test_physics_come_from_each_environment(record, tmp_path: Path) -> None:
