@@ -132,6 +132,12 @@ def _evaluate(
             print("no pictures: matplotlib is not installed (pip install 'pgdiff[viz]')")
             return result
         pictures.episode_gifs(result, watched, env, out, count=record)
+        drawing = {**_env_options(settings), "render_mode": "rgb_array"}
+        missing = pictures.rendered_gifs(
+            result, watched, env, lambda: make_env(env_id, drawing), out, count=record
+        )
+        if missing is not None:
+            print(f"no rendered episode: {missing}")
         pictures.score_histogram(result, out, references=settings["references"])
         if gallery:
             pictures.failures_gallery(result, watched, env, out, count=gallery)

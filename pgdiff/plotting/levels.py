@@ -19,7 +19,8 @@ from pgdiff.plotting.canvas import (
     save_png,
     tidy,
 )
-from pgdiff.plotting.scene import draw_ends, draw_place, goal_of, positions
+from pgdiff.plotting.scene import draw_ends, goal_of
+from pgdiff.plotting.views import Features, View, views
 from pgdiff.validation import PgdiffError, check_positive_int
 
 Levels = Float[np.ndarray, "rows tokens"]
@@ -33,7 +34,9 @@ def level_picture(
     path: PathLike,
     *,
     env: Any = None,
-    position: tuple[int, int] = (0, 1),
+    position: tuple[int, int] | None = None,
+    features: Features | None = None,
+    stride: int = 1,
     goal: Any = None,
     panels: int = 4,
 ) -> Path:
@@ -43,15 +46,18 @@ def level_picture(
         levels: noise level of every token after every row, from 1, noise, to 0, clean.
         frames: the plan after every row, in raw units.
         path: the PNG to write.
-        env: draws its background and tells its goal where it can.
-        position: which two features of an observation are the place.
+        env: draws its background, names its features and states its goal where it can.
+        position: which two features of an observation are the place; see `views`.
+        features: indices or names of features; the first is drawn over time.
+        stride: environment steps between tokens, for the axis of time.
         goal: the goal, where the environment does not tell.
         panels: rows of which the plan is drawn, evenly spread; the last one is among them.
 
     Raises:
         PgdiffError: levels and frames of different rows or tokens.
     """
-    places = _checked(levels, frames, position)
+    view = _checked(levels, frames, env, position, features)
+    places = view.path("frames", frames, stride=stride)
     rows = even(len(levels) - 1, check_positive_int("panels", panels))
     figure = new_figure(4.4 + 2.3 * len(rows), 3.2)
     grid = figure.add_gridspec(1, len(rows) + 1, width_ratios=[1.5] + [1.0] * len(rows))
@@ -62,7 +68,8 @@ def level_picture(
     colour_bar(figure, image, axes, "noise level")
     for column, row in enumerate(rows):
         panel = figure.add_subplot(grid[column + 1])
-        _draw(panel, places, levels, row, env, goal)
+        _background(panel, view, places, env, goal)
+        _draw_plan(panel, places[row], levels[row])
         heading(panel, f"row {row}")
     return save_png(figure, path)
 
@@ -73,7 +80,9 @@ def level_gif(
     path: PathLike,
     *,
     env: Any = None,
-    position: tuple[int, int] = (0, 1),
+    position: tuple[int, int] | None = None,
+    features: Features | None = None,
+    stride: int = 1,
     goal: Any = None,
     milliseconds: int = 160,
     max_frames: int = 40,
@@ -86,6 +95,8 @@ def level_gif(
         path: the GIF to write.
         env: as in `level_picture`.
         position: as in `level_picture`.
+        features: as in `level_picture`.
+        stride: as in `level_picture`.
         goal: as in `level_picture`.
         milliseconds: how long a frame is shown; the last one stays longer.
         max_frames: of more rows than this, an even choice is shown.
@@ -93,14 +104,14 @@ def level_gif(
     Raises:
         PgdiffError: levels and frames of different rows or tokens.
     """
-    places = _checked(levels, frames, position)
+    view = _checked(levels, frames, env, position, features)
+    places = view.path("frames", frames, stride=stride)
     check_positive_int("milliseconds", milliseconds)
     figure = new_figure(7.4, 3.8, dpi=90)
     left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.2))
     _heat_map(left, levels)
     mark = left.axhline(0, color=INK, linewidth=1.6)
-    draw_place(right, env, places[-1:])
-    draw_ends(right, places[-1][:1], goal_of(env, goal))
+    _background(right, view, places, env, goal)
     pictures = []
     for row in even(len(levels) - 1, check_positive_int("max_frames", max_frames)):
         mark.set_ydata([row, row])
@@ -113,13 +124,19 @@ def level_gif(
     return save_gif(pictures, path, milliseconds=times)
 
 
-def _checked(levels: Levels, frames: Frames, position: tuple[int, int]) -> Any:
+def _checked(
+    levels: Levels,
+    frames: Frames,
+    env: Any,
+    position: tuple[int, int] | None,
+    features: Features | None,
+) -> View:
     if np.ndim(levels) != 2 or np.ndim(frames) != 3 or levels.shape != frames.shape[:2]:
         raise PgdiffError(
             "`levels` must have shape [rows, tokens], and `frames` [rows, tokens, obs]. "
             f"Got {list(np.shape(levels))} and {list(np.shape(frames))}."
         )
-    return positions("frames", frames, position)
+    return views(env, frames.shape[-1], position=position, features=features)[0]
 
 
 def _heat_map(axes: Any, levels: Levels) -> Any:
@@ -129,10 +146,10 @@ def _heat_map(axes: Any, levels: Levels) -> Any:
     return image
 
 
-def _draw(axes: Any, places: Any, levels: Levels, row: int, env: Any, goal: Any) -> None:
-    draw_place(axes, env, places[-1:])
-    draw_ends(axes, places[-1][:1], goal_of(env, goal))
-    _draw_plan(axes, places[row], levels[row])
+def _background(axes: Any, view: View, places: Any, env: Any, goal: Any) -> None:
+    goal = goal_of(env, goal)
+    view.draw(axes, env, places[-1:], goal=goal)
+    draw_ends(axes, places[-1][:1], goal if view.place else None)
 
 
 def _draw_plan(axes: Any, place: Any, level: Any) -> list[Any]:
