@@ -102,6 +102,8 @@ def run(settings: dict[str, Any]) -> int:
                     out / "guided_vs_unguided.png",
                     **look,
                     titles=("Unguided", f"Guided by {' and '.join(guides)}"),
+                    score_label=said["score_label"],
+                    title=f"{run.task.get('name')}: one start, the same noise",
                 )
             if reach:
                 free = make_planner(settings, run, env, guide="none", candidates=reach)
@@ -208,5 +210,5 @@ def _denoising(
         planner.model.segment(step.x[plan.best][None]).observations[0].cpu().numpy()
         for step in steps
     ]
-    for draw, name in ((level_picture, "levels.png"), (level_gif, "levels.gif")):
-        draw(np.stack(levels), np.stack(frames), out / name, **look, stride=plan.stride)
+    for draw, file in ((level_picture, "levels.png"), (level_gif, "levels.gif")):
+        draw(np.stack(levels), np.stack(frames), out / file, **look, stride=plan.stride)

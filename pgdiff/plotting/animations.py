@@ -94,7 +94,7 @@ def denoising_gif(
     shades = None if norm is None else np.asarray(scores, dtype=np.float64)[drawn]
     paint = QUIET if shades is None else colours()(norm(np.repeat(shades, paths[0].shape[2])))
     for axes, view, path_ in zip(panels, shown, paths, strict=True):
-        view.draw(axes, env, path_[-1], goal=goal)
+        view.draw(axes, env, path_[-1] if view.place else _widened(path_[-1]), goal=goal)
         draw_ends(axes, path_[-1][drawn[0], :1], goal if view.place else None)
         if best is not None:
             draw_best(axes, np.empty((0, 2)))  # for the legend: it comes with the last frame
@@ -167,9 +167,16 @@ def episode_gif(
         )
     figure, panels = _panels(shown)
     goal = goal_of(env, goal)
+    began = _beginnings(plans)
     marks = []
     for axes, view, way in zip(panels, shown, ways, strict=True):
-        view.draw(axes, env, way, goal=goal)
+        # Plans are part of the extent: they may go where the episode did not.
+        futures = [
+            view.path("plans", plan.observations, stride=plan.stride, start=began[step])
+            for step, plan in enumerate(plans or ())
+            if plan is not None and began[step] == step
+        ]
+        view.draw(axes, env, np.concatenate([way, *futures]), goal=goal)
         draw_ends(axes, way[:1], goal if view.place else None)
         (trace,) = axes.plot([], [], color=COLOURS[0], linewidth=2.2, zorder=6, label="episode")
         (ahead,) = axes.plot(
@@ -179,8 +186,7 @@ def episode_gif(
             [], [], "o", color=COLOURS[0], mec="white", mew=1.4, ms=10, zorder=9, label="now"
         )
         marks.append((trace, ahead, body))
-    legend(figure, columns=5)
-    began = _beginnings(plans)
+    legend(figure, columns=3 if shown[0].place else 5)
     pictures = []
     for step in even(steps, max_frames):
         planned = min(step, steps - 1)
@@ -203,7 +209,7 @@ def episode_gif(
 def _panels(shown: list[View]) -> tuple[Any, list[Any]]:
     """Return a figure with an axes for each view: a square place, or rows of features."""
     if shown[0].place:
-        figure = new_figure(_SIDE, _SIDE, dpi=_DPI)
+        figure = new_figure(_SIDE, _SIDE + 0.4, dpi=_DPI)  # the rest is for the legend
         return figure, [figure.add_subplot()]
     columns = min(2, len(shown))
     rows = -(-len(shown) // columns)
@@ -212,6 +218,14 @@ def _panels(shown: list[View]) -> tuple[Any, list[Any]]:
     for axes in panels[len(shown) :]:
         axes.set_axis_off()
     return figure, panels[: len(shown)]
+
+
+def _widened(path: Float[np.ndarray, "... 2"]) -> Float[np.ndarray, "points 2"]:
+    """Return the extent of a path with as much room above and below, where its noise is seen."""
+    flat = path.reshape(-1, 2)
+    low, high = flat.min(axis=0), flat.max(axis=0)
+    room = np.array([0.0, high[1] - low[1]])
+    return np.stack([low - room, high + room])
 
 
 def _beginnings(plans: Sequence[Plan | None] | None) -> list[int]:

@@ -42,7 +42,7 @@ def tidy(axes: "Axes", *, x: str = "", y: str = "") -> None:
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(QUIET)
-    axes.tick_params(colors=QUIET, labelcolor=INK, labelsize=9)
+    axes.tick_params(which="both", colors=QUIET, labelcolor=INK, labelsize=9)
     axes.set_xlabel(x, color=INK, fontsize=10)
     axes.set_ylabel(y, color=INK, fontsize=10)
 
@@ -51,7 +51,7 @@ def colour_bar(figure: "Figure", mappable: Any, axes: Any, label: str) -> None:
     """Add a slim colour bar beside `axes`."""
     bar = figure.colorbar(mappable, ax=axes, fraction=0.046, pad=0.02, aspect=24)
     bar.outline.set_visible(False)
-    bar.ax.tick_params(colors=QUIET, labelcolor=INK, labelsize=9)
+    bar.ax.tick_params(which="both", colors=QUIET, labelcolor=INK, labelsize=9)
     bar.set_label(label, color=INK, fontsize=10)
 
 
@@ -67,9 +67,14 @@ def caption(figure: "Figure", text: str) -> None:
 
 def legend(figure: "Figure", *, columns: int = 4) -> None:
     """Explain every labelled mark of all panels once, below them."""
+    line = require("matplotlib.lines", extra="viz").Line2D
     marks: dict[str, Any] = {}
     for axes in figure.axes:
+        handle: Any
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            if hasattr(handle, "get_segments") and handle.get_array() is not None:
+                # Lines coloured by a number have no colour of their own to show.
+                handle = line([], [], color=colours()(0.6), linewidth=1.3)
             marks.setdefault(label, handle)
     if marks:
         figure.legend(
@@ -125,7 +130,7 @@ def save_gif(
         drawn: whether the frames are figures of this package, whose colours the palette holds.
     """
     target = _checked(path, ".gif")
-    palette = _palette(frames) if drawn else _cut(_sample(frames), 64)
+    palette = _palette(frames) if drawn else _cut(_sample(frames, 8), 64)
     first, *rest = (_indexed(frame, palette) for frame in frames)
     buffer = io.BytesIO()
     first.save(
@@ -150,9 +155,12 @@ def _palette(frames: Sequence[UInt8[np.ndarray, "height width 3"]]) -> UInt8[np.
     return np.concatenate([exact, marks, scale, cut]).astype(np.uint8)
 
 
-def _sample(frames: Sequence[UInt8[np.ndarray, "height width 3"]]) -> UInt8[np.ndarray, "..."]:
-    """Return the first, the middle and the last frame, one below the other."""
-    return np.concatenate([frames[i] for i in sorted({0, len(frames) // 2, len(frames) - 1})])
+def _sample(
+    frames: Sequence[UInt8[np.ndarray, "height width 3"]], count: int = 3
+) -> UInt8[np.ndarray, "..."]:
+    """Return at most `count` frames, evenly spread, one below the other."""
+    chosen = np.linspace(0, len(frames) - 1, count).round().astype(int)
+    return np.concatenate([frames[number] for number in np.unique(chosen)])
 
 
 def _cut(sample: UInt8[np.ndarray, "..."], count: int) -> UInt8[np.ndarray, "colours 3"]:

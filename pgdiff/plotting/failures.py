@@ -35,8 +35,8 @@ class ShownEpisode:
         trajectory: its observations, raw units, shape [steps + 1, obs].
         seed: of the environment's reset.
         score: what stands above it.
-        steps_to_goal: number of its first step at the goal; None where it never got there, NaN
-            likewise.
+        steps_to_goal: number of its first step at the goal; NaN where it never got there, None
+            where the task has no goal.
         plans: each plan with the step from which on it was followed; way-points [tokens, obs].
         goal: (x, y); None for the environment's own.
     """
@@ -113,8 +113,8 @@ def failures_picture(
     )
     columns = min(_COLUMNS, len(episodes))
     rows = math.ceil(len(episodes) / columns) * len(shown)
-    height = 3.1 if shown[0].place else 1.9
-    figure = new_figure(max(2.9 * columns + 0.9, 4.6), height * rows + 1.2, dpi=120)
+    height = 3.3 if shown[0].place else 1.9
+    figure = new_figure(max(2.9 * columns + 0.9, 4.6), height * rows + 0.8, dpi=120)
     panels = figure.subplots(rows, columns, squeeze=False)
     last = max((step for e in episodes for step, _ in _shown_plans(e, plans)), default=1)
     norm = require("matplotlib.colors", extra="viz").Normalize(0, max(last, 1))
@@ -153,7 +153,8 @@ def _draw(
     effects = require("matplotlib.patheffects", extra="viz")
     places = view.path("trajectory", episode.trajectory)
     goal = goal_of(env, episode.goal)
-    view.draw(axes, env, places, goal=goal)
+    ways = [view.path("plans", way, stride=stride, start=step) for step, way in plans]
+    view.draw(axes, env, np.concatenate([places, *ways]), goal=goal)
     axes.plot(
         *places.T,
         color=INK,
@@ -173,8 +174,7 @@ def _draw(
         zorder=9,
         label="end of the episode",
     )
-    for step, waypoints in plans:
-        way = view.path("plans", waypoints, stride=stride, start=step)
+    for (step, _), way in zip(plans, ways, strict=True):
         colour = colours()(norm(step))
         axes.plot(
             *way.T, color=colour, linewidth=1.6, marker=".", ms=4, zorder=6, label="plan followed"
@@ -208,6 +208,8 @@ def _shown_plans(episode: ShownEpisode, most: int) -> list[tuple[int, np.ndarray
 
 def _heading(episode: ShownEpisode, unit: str) -> str:
     first = episode.steps_to_goal
-    arrived = first is not None and not math.isnan(first)
-    when = f"first at the goal in step {first:.0f}" if arrived else "never at the goal"
-    return f"seed {episode.seed}: {unit} {episode.score:.1f}\n{when}"
+    line = f"seed {episode.seed}: {unit} {episode.score:.1f}"
+    if first is None:
+        return line
+    when = "never at the goal" if math.isnan(first) else f"at the goal in step {first:.0f}"
+    return f"{line}\n{when}"

@@ -8,11 +8,14 @@ from jaxtyping import Float
 
 from pgdiff.plotting.animations import even
 from pgdiff.plotting.canvas import (
+    GOAL,
     INK,
     PathLike,
+    caption,
     colour_bar,
     colours,
     heading,
+    legend,
     new_figure,
     pixels,
     save_gif,
@@ -39,6 +42,7 @@ def level_picture(
     stride: int = 1,
     goal: Any = None,
     panels: int = 4,
+    title: str = "",
 ) -> Path:
     """Write the level matrix as a heat map, and the plan at some of its rows.
 
@@ -52,6 +56,7 @@ def level_picture(
         stride: environment steps between tokens, for the axis of time.
         goal: the goal, where the environment does not tell.
         panels: rows of which the plan is drawn, evenly spread; the last one is among them.
+        title: stands above the picture.
 
     Raises:
         PgdiffError: levels and frames of different rows or tokens.
@@ -59,18 +64,21 @@ def level_picture(
     view = _checked(levels, frames, env, position, features)
     places = view.path("frames", frames, stride=stride)
     rows = even(len(levels) - 1, check_positive_int("panels", panels))
-    figure = new_figure(4.4 + 2.3 * len(rows), 3.2)
+    figure = new_figure(4.4 + (2.3 if view.place else 2.9) * len(rows), 3.5)
     grid = figure.add_gridspec(1, len(rows) + 1, width_ratios=[1.5] + [1.0] * len(rows))
     axes = figure.add_subplot(grid[0])
     image = _heat_map(axes, levels)
     for row in rows:
-        axes.axhline(row, color=INK, linewidth=0.8, linestyle=":")
+        axes.axhline(row, color=GOAL, linewidth=1.2, linestyle=":", label="row of a panel")
     colour_bar(figure, image, axes, "noise level")
     for column, row in enumerate(rows):
         panel = figure.add_subplot(grid[column + 1])
         _background(panel, view, places, env, goal)
         _draw_plan(panel, places[row], levels[row])
         heading(panel, f"row {row}")
+    if title:
+        caption(figure, title)
+    legend(figure)
     return save_png(figure, path)
 
 
@@ -107,11 +115,13 @@ def level_gif(
     view = _checked(levels, frames, env, position, features)
     places = view.path("frames", frames, stride=stride)
     check_positive_int("milliseconds", milliseconds)
-    figure = new_figure(7.4, 3.8, dpi=90)
+    figure = new_figure(8.0, 4.1, dpi=90)
     left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.2))
-    _heat_map(left, levels)
-    mark = left.axhline(0, color=INK, linewidth=1.6)
+    image = _heat_map(left, levels)
+    colour_bar(figure, image, left, "noise level")
+    mark = left.axhline(0, color=GOAL, linewidth=1.8, label="row shown")
     _background(right, view, places, env, goal)
+    legend(figure)
     pictures = []
     for row in even(len(levels) - 1, check_positive_int("max_frames", max_frames)):
         mark.set_ydata([row, row])
@@ -142,6 +152,7 @@ def _checked(
 def _heat_map(axes: Any, levels: Levels) -> Any:
     image = axes.imshow(levels, aspect="auto", cmap=colours(), vmin=0, vmax=1, rasterized=True)
     tidy(axes, x="token", y="row of the sampling")
+    axes.locator_params(integer=True)
     heading(axes, "Noise levels")
     return image
 
@@ -158,5 +169,7 @@ def _draw_plan(axes: Any, place: Any, level: Any) -> list[Any]:
         axes.scatter(*place.T, c=level, cmap=colours(), vmin=0, vmax=1, s=14, linewidth=0, zorder=6)
     ]
     for token in np.flatnonzero((level[:-1] < 0.5) & (level[1:] < 0.5)):
-        artists += axes.plot(*place[token : token + 2].T, color=INK, linewidth=1.0, zorder=5)
+        artists += axes.plot(
+            *place[token : token + 2].T, color=INK, linewidth=1.0, zorder=5, label="plan"
+        )
     return artists

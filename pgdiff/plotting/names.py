@@ -69,7 +69,7 @@ def chosen_features(
     """
     if features is None:
         return list(range(min(most, len(names))))
-    if isinstance(features, str | int) or len(features) == 0:
+    if not isinstance(features, Sequence) or isinstance(features, str) or len(features) == 0:
         raise PgdiffError(
             f"`features` must be a list of indices or names of features, got {features!r}. "
             "Write one feature as a list of one: features=[0]."

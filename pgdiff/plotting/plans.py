@@ -77,7 +77,7 @@ def plan_picture(
             axes.set_axis_off()
         caption(figure, title + _left_out(plan, shown, features))
         bar = list(panels.flat)
-    legend(figure)
+    legend(figure, columns=4 if shown[0].place else 5)
     if norm is not None:
         colour_bar(figure, lines, bar, score_label)
     return save_png(figure, path)
@@ -93,6 +93,7 @@ def comparison_picture(
     features: Features | None = None,
     score_label: str = "score",
     titles: tuple[str, str] = ("Unguided", "Guided by the value"),
+    title: str = "",
 ) -> Path:
     """Write two plans side by side on one scale of colour.
 
@@ -105,6 +106,7 @@ def comparison_picture(
         features: as in `plan_picture`; each has a row.
         score_label: as in `plan_picture`.
         titles: stand above the two plans; the mean score is added where there is one.
+        title: stands above the picture.
 
     Raises:
         PgdiffError: as in `plan_picture`.
@@ -116,16 +118,18 @@ def comparison_picture(
     figure = new_figure(9.6, 4.7 if shown[0].place else 1.9 * rows + 0.9)
     panels = figure.subplots(rows, 2, squeeze=False, sharey="none" if shown[0].place else "row")
     lines = None
-    for column, plan, title in zip(panels.T, (unguided, guided), titles, strict=True):
+    if title:
+        caption(figure, title)
+    for column, plan, label in zip(panels.T, (unguided, guided), titles, strict=True):
         for axes, view in zip(column, shown, strict=False):
             lines = _draw_plan(axes, plan, view, env, norm, beside=(unguided, guided))
         for number, axes in enumerate(column[len(shown) :]):
             _draw_actions(axes, plan, number, env)
         scores = np.asarray(plan.scores, dtype=np.float64)
         if np.isfinite(scores).any():
-            title = f"{title}: mean {score_label} {np.nanmean(scores):.3g}"
-        heading(column[0], title)
-    legend(figure)
+            label += f": mean {score_label} {np.nanmean(scores):.3g}"
+        heading(column[0], label)
+    legend(figure, columns=4 if shown[0].place else 5)
     if norm is not None:
         colour_bar(figure, lines, list(panels.flat), score_label)
     return save_png(figure, path)

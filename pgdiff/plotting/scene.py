@@ -68,7 +68,8 @@ def draw_place(
         axes.set_xlim(float(low[0]) - margin, float(high[0]) + margin)
         axes.set_ylim(float(low[1]) - margin, float(high[1]) + margin)
         tidy(axes, x=names[0], y=names[1])
-    axes.set_aspect("equal")
+    # Without walls the axes keep their width and show more, so that names have their room.
+    axes.set_aspect("equal", adjustable="datalim" if draw is None else "box")
     if draw is None:
         return
     axes.set_xticks([])

@@ -119,8 +119,7 @@ def value_picture(
         label="highest value",
     )
     if hidden.any():
-        patch = require("matplotlib.patches", extra="viz").Patch
-        axes.add_patch(patch(color=_UNVISITED, label="no recorded state"))
+        axes.scatter([], [], s=90, marker="s", color=_UNVISITED, label="no recorded state")
     legend(figure)
     colour_bar(figure, mesh, axes, label)
     heading(axes, title or "Value of a state")

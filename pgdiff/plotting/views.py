@@ -150,6 +150,7 @@ def position_of(env: Any) -> tuple[int, int] | None:
 def over_time(axes: "Axes", time: str, name: str) -> None:
     """Label axes of a value over time."""
     tidy(axes, x=time, y=name)
+    axes.locator_params(axis="x", integer=True)
     axes.xaxis.label.set_fontsize(9)
     axes.yaxis.label.set_fontsize(8.5)
     axes.grid(color="#e4e7eb", linewidth=0.6)

@@ -28,7 +28,7 @@ from pgdiff.workflows.rendering import can_render, rendered_gif
 from pgdiff.workflows.watch import Watched
 
 _NO_RECORDING = (
-    "The recording of the run was not found: places that no state has visited are shown."
+    "The recording of the run was not found:\nplaces that no state has visited are shown too."
 )
 
 

@@ -4,7 +4,7 @@ import contextlib
 import ctypes.util
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,23 @@ _HOLD = 1500  # milliseconds that the last frame stays
 def can_render(env: gymnasium.Env[Any, Any]) -> bool:
     """Return whether an environment offers pictures of itself as arrays."""
     return "rgb_array" in (env.metadata.get("render_modes") or ())
+
+
+def render_options(
+    env: gymnasium.Env[Any, Any], options: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Return an environment's arguments with those that let it render arrays.
+
+    A model of MuJoCo that has a camera named "track" is seen by it: Gymnasium's default camera
+    stays where the body started.
+    """
+    chosen = {**(options or {}), "render_mode": "rgb_array"}
+    model: Any = getattr(env.unwrapped, "model", None)
+    cameras = [model.camera(index).name for index in range(getattr(model, "ncam", 0))]
+    free = not {"camera_id", "camera_name"} & chosen.keys()
+    if free and hasattr(env.unwrapped, "mujoco_renderer") and "track" in cameras:
+        chosen["camera_name"] = "track"
+    return chosen
 
 
 def rendered_gif(
