@@ -54,6 +54,8 @@ class MazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         "render_modes": ["rgb_array"],
         "render_fps": round(1 / TIMESTEP),
     }
+    feature_names: ClassVar[tuple[str, ...]] = ("x", "y", "velocity x", "velocity y")
+    action_names: ClassVar[tuple[str, ...]] = ("force x", "force y")
 
     def __init__(
         self,

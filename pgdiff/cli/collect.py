@@ -13,6 +13,7 @@ from pgdiff.cli.environments import make_env
 from pgdiff.cli.mixes import check_choice, record_agents, speed_line
 from pgdiff.cli.values import flag, path, swept
 from pgdiff.plotting import coverage_picture
+from pgdiff.plotting.views import position_of
 from pgdiff.validation import PgdiffError, check_positive_int, check_range, check_seed
 from pgdiff.workflows.collect import collect
 
@@ -70,11 +71,11 @@ def _reward(env: gymnasium.Env[Any, Any], rewards: np.ndarray) -> str:
 
 
 def _draw(env: gymnasium.Env[Any, Any], observations: np.ndarray, out: Path) -> str:
-    size = observations.shape[1]
     if importlib.util.find_spec("matplotlib") is None:
         return "no picture: matplotlib is not installed (pip install 'pgdiff[viz]')"
-    if size < 2:
-        return "no picture: an observation is no place in a plane"
-    velocity = (2, 3) if size >= 4 else None
-    picture = coverage_picture(observations, out.with_suffix(".png"), env=env, velocity=velocity)
+    velocity = (2, 3) if position_of(env) and observations.shape[1] >= 4 else None
+    title = str(env.spec.id if env.spec is not None else "Recorded experience")
+    picture = coverage_picture(
+        observations, out.with_suffix(".png"), env=env, velocity=velocity, title=title
+    )
     return f"picture: {picture}"

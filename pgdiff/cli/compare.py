@@ -62,7 +62,7 @@ def run(settings: dict[str, Any]) -> int:
         print("no pictures: matplotlib is not installed (pip install 'pgdiff[viz]')")
     else:
         fidelity_picture(content, out / "fidelity.png")
-        marginals_picture({"real": real, **data}, out / "marginals.png")
+        marginals_picture({"real": real, **data}, out / "marginals.png", env=env)
     print(f"comparison: {out}")
     return 0
 

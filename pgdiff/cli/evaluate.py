@@ -19,6 +19,7 @@ from pgdiff.validation import PgdiffError, check_positive_int, check_range, chec
 from pgdiff.workflows import pictures
 from pgdiff.workflows.ablation import ablation
 from pgdiff.workflows.files import write_json
+from pgdiff.workflows.rendering import render_options
 from pgdiff.workflows.watch import Watched
 
 EVALUATION = "evaluation.json"
@@ -134,6 +135,12 @@ def _evaluate(
             print("no pictures: matplotlib is not installed (pip install 'pgdiff[viz]')")
             return result
         pictures.episode_gifs(result, watched, env, out, count=record)
+        drawing = render_options(env, _env_options(settings))
+        missing = pictures.rendered_gifs(
+            result, watched, env, lambda: make_env(env_id, drawing), out, count=record
+        )
+        if missing is not None:
+            print(f"no rendered episode: {missing}")
         pictures.score_histogram(result, out, references=settings["references"])
         if gallery:
             pictures.failures_gallery(result, watched, env, out, count=gallery)

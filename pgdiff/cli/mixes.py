@@ -146,7 +146,12 @@ def _picture(scores: Sequence[np.ndarray], out: Path, *, unit: str) -> str:
     if not means:
         return "no picture: no episode is whole"
     references = means if len(scores) > 1 else None
+    together = np.concatenate(scores)
     file = score_picture(
-        np.concatenate(scores), out.with_suffix(".png"), references=references, unit=unit
+        together,
+        out.with_suffix(".png"),
+        references=references,
+        unit=unit,
+        title=f"{out.stem}: {len(together)} whole episodes",
     )
     return f"picture: {file}"

@@ -26,6 +26,8 @@ from pgdiff.plotting import (
     reach_picture,
 )
 from pgdiff.plotting.explanation import explanation_picture
+from pgdiff.plotting.names import chosen_features, observation_names
+from pgdiff.plotting.views import PANELS, position_of
 from pgdiff.trajectory import Plan
 from pgdiff.validation import PgdiffError, check_positive_int, check_seed
 from pgdiff.workflows.files import write_json
@@ -48,6 +50,8 @@ def run(settings: dict[str, Any]) -> int:
     try:
         planner = make_planner(settings, run, env)
         check_fit(planner, env, folder)
+        features = _features(settings, planner, env)
+        look: dict[str, Any] = {"env": env, "features": None if position_of(env) else features}
         observation, info = env.reset(seed=seed)
         goal = None
         if planner.wants_goal:
@@ -74,10 +78,15 @@ def run(settings: dict[str, Any]) -> int:
         if not pictured:
             print("no pictures: matplotlib is not installed (pip install 'pgdiff[viz]')")
         else:
-            plan_picture(plan, out / "plan.png", env=env)
-            _denoising(planner, plan, steps, env, out)
+            said = _named(plan, run, guides)
+            plan_picture(plan, out / "plan.png", **look, **said)
+            if position_of(env) and (features is not None or plan.actions is not None):
+                chosen = features or list(range(min(plan.observations.shape[1], PANELS)))
+                plan_picture(plan, out / "features.png", env=env, features=chosen, **said)
+            _denoising(planner, plan, steps, look, out)
             if explanation is not None:
-                explanation_picture(explanation, out / "explanation.png")
+                title = f"{run.task.get('name')}: what the guides did to the plan"
+                explanation_picture(explanation, out / "explanation.png", title=title)
             if guides:
                 # The same noise without the gradients; the energies are still told, and the first
                 # candidate shown, which is what an unguided planner takes.
@@ -91,13 +100,16 @@ def run(settings: dict[str, Any]) -> int:
                     unguided,
                     plan,
                     out / "guided_vs_unguided.png",
-                    env=env,
+                    **look,
                     titles=("Unguided", f"Guided by {' and '.join(guides)}"),
+                    score_label=said["score_label"],
+                    title=f"{run.task.get('name')}: one start, the same noise",
                 )
             if reach:
                 free = make_planner(settings, run, env, guide="none", candidates=reach)
                 reached = free.plan(observation, goal=goal if free.wants_goal else None, seed=seed)
-                reach_picture(reached, out / "reach.png", env=env)
+                title = f"{run.task.get('name')}: {reach} plans from one start, no guide"
+                reach_picture(reached, out / "reach.png", **look, title=title)
     finally:
         env.close()
     print(f"plan: {out}")
@@ -111,6 +123,27 @@ def _explained(settings: dict[str, Any]) -> bool:
         if settings[name] not in (None, False) and not explained:
             raise PgdiffError(f"`explain` must be true with `{name}`. Got false.")
     return explained
+
+
+def _features(settings: dict[str, Any], planner: Planner, env: Any) -> list[int] | None:
+    """Return the features that are drawn over time, or None where none are chosen."""
+    chosen = settings["features"]
+    if chosen is None:
+        return None
+    names = observation_names(env, planner.observation_shape[0])
+    return chosen_features(chosen, names, most=PANELS)
+
+
+def _named(plan: Plan, run: RunInfo, guides: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Return the title of a plan's picture, with task and guides, and the name of its scores."""
+    scales = [f"{name} x {guide['scale']:g}" for name, guide in guides.items()]
+    guided = f"guided by {', '.join(scales)}" if guides else "no guide"
+    count = len(plan.candidates)
+    chosen = f"chosen from {count} candidates" if count > 1 else "one candidate"
+    return {
+        "title": f"{run.task.get('name')}: {guided}\n{chosen}",
+        "score_label": f"objective of {' + '.join(guides)}" if guides else "score",
+    }
 
 
 def _behaviour(settings: dict[str, Any], run: RunInfo) -> Any:
@@ -159,12 +192,15 @@ def _content(
 
 
 @torch.no_grad()
-def _denoising(planner: Planner, plan: Plan, steps: list[SamplerStep], env: Any, out: Path) -> None:
+def _denoising(
+    planner: Planner, plan: Plan, steps: list[SamplerStep], look: dict[str, Any], out: Path
+) -> None:
     denoising_gif(
         [planner.model.segment(step.x).observations.cpu().numpy() for step in steps],
         [float(step.level_to.max()) for step in steps],
         out / "denoising.gif",
-        env=env,
+        **look,
+        stride=plan.stride,
         scores=None if np.isnan(plan.scores).any() else plan.scores,
     )
     levels = [step.level_to.expand(len(step.x), -1)[plan.best].cpu().numpy() for step in steps]
@@ -174,5 +210,5 @@ def _denoising(planner: Planner, plan: Plan, steps: list[SamplerStep], env: Any,
         planner.model.segment(step.x[plan.best][None]).observations[0].cpu().numpy()
         for step in steps
     ]
-    for draw, name in ((level_picture, "levels.png"), (level_gif, "levels.gif")):
-        draw(np.stack(levels), np.stack(frames), out / name, env=env)
+    for draw, file in ((level_picture, "levels.png"), (level_gif, "levels.gif")):
+        draw(np.stack(levels), np.stack(frames), out / file, **look, stride=plan.stride)

@@ -42,7 +42,7 @@ def tidy(axes: "Axes", *, x: str = "", y: str = "") -> None:
         axes.spines[side].set_visible(False)
     for side in ("left", "bottom"):
         axes.spines[side].set_color(QUIET)
-    axes.tick_params(colors=QUIET, labelcolor=INK, labelsize=9)
+    axes.tick_params(which="both", colors=QUIET, labelcolor=INK, labelsize=9)
     axes.set_xlabel(x, color=INK, fontsize=10)
     axes.set_ylabel(y, color=INK, fontsize=10)
 
@@ -51,13 +51,42 @@ def colour_bar(figure: "Figure", mappable: Any, axes: Any, label: str) -> None:
     """Add a slim colour bar beside `axes`."""
     bar = figure.colorbar(mappable, ax=axes, fraction=0.046, pad=0.02, aspect=24)
     bar.outline.set_visible(False)
-    bar.ax.tick_params(colors=QUIET, labelcolor=INK, labelsize=9)
+    bar.ax.tick_params(which="both", colors=QUIET, labelcolor=INK, labelsize=9)
     bar.set_label(label, color=INK, fontsize=10)
 
 
 def heading(axes: "Axes", text: str) -> None:
     """Write `text` above `axes`, at the left."""
     axes.set_title(text, loc="left", fontsize=11, color=INK)
+
+
+def caption(figure: "Figure", text: str) -> None:
+    """Write `text` above all panels of `figure`, at the left."""
+    figure.suptitle(text, x=0.01, ha="left", fontsize=12, color=INK)
+
+
+def legend(figure: "Figure", *, columns: int = 4) -> None:
+    """Explain every labelled mark of all panels once, below them."""
+    line = require("matplotlib.lines", extra="viz").Line2D
+    marks: dict[str, Any] = {}
+    for axes in figure.axes:
+        handle: Any
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            if hasattr(handle, "get_segments") and handle.get_array() is not None:
+                # Lines coloured by a number have no colour of their own to show.
+                handle = line([], [], color=colours()(0.6), linewidth=1.3)
+            marks.setdefault(label, handle)
+    if marks:
+        figure.legend(
+            list(marks.values()),
+            list(marks),
+            loc="outside lower center",
+            ncols=columns,
+            frameon=False,
+            fontsize=9,
+            labelcolor=INK,
+            markerscale=0.7,
+        )
 
 
 def colours() -> Any:
@@ -87,6 +116,7 @@ def save_gif(
     path: PathLike,
     *,
     milliseconds: int | Sequence[int],
+    drawn: bool = True,
 ) -> Path:
     """Write `frames` as a GIF that loops for ever, and return its path.
 
@@ -97,9 +127,10 @@ def save_gif(
         frames: pictures of one size.
         path: ends in `.gif`.
         milliseconds: how long each frame is shown; one number or one per frame.
+        drawn: whether the frames are figures of this package, whose colours the palette holds.
     """
     target = _checked(path, ".gif")
-    palette = _palette(frames)
+    palette = _palette(frames) if drawn else _cut(_sample(frames, 8), 64)
     first, *rest = (_indexed(frame, palette) for frame in frames)
     buffer = io.BytesIO()
     first.save(
@@ -115,14 +146,27 @@ def save_gif(
 
 def _palette(frames: Sequence[UInt8[np.ndarray, "height width 3"]]) -> UInt8[np.ndarray, "64 3"]:
     """Return 64 colours: flat areas, marks and scores as they are, the rest by median cut."""
-    image = require("PIL.Image", extra="viz")
-    sample = np.concatenate([frames[i] for i in sorted({0, len(frames) // 2, len(frames) - 1})])
+    sample = _sample(frames)
     flat, counts = np.unique(_packed(sample), return_counts=True)
     exact = _unpacked(flat[np.argsort(-counts, kind="stable")[:8]])
     marks = [list(bytes.fromhex(colour[1:])) for colour in (INK, GOAL, COLOURS[0], COLOURS[1])]
     scale = colours()(np.linspace(0.0, 1.0, 12), bytes=True)[:, :3]
-    cut = image.fromarray(sample).quantize(64 - len(exact) - len(marks) - len(scale)).getpalette()
-    return np.concatenate([exact, marks, scale, np.reshape(cut, (-1, 3))]).astype(np.uint8)
+    cut = _cut(sample, 64 - len(exact) - len(marks) - len(scale))
+    return np.concatenate([exact, marks, scale, cut]).astype(np.uint8)
+
+
+def _sample(
+    frames: Sequence[UInt8[np.ndarray, "height width 3"]], count: int = 3
+) -> UInt8[np.ndarray, "..."]:
+    """Return at most `count` frames, evenly spread, one below the other."""
+    chosen = np.linspace(0, len(frames) - 1, count).round().astype(int)
+    return np.concatenate([frames[number] for number in np.unique(chosen)])
+
+
+def _cut(sample: UInt8[np.ndarray, "..."], count: int) -> UInt8[np.ndarray, "colours 3"]:
+    """Return at most `count` colours by median cut."""
+    image = require("PIL.Image", extra="viz").fromarray(sample).quantize(count)
+    return np.reshape(image.getpalette(), (-1, 3)).astype(np.uint8)
 
 
 def _indexed(frame: UInt8[np.ndarray, "height width 3"], palette: UInt8[np.ndarray, "64 3"]) -> Any:

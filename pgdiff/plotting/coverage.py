@@ -10,14 +10,19 @@ from pgdiff.plotting.canvas import (
     COLOURS,
     MAP,
     PathLike,
+    caption,
     colour_bar,
     heading,
     new_figure,
     save_png,
     tidy,
 )
-from pgdiff.plotting.scene import draw_place, positions
+from pgdiff.plotting.names import observation_names
+from pgdiff.plotting.scene import positions
+from pgdiff.plotting.views import Features, View, views
 from pgdiff.validation import check_positive_int, require
+
+_PANELS = 24  # features where none are chosen
 
 
 def coverage_picture(
@@ -25,30 +30,42 @@ def coverage_picture(
     path: PathLike,
     *,
     env: Any = None,
-    position: tuple[int, int] = (0, 1),
+    position: tuple[int, int] | None = None,
     velocity: tuple[int, int] | None = (2, 3),
+    features: Features | None = None,
     bins: int = 80,
     title: str = "Recorded experience",
 ) -> Path:
     """Write how often every place was visited, and a histogram of speed beside it.
 
+    A task without a place has a histogram for each feature instead.
+
     Args:
         observations: recorded observations, shape [steps, obs].
         path: the PNG to write.
-        env: draws its background where it can.
-        position: which two features are the place.
+        env: draws its background and names its features where it can.
+        position: which two features are the place; see `views`.
         velocity: which two features are the velocity, or None for no histogram of speed.
+        features: indices or names of features, for their histograms in place of the map.
         bins: cells of the two-dimensional histogram along its longer side.
         title: stands above the picture.
+
+    Raises:
+        PgdiffError: a position or a feature that the observation does not have.
     """
     check_positive_int("bins", bins)
-    places = positions("observations", observations, position)
+    size = np.shape(observations)[-1]
+    shown = views(env, size, position=position, features=features, most=_PANELS)
+    title = f"{title}: {len(observations):,} steps"
+    if not shown[0].place:
+        return _histograms(np.asarray(observations), shown, path, title)
+    places = shown[0].path("observations", observations)
     figure = new_figure(9.0 if velocity is not None else 5.0, 4.3)
     grid = figure.add_gridspec(
         1, 2 if velocity else 1, width_ratios=[1.6, 1] if velocity else [1], wspace=0.12
     )
     left = figure.add_subplot(grid[0])
-    draw_place(left, env, places)
+    shown[0].draw(left, env, places)
     low, high = places.min(axis=0), places.max(axis=0)
     cell = max(float((high - low).max()), 1e-6) / bins
     edges = [np.arange(low[i], high[i] + 2 * cell, cell) for i in range(2)]
@@ -63,8 +80,9 @@ def coverage_picture(
         rasterized=True,
     )
     colour_bar(figure, mesh, left, "visits per cell")
-    heading(left, f"{title}: {len(places):,} steps")
+    heading(left, title)
     if velocity is not None:
+        names = observation_names(env, size)
         speeds = np.linalg.norm(positions("observations", observations, velocity), axis=-1)
         right = figure.add_subplot(grid[1])
         right.hist(
@@ -81,7 +99,28 @@ def coverage_picture(
             color=COLOURS[1],
             fontsize=9,
         )
-        tidy(right, x="speed", y="% of steps")
-        heading(right, "How fast")
+        tidy(right, x=f"norm of {' and '.join(names[i] for i in velocity)}", y="% of steps")
+        heading(right, "Speed")
         right.margins(x=0)
+    return save_png(figure, path)
+
+
+def _histograms(observations: np.ndarray, shown: list[View], path: PathLike, title: str) -> Path:
+    """Write a histogram of each feature."""
+    columns = min(4, len(shown))
+    rows = -(-len(shown) // columns)
+    figure = new_figure(2.6 * columns + 0.4, 1.9 * rows + 0.6)
+    panels = figure.subplots(rows, columns, squeeze=False)
+    for axes, view in zip(panels.flat, shown, strict=False):
+        values = observations[:, view.vertical]
+        axes.hist(
+            values, bins=50, color=COLOURS[0], weights=np.full(len(values), 100 / len(values))
+        )
+        tidy(axes, x=view.names[1], y="% of steps")
+    for axes in panels.flat[len(shown) :]:
+        axes.set_axis_off()
+    left_out = observations.shape[1] - len(shown)
+    caption(
+        figure, title + (f" ({len(shown)} of {observations.shape[1]} features)" if left_out else "")
+    )
     return save_png(figure, path)

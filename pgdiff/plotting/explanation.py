@@ -13,6 +13,7 @@ from pgdiff.plotting.canvas import (
     MAP,
     QUIET,
     PathLike,
+    caption,
     colour_bar,
     heading,
     new_figure,
@@ -53,7 +54,7 @@ def explanation_picture(explanation: Explanation, path: PathLike, *, title: str 
     else:
         _actions(axes[1, guides], explanation)
     if title:
-        figure.suptitle(title, color=INK, fontsize=12)
+        caption(figure, title)
     return save_png(figure, path)
 
 
@@ -73,7 +74,7 @@ def _energy(axes: "Axes", explanation: Explanation, guide: int) -> None:
     tidy(axes, x="noise level", y="energy")
     scale = explanation.scales[guide]
     heading(axes, f"Energy of {explanation.guides[guide]} x {scale:g}")
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    axes.legend(loc="best", frameon=False, fontsize=8, labelcolor=INK)
 
 
 def _tokens(axes: "Axes", explanation: Explanation, guide: int, largest: float) -> Any:
@@ -89,7 +90,7 @@ def _tokens(axes: "Axes", explanation: Explanation, guide: int, largest: float) 
     )
     axes.invert_yaxis()
     axes.set_facecolor("#e4e7eb")
-    tidy(axes, x="token (grey: nothing moves)", y="step")
+    tidy(axes, x="token (grey: nothing moves)", y="sampling step")
     axes.locator_params(integer=True)
     heading(axes, f"Push of {explanation.guides[guide]}, chosen plan")
     return mesh
@@ -118,7 +119,7 @@ def _sizes(axes: "Axes", explanation: Explanation) -> None:
         other.spines["right"].set_visible(True)
         other.spines["right"].set_color(QUIET)
         handles, labels = [*handles, line], [*labels, "kept (right)"]
-    axes.legend(handles, labels, frameon=False, fontsize=8, labelcolor=INK)
+    axes.legend(handles, labels, loc="best", frameon=False, fontsize=8, labelcolor=INK)
 
 
 def _actions(axes: "Axes", explanation: Explanation) -> None:
@@ -138,7 +139,7 @@ def _actions(axes: "Axes", explanation: Explanation) -> None:
     axes.hist(free.ravel(), edges.tolist(), histtype="step", color=INK, label="unguided")
     tidy(axes, x=label, y="count, all candidates")
     heading(axes, "Actions")
-    axes.legend(frameon=False, fontsize=8, labelcolor=INK)
+    axes.legend(loc="best", frameon=False, fontsize=8, labelcolor=INK)
 
 
 def _from_noise_on(axes: "Axes", noise: np.ndarray) -> None:

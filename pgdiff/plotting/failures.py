@@ -9,11 +9,22 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from pgdiff.plotting.canvas import INK, PathLike, colours, heading, new_figure, save_png
-from pgdiff.plotting.scene import draw_ends, draw_place, goal_of, positions
+from pgdiff.plotting.canvas import (
+    INK,
+    PathLike,
+    caption,
+    colours,
+    heading,
+    legend,
+    new_figure,
+    save_png,
+)
+from pgdiff.plotting.scene import draw_ends, goal_of
+from pgdiff.plotting.views import Features, View, views
 from pgdiff.validation import PgdiffError, check_positive_int, require
 
 _COLUMNS = 5
+_PANELS = 3  # features over time where none are chosen
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -24,8 +35,8 @@ class ShownEpisode:
         trajectory: its observations, raw units, shape [steps + 1, obs].
         seed: of the environment's reset.
         score: what stands above it.
-        steps_to_goal: number of its first step at the goal; None where it never got there, NaN
-            likewise.
+        steps_to_goal: number of its first step at the goal; NaN where it never got there, None
+            where the task has no goal.
         plans: each plan with the step from which on it was followed; way-points [tokens, obs].
         goal: (x, y); None for the environment's own.
     """
@@ -64,7 +75,9 @@ def failures_picture(
     path: PathLike,
     *,
     env: Any = None,
-    position: tuple[int, int] = (0, 1),
+    position: tuple[int, int] | None = None,
+    features: Features | None = None,
+    stride: int = 1,
     plans: int = 4,
     unit: str = "score",
     title: str = "",
@@ -73,13 +86,16 @@ def failures_picture(
 
     The way is black; plans are coloured by the step at which they were first followed, with a dot
     where the agent then was. Where an environment draws its goals at resets, it is reset with each
-    episode's seed before it draws itself.
+    episode's seed before it draws itself. A task without a place has a panel for each feature, over
+    time.
 
     Args:
         episodes: from the worst on.
         path: the PNG to write.
-        env: draws its background and tells its goal where it can.
-        position: which two features of an observation are the place.
+        env: draws its background, names its features and states its goal where it can.
+        position: which two features of an observation are the place; see `views`.
+        features: indices or names of features to draw over time.
+        stride: environment steps between the way-points of a plan, for the axis of time.
         plans: how many of its plans at most are drawn in each episode, evenly over its time
             until it is first at the goal.
         unit: what the score is, for the titles.
@@ -91,25 +107,37 @@ def failures_picture(
     check_positive_int("plans", plans, minimum=0)
     if not episodes:
         raise PgdiffError("`episodes` must hold at least one episode. Got none.")
+    size = np.shape(episodes[0].trajectory)[-1]
+    shown = views(
+        env, size, position=position, features=features, time="environment step", most=_PANELS
+    )
     columns = min(_COLUMNS, len(episodes))
-    rows = math.ceil(len(episodes) / columns)
-    figure = new_figure(2.9 * columns + 0.9, 3.1 * rows + 0.5, dpi=120)
+    rows = math.ceil(len(episodes) / columns) * len(shown)
+    height = 3.3 if shown[0].place else 1.9
+    figure = new_figure(max(2.9 * columns + 0.9, 4.6), height * rows + 0.8, dpi=120)
     panels = figure.subplots(rows, columns, squeeze=False)
     last = max((step for e in episodes for step, _ in _shown_plans(e, plans)), default=1)
     norm = require("matplotlib.colors", extra="viz").Normalize(0, max(last, 1))
-    for axes, episode in zip(panels.flat, episodes, strict=False):
-        _draw(axes, episode, env, position, plans, norm)
-        heading(axes, _heading(episode, unit))
-        axes.title.set_fontsize(9)
-    for axes in panels.flat[len(episodes) :]:
+    for axes in panels.flat:
         axes.set_axis_off()
+    for number, episode in enumerate(episodes):
+        row, column = divmod(number, columns)
+        if env is not None and hasattr(env, "reset"):
+            env.reset(seed=episode.seed)  # draws the goal of that episode, where it is random
+        block = panels[row * len(shown) : (row + 1) * len(shown), column]
+        for axes, view in zip(block, shown, strict=True):
+            axes.set_axis_on()
+            _draw(axes, episode, env, view, stride, _shown_plans(episode, plans), norm)
+        heading(block[0], _heading(episode, unit))
+        block[0].title.set_fontsize(9)
     if title:
-        figure.suptitle(title, fontsize=12, color=INK, x=0.01, ha="left")
+        caption(figure, title)
+    legend(figure, columns=3 if columns < 3 else 6)
     if any(episode.plans for episode in episodes) and plans:
         mappable = require("matplotlib.cm", extra="viz").ScalarMappable(norm, colours())
         bar = figure.colorbar(mappable, ax=panels, fraction=0.02, pad=0.01, aspect=40)
         bar.outline.set_visible(False)
-        bar.set_label("step at which the plan was taken", color=INK, fontsize=9)
+        bar.set_label("environment step at which the plan was made", color=INK, fontsize=9)
     return save_png(figure, path)
 
 
@@ -117,30 +145,52 @@ def _draw(
     axes: Any,
     episode: ShownEpisode,
     env: Any,
-    position: tuple[int, int],
-    plans: int,
+    view: View,
+    stride: int,
+    plans: Sequence[tuple[int, np.ndarray]],
     norm: Any,
 ) -> None:
     effects = require("matplotlib.patheffects", extra="viz")
-    places = positions("trajectory", episode.trajectory, position)
-    if env is not None and hasattr(env, "reset"):
-        env.reset(seed=episode.seed)  # draws the goal of that episode, where it is random
-    draw_place(axes, env, places)
+    places = view.path("trajectory", episode.trajectory)
+    goal = goal_of(env, episode.goal)
+    ways = [view.path("plans", way, stride=stride, start=step) for step, way in plans]
+    view.draw(axes, env, np.concatenate([places, *ways]), goal=goal)
     axes.plot(
         *places.T,
         color=INK,
         linewidth=1.4,
         zorder=5,
+        label="episode",
         path_effects=[effects.Stroke(linewidth=2.6, foreground="white"), effects.Normal()],
     )
-    axes.plot(*places[-1:].T, marker="s", color=INK, mec="white", mew=1.0, ms=6, zorder=9)
-    for step, waypoints in _shown_plans(episode, plans):
-        way = positions("plans", waypoints, position)
+    axes.plot(
+        *places[-1:].T,
+        marker="s",
+        linestyle="none",
+        color=INK,
+        mec="white",
+        mew=1.0,
+        ms=6,
+        zorder=9,
+        label="end of the episode",
+    )
+    for (step, _), way in zip(plans, ways, strict=True):
         colour = colours()(norm(step))
-        axes.plot(*way.T, color=colour, linewidth=1.6, marker=".", markersize=4, zorder=6)
-        here = places[min(step, len(places) - 1)]
-        axes.plot(*here, marker="o", color=colour, mec="white", mew=0.8, ms=5.5, zorder=7)
-    draw_ends(axes, places[:1], goal_of(env, episode.goal))
+        axes.plot(
+            *way.T, color=colour, linewidth=1.6, marker=".", ms=4, zorder=6, label="plan followed"
+        )
+        axes.plot(
+            *places[min(step, len(places) - 1)],
+            marker="o",
+            linestyle="none",
+            color=colour,
+            mec="white",
+            mew=0.8,
+            ms=5.5,
+            zorder=7,
+            label="agent when that plan was made",
+        )
+    draw_ends(axes, places[:1], goal if view.place else None)
     for marks in axes.collections[-2:]:
         marks.set_sizes(marks.get_sizes() * 0.5)
 
@@ -158,6 +208,8 @@ def _shown_plans(episode: ShownEpisode, most: int) -> list[tuple[int, np.ndarray
 
 def _heading(episode: ShownEpisode, unit: str) -> str:
     first = episode.steps_to_goal
-    arrived = first is not None and not math.isnan(first)
-    when = f"first at the goal in step {first:.0f}" if arrived else "never at the goal"
-    return f"seed {episode.seed}: {unit} {episode.score:.1f}\n{when}"
+    line = f"seed {episode.seed}: {unit} {episode.score:.1f}"
+    if first is None:
+        return line
+    when = "never at the goal" if math.isnan(first) else f"at the goal in step {first:.0f}"
+    return f"{line}\n{when}"

@@ -8,6 +8,7 @@ import numpy as np
 
 from pgdiff.data import Episodes
 from pgdiff.plotting.canvas import COLOURS, INK, PathLike, heading, new_figure, save_png, tidy
+from pgdiff.plotting.names import action_names, observation_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,13 +52,19 @@ def fidelity_picture(found: Mapping[str, Any], path: PathLike) -> Path:
 
 
 def marginals_picture(
-    data: Mapping[str, Episodes], path: PathLike, *, rows: int = 20_000, features: int = 24
+    data: Mapping[str, Episodes],
+    path: PathLike,
+    *,
+    env: Any = None,
+    rows: int = 20_000,
+    features: int = 24,
 ) -> Path:
     """Write histograms of the first features of rows: observations, actions, rewards.
 
     Args:
         data: by name; the first, of real rows, gives the range.
         path: the PNG to write.
+        env: names its features where it can.
         rows: of each, the first ones.
         features: shown at most.
     """
@@ -68,8 +75,11 @@ def marginals_picture(
         for name, e in data.items()
     }
     real = next(iter(data.values()))
-    names = [f"observation {i}" for i in range(real.observations.shape[1])]
-    names += [f"action {i}" for i in range(real.actions.shape[1])] + ["reward"]
+    names = [
+        *observation_names(env, real.observations.shape[1], layout=real.observation_layout),
+        *action_names(env, real.actions.shape[1]),
+        "reward",
+    ]
     # Where not all fit, the last ones stay: actions and reward.
     chosen = list(range(len(names)))[-features:]
     columns = min(6, len(chosen))

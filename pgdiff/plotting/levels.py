@@ -8,18 +8,22 @@ from jaxtyping import Float
 
 from pgdiff.plotting.animations import even
 from pgdiff.plotting.canvas import (
+    GOAL,
     INK,
     PathLike,
+    caption,
     colour_bar,
     colours,
     heading,
+    legend,
     new_figure,
     pixels,
     save_gif,
     save_png,
     tidy,
 )
-from pgdiff.plotting.scene import draw_ends, draw_place, goal_of, positions
+from pgdiff.plotting.scene import draw_ends, goal_of
+from pgdiff.plotting.views import Features, View, views
 from pgdiff.validation import PgdiffError, check_positive_int
 
 Levels = Float[np.ndarray, "rows tokens"]
@@ -33,9 +37,12 @@ def level_picture(
     path: PathLike,
     *,
     env: Any = None,
-    position: tuple[int, int] = (0, 1),
+    position: tuple[int, int] | None = None,
+    features: Features | None = None,
+    stride: int = 1,
     goal: Any = None,
     panels: int = 4,
+    title: str = "",
 ) -> Path:
     """Write the level matrix as a heat map, and the plan at some of its rows.
 
@@ -43,27 +50,35 @@ def level_picture(
         levels: noise level of every token after every row, from 1, noise, to 0, clean.
         frames: the plan after every row, in raw units.
         path: the PNG to write.
-        env: draws its background and tells its goal where it can.
-        position: which two features of an observation are the place.
+        env: draws its background, names its features and states its goal where it can.
+        position: which two features of an observation are the place; see `views`.
+        features: indices or names of features; the first is drawn over time.
+        stride: environment steps between tokens, for the axis of time.
         goal: the goal, where the environment does not tell.
         panels: rows of which the plan is drawn, evenly spread; the last one is among them.
+        title: stands above the picture.
 
     Raises:
         PgdiffError: levels and frames of different rows or tokens.
     """
-    places = _checked(levels, frames, position)
+    view = _checked(levels, frames, env, position, features)
+    places = view.path("frames", frames, stride=stride)
     rows = even(len(levels) - 1, check_positive_int("panels", panels))
-    figure = new_figure(4.4 + 2.3 * len(rows), 3.2)
+    figure = new_figure(4.4 + (2.3 if view.place else 2.9) * len(rows), 3.5)
     grid = figure.add_gridspec(1, len(rows) + 1, width_ratios=[1.5] + [1.0] * len(rows))
     axes = figure.add_subplot(grid[0])
     image = _heat_map(axes, levels)
     for row in rows:
-        axes.axhline(row, color=INK, linewidth=0.8, linestyle=":")
+        axes.axhline(row, color=GOAL, linewidth=1.2, linestyle=":", label="row of a panel")
     colour_bar(figure, image, axes, "noise level")
     for column, row in enumerate(rows):
         panel = figure.add_subplot(grid[column + 1])
-        _draw(panel, places, levels, row, env, goal)
+        _background(panel, view, places, env, goal)
+        _draw_plan(panel, places[row], levels[row])
         heading(panel, f"row {row}")
+    if title:
+        caption(figure, title)
+    legend(figure)
     return save_png(figure, path)
 
 
@@ -73,7 +88,9 @@ def level_gif(
     path: PathLike,
     *,
     env: Any = None,
-    position: tuple[int, int] = (0, 1),
+    position: tuple[int, int] | None = None,
+    features: Features | None = None,
+    stride: int = 1,
     goal: Any = None,
     milliseconds: int = 160,
     max_frames: int = 40,
@@ -86,6 +103,8 @@ def level_gif(
         path: the GIF to write.
         env: as in `level_picture`.
         position: as in `level_picture`.
+        features: as in `level_picture`.
+        stride: as in `level_picture`.
         goal: as in `level_picture`.
         milliseconds: how long a frame is shown; the last one stays longer.
         max_frames: of more rows than this, an even choice is shown.
@@ -93,14 +112,16 @@ def level_gif(
     Raises:
         PgdiffError: levels and frames of different rows or tokens.
     """
-    places = _checked(levels, frames, position)
+    view = _checked(levels, frames, env, position, features)
+    places = view.path("frames", frames, stride=stride)
     check_positive_int("milliseconds", milliseconds)
-    figure = new_figure(7.4, 3.8, dpi=90)
+    figure = new_figure(8.0, 4.1, dpi=90)
     left, right = figure.subplots(1, 2, width_ratios=(1.0, 1.2))
-    _heat_map(left, levels)
-    mark = left.axhline(0, color=INK, linewidth=1.6)
-    draw_place(right, env, places[-1:])
-    draw_ends(right, places[-1][:1], goal_of(env, goal))
+    image = _heat_map(left, levels)
+    colour_bar(figure, image, left, "noise level")
+    mark = left.axhline(0, color=GOAL, linewidth=1.8, label="row shown")
+    _background(right, view, places, env, goal)
+    legend(figure)
     pictures = []
     for row in even(len(levels) - 1, check_positive_int("max_frames", max_frames)):
         mark.set_ydata([row, row])
@@ -113,26 +134,33 @@ def level_gif(
     return save_gif(pictures, path, milliseconds=times)
 
 
-def _checked(levels: Levels, frames: Frames, position: tuple[int, int]) -> Any:
+def _checked(
+    levels: Levels,
+    frames: Frames,
+    env: Any,
+    position: tuple[int, int] | None,
+    features: Features | None,
+) -> View:
     if np.ndim(levels) != 2 or np.ndim(frames) != 3 or levels.shape != frames.shape[:2]:
         raise PgdiffError(
             "`levels` must have shape [rows, tokens], and `frames` [rows, tokens, obs]. "
             f"Got {list(np.shape(levels))} and {list(np.shape(frames))}."
         )
-    return positions("frames", frames, position)
+    return views(env, frames.shape[-1], position=position, features=features)[0]
 
 
 def _heat_map(axes: Any, levels: Levels) -> Any:
     image = axes.imshow(levels, aspect="auto", cmap=colours(), vmin=0, vmax=1, rasterized=True)
     tidy(axes, x="token", y="row of the sampling")
+    axes.locator_params(integer=True)
     heading(axes, "Noise levels")
     return image
 
 
-def _draw(axes: Any, places: Any, levels: Levels, row: int, env: Any, goal: Any) -> None:
-    draw_place(axes, env, places[-1:])
-    draw_ends(axes, places[-1][:1], goal_of(env, goal))
-    _draw_plan(axes, places[row], levels[row])
+def _background(axes: Any, view: View, places: Any, env: Any, goal: Any) -> None:
+    goal = goal_of(env, goal)
+    view.draw(axes, env, places[-1:], goal=goal)
+    draw_ends(axes, places[-1][:1], goal if view.place else None)
 
 
 def _draw_plan(axes: Any, place: Any, level: Any) -> list[Any]:
@@ -141,5 +169,7 @@ def _draw_plan(axes: Any, place: Any, level: Any) -> list[Any]:
         axes.scatter(*place.T, c=level, cmap=colours(), vmin=0, vmax=1, s=14, linewidth=0, zorder=6)
     ]
     for token in np.flatnonzero((level[:-1] < 0.5) & (level[1:] < 0.5)):
-        artists += axes.plot(*place[token : token + 2].T, color=INK, linewidth=1.0, zorder=5)
+        artists += axes.plot(
+            *place[token : token + 2].T, color=INK, linewidth=1.0, zorder=5, label="plan"
+        )
     return artists

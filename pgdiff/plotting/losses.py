@@ -61,7 +61,7 @@ def loss_picture(
     if all((curve[:, 1] > 0).all() for curve in curves.values()):
         axes.set_yscale("log")
     axes.grid(axis="y", which="both", color="#e4e7eb", linewidth=0.6)
-    axes.legend(frameon=False, fontsize=9, labelcolor="linecolor")
+    axes.legend(loc="best", frameon=False, fontsize=9, labelcolor="linecolor")
     axes.margins(x=0.01)
     axes.xaxis.set_major_formatter(require("matplotlib.ticker", extra="viz").EngFormatter(sep=""))
     tidy(axes, x="training step", y="loss")

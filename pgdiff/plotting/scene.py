@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from pgdiff.plotting.canvas import GOAL, INK, QUIET, colours
+from pgdiff.plotting.canvas import GOAL, INK, QUIET, colours, tidy
 from pgdiff.validation import PgdiffError, require
 
 if TYPE_CHECKING:
@@ -39,8 +39,21 @@ def positions(name: str, observations: Any, axes: tuple[int, int]) -> Float[np.n
     return array[..., list(axes)]
 
 
-def draw_place(axes: "Axes", env: Any, extent: Float[np.ndarray, "... 2"]) -> None:
-    """Draw the environment's background, or frame the `extent` of the data where it has none."""
+def draw_place(
+    axes: "Axes",
+    env: Any,
+    extent: Float[np.ndarray, "... 2"],
+    *,
+    names: tuple[str, str] = ("", ""),
+) -> None:
+    """Draw the environment's background, or axes that hold the `extent` of the data.
+
+    Args:
+        axes: where to draw.
+        env: an environment, or None.
+        extent: points that the axes must hold where the environment draws nothing.
+        names: of both axes; shown where the environment draws nothing.
+    """
     draw = getattr(getattr(env, "unwrapped", env), "draw", None)
     if draw is not None:
         draw(axes)
@@ -54,14 +67,17 @@ def draw_place(axes: "Axes", env: Any, extent: Float[np.ndarray, "... 2"]) -> No
         margin = 0.06 * max(float((high - low).max()), 1e-6)
         axes.set_xlim(float(low[0]) - margin, float(high[0]) + margin)
         axes.set_ylim(float(low[1]) - margin, float(high[1]) + margin)
-    axes.set_aspect("equal")
+        tidy(axes, x=names[0], y=names[1])
+    # Without walls the axes keep their width and show more, so that names have their room.
+    axes.set_aspect("equal", adjustable="datalim" if draw is None else "box")
+    if draw is None:
+        return
     axes.set_xticks([])
     axes.set_yticks([])
     axes.set_xlabel("")
     axes.set_ylabel("")
     for spine in axes.spines.values():
-        spine.set_visible(draw is None)
-        spine.set_color(QUIET)
+        spine.set_visible(False)
 
 
 def goal_of(env: Any, goal: Any = None) -> Points | None:
@@ -139,16 +155,30 @@ def draw_candidates(
 ) -> "LineCollection":
     """Draw all candidates, the best-scored on top, coloured by score where there is one."""
     lines = require("matplotlib.collections", extra="viz").LineCollection
+    label = "candidates"
     count = len(paths)
     alpha = float(np.clip(6.0 / count**0.5, 0.35, 0.85))
     if scores is None or norm is None:
         return axes.add_collection(  # type: ignore[return-value]
-            lines(list(paths), colors=QUIET, linewidths=1.2, alpha=0.7 * alpha, zorder=5),
+            lines(
+                list(paths),
+                colors=QUIET,
+                linewidths=1.2,
+                alpha=0.7 * alpha,
+                zorder=5,
+                label=label,
+            ),
             autolim=False,
         )
     order = np.argsort(np.nan_to_num(np.asarray(scores), nan=-np.inf), kind="stable")
     collection = lines(
-        list(paths[order]), cmap=colours(), norm=norm, linewidths=1.3, alpha=alpha, zorder=5
+        list(paths[order]),
+        cmap=colours(),
+        norm=norm,
+        linewidths=1.3,
+        alpha=alpha,
+        zorder=5,
+        label=label,
     )
     collection.set_array(np.asarray(scores)[order])
     return axes.add_collection(collection, autolim=False)  # type: ignore[return-value]

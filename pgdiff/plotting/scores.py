@@ -58,7 +58,16 @@ def score_picture(
     mean = float(values.mean())
     label = f"mean {mean:.1f}"
     if interval is not None:
-        axes.axvspan(*interval, color=COLOURS[1], alpha=0.25, linewidth=0, zorder=0.5)
+        lower, upper = interval
+        axes.axvspan(
+            lower,
+            upper,
+            color=COLOURS[1],
+            alpha=0.25,
+            linewidth=0,
+            zorder=0.5,
+            label="interval of the mean",
+        )
         label += f" [{interval[0]:.1f}, {interval[1]:.1f}]"
     axes.axvline(mean, color=COLOURS[1], linewidth=2.0, label=label)
     for number, (name, value) in enumerate(lines.items()):

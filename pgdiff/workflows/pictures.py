@@ -9,7 +9,9 @@ import gymnasium
 import numpy as np
 import torch
 
+from pgdiff.data import load_episodes
 from pgdiff.evaluation import Evaluation, interval
+from pgdiff.evaluation.observations import flat_observation
 from pgdiff.planning import Planner
 from pgdiff.planning.from_run import RunInfo
 from pgdiff.plotting import (
@@ -21,7 +23,13 @@ from pgdiff.plotting import (
     worst,
 )
 from pgdiff.registry import registered
+from pgdiff.validation import PgdiffError
+from pgdiff.workflows.rendering import can_render, rendered_gif
 from pgdiff.workflows.watch import Watched
+
+_NO_RECORDING = (
+    "The recording of the run was not found:\nplaces that no state has visited are shown too."
+)
 
 
 def episode_gifs(
@@ -33,6 +41,48 @@ def episode_gifs(
         name = "episode.gif" if number == 0 else f"episode_{number}.gif"
         plans = watched.plans(number, steps=len(trajectory) - 1)
         episode_gif(trajectory, out / name, env=env, plans=plans)
+
+
+def rendered_gifs(
+    result: Evaluation,
+    watched: Watched,
+    env: gymnasium.Env[Any, Any],
+    make_env: Callable[[], gymnasium.Env[Any, Any]],
+    out: Path,
+    *,
+    count: int,
+) -> str | None:
+    """Write the first episodes as their environment renders them: rendered.gif, rendered_1.gif, ...
+
+    An environment that draws itself has better pictures, with plans, and is left out.
+
+    Args:
+        result: the evaluation.
+        watched: the planner, with the actions of these episodes.
+        env: an environment of the evaluation.
+        make_env: makes one with `render_mode="rgb_array"`.
+        out: the folder.
+        count: how many episodes.
+
+    Returns:
+        Why there are none, where the environment should have rendered and could not.
+    """
+    if hasattr(env.unwrapped, "draw") or not can_render(env):
+        return None
+    for number, trajectory in enumerate(result.trajectories[:count]):
+        name = "rendered.gif" if number == 0 else f"rendered_{number}.gif"
+        try:
+            rendered_gif(
+                make_env,
+                out / name,
+                seed=_seed(result, number),
+                actions=watched.actions(number, steps=len(trajectory) - 1),
+                trajectory=trajectory,
+                flat=flat_observation(watched, env),
+            )
+        except PgdiffError as error:
+            return str(error)
+    return None
 
 
 def score_histogram(
@@ -71,7 +121,10 @@ def failures_gallery(
     ]
     unit = "return" if result.normalized_scores is None else "score"
     title = f"{result.settings.get('env')}: the {len(shown)} worst of {len(scores)} episodes"
-    return failures_picture(shown, out / "failures.png", env=env, unit=unit, title=title)
+    stride = watched.planner.model.layout.stride
+    return failures_picture(
+        shown, out / "failures.png", env=env, stride=stride, unit=unit, title=title
+    )
 
 
 def value_map(
@@ -80,8 +133,9 @@ def value_map(
     """Write value_map.png: the run's value at rest; None where it has none to draw.
 
     That is the planner's own, where its value is of single observations, else the first such among
-    the run's stages. A value of a goal is drawn for the goal of the episode with that seed. Where
-    the environment does not draw itself there is no extent, and so no map.
+    the run's stages. A value of a goal is drawn for the goal of the episode with that seed. Places
+    that the run's recording has not visited are left grey; where it cannot be read, the picture
+    says so. Where the environment does not draw itself there is no extent, and so no map.
     """
     name, learner = _value(run, planner)
     if learner is None or not hasattr(env.unwrapped, "draw"):
@@ -92,15 +146,28 @@ def value_map(
         if info.get("goal") is None:
             return None
         arguments.append(torch.as_tensor(np.asarray(info["goal"], dtype=np.float32)))
+    visited = _recorded(run)
     return value_picture(
         _on_arrays(learner, arguments),
         out / "value_map.png",
         observation=[0.0] * planner.observation_shape[0],
         env=env,
+        visited=visited,
         goal=info.get("goal"),
         label=f"{name} of a state at rest",
         title=str(env.spec.id if env.spec is not None else ""),
+        note="" if visited is not None else _NO_RECORDING,
     )
+
+
+def _recorded(run: RunInfo) -> np.ndarray | None:
+    """Return the observations that the run was trained on; None where they cannot be read."""
+    try:
+        # Ends do not matter here, and a recording without any is then accepted too.
+        found: np.ndarray = load_episodes(run.data["path"], join_continuous=True).observations
+    except (PgdiffError, KeyError, OSError):
+        return None
+    return found if len(found) == run.data.get("steps") else None
 
 
 def _on_arrays(learner: Any, arguments: list[Any]) -> Callable[[np.ndarray], np.ndarray]:

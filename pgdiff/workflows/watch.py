@@ -1,4 +1,4 @@
-"""Watching a planner act: which plan was followed when."""
+"""Watching a planner act: which plan was followed when, and what was done."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from pgdiff.trajectory import Plan
 
 
 class Watched:
-    """A planner that keeps the plans that were followed in the first episodes.
+    """A planner that keeps the plans and the actions of the first episodes.
 
     Each plan is kept once, with the step at which it was first followed: a few megabytes for
     hundreds of episodes. Nothing has to be acted again to be drawn, which would not be exact: the
@@ -32,6 +32,7 @@ class Watched:
             planner, "observation_layout", getattr(model, "observation_layout", None)
         )
         self._followed: list[list[tuple[int, np.ndarray]]] = []
+        self._acted: list[list[np.ndarray]] = []
         self._first, self._step = 0, 0
 
     @property
@@ -44,6 +45,7 @@ class Watched:
         self._first, self._step = len(self._followed), 0
         kept = min(len(seeds), self.episodes - self._first)
         self._followed += [[] for _ in range(kept)]
+        self._acted += [[] for _ in range(kept)]
         return self.planner.initial_state(seeds, goals)
 
     def predict(
@@ -60,8 +62,14 @@ class Watched:
         ):
             if not episode or not np.array_equal(episode[-1][1], waypoints):
                 episode.append((self._step, waypoints.copy()))
+        for taken, row in zip(self._acted[self._first :], action, strict=False):
+            taken.append(np.array(row))
         self._step += 1
         return action, memory
+
+    def actions(self, episode: int, *, steps: int) -> list[np.ndarray]:
+        """Return the actions of the first `steps` steps of an episode; empty where not kept."""
+        return self._acted[episode][:steps] if episode < len(self._acted) else []
 
     def followed(self, episode: int, *, steps: int) -> list[tuple[int, np.ndarray]]:
         """Each plan of an episode once: the step from which on it was followed, its way-points.

@@ -6,6 +6,7 @@ from pathlib import Path
 import gymnasium as gym
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from pgdiff.cli.compose import settings
 from pgdiff.cli.planners import make_planner
@@ -37,6 +38,30 @@ def test_plan(pgdiff, run_folder: Path, tmp_path: Path, quick) -> None:
     # The table: the best first.
     rows = [line.split() for line in result.out.splitlines()[2:-1]]
     assert [int(row[0]) for row in rows] == list(np.argsort(content["scores"])[::-1])
+
+
+def test_pictures_name_the_task_and_the_guide_and_show_chosen_features(
+    pgdiff, run_folder: Path, quick, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = []
+    save = Figure.savefig
+
+    def keep(self: Figure, *words: object, **options: object) -> None:
+        figures.append(self)
+        save(self, *words, **options)
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    chosen = "features=[velocity x, 0]"
+    assert pgdiff("plan", f"run={run_folder}", "out=p", chosen, *quick).code == 0
+    place, time = figures[:2]
+    assert Path("p/features.png").is_file()
+    scale = read_run(run_folder).guides["value"]["scale"]
+    for said in (place.axes[0].get_title(loc="left"), time.get_suptitle()):
+        assert said.startswith(f"maze2d-umaze-v1: guided by value x {scale:g}\n")
+    assert [axes.get_ylabel() for axes in time.axes[:2]] == ["velocity x", "x"]
+    refused = pgdiff("plan", f"run={run_folder}", "out=q", "features=[velocity z]", *quick)
+    assert refused.code == 1 and "Did you mean 'velocity" in refused.error
+    assert not Path("q").exists()
 
 
 def test_plan_is_that_of_the_library(pgdiff, run_folder: Path, tmp_path: Path, quick) -> None:

@@ -45,7 +45,7 @@ def test_train_plan_and_evaluate(
     words = ["run=run", f"env={ENV}", "guide=goal_value", *quick]
     planned = pgdiff("plan", *words, "out=p", "seed=3")
     assert planned.code == 0, planned.err
-    acted = pgdiff("evaluate", *words, "episodes=1", "gallery=1", "out=e", "seed=3")
+    acted = pgdiff("evaluate", *words, "episodes=1", "record=0", "gallery=1", "out=e", "seed=3")
     assert acted.code == 0, acted.err
     found = json.loads((tmp_path / "e" / "evaluation.json").read_text())
     with gym.make(ENV) as env:

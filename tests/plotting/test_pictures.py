@@ -123,8 +123,10 @@ def test_a_file_without_losses_is_refused(tmp_path: Path, content: str, message:
 def test_bad_arguments_are_named(plan: Any, walks: Any, tmp_path: Path) -> None:
     with pytest.raises(PgdiffError, match=r"'\.png'"):
         plan_picture(plan, tmp_path / "plan.jpg")
+    with pytest.raises(PgdiffError, match="`position`"):
+        coverage_picture(walks[:, :1], tmp_path / "coverage.png", position=(0, 1))
     with pytest.raises(PgdiffError, match="`observations`"):
-        coverage_picture(walks[:, :1], tmp_path / "coverage.png")
+        coverage_picture(walks[:, :3], tmp_path / "coverage.png", position=(0, 1))
     with pytest.raises(PgdiffError, match="`bins`"):
         coverage_picture(walks, tmp_path / "coverage.png", bins=0)
     with pytest.raises(PgdiffError, match="readable"):

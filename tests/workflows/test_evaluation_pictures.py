@@ -10,9 +10,12 @@ import pytest
 import torch
 
 import pgdiff_envs  # noqa: F401 - registers the tasks
+from pgdiff.data import load_episodes
+from pgdiff.workflows import pictures
+from pgdiff.workflows.collect import collect
 from pgdiff.workflows.pictures import value_map
 
-RUN: Any = SimpleNamespace(stages=())
+RUN: Any = SimpleNamespace(stages=(), data={})
 
 
 class OfGoal:
@@ -48,6 +51,26 @@ def test_a_value_of_states_is_drawn_at_rest(tmp_path: Path) -> None:
     value = OfState()
     assert value_map(RUN, planner(value), gym.make("maze2d-umaze-v1"), tmp_path, seed=0)
     assert (value.asked[:, 2:] == 0).all() and len(value.asked[:, 0].unique()) > 50
+
+
+@pytest.mark.parametrize("data", ["found", "changed", "gone"])
+def test_places_that_the_recording_has_not_visited_are_masked_or_it_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str
+) -> None:
+    file = collect(
+        gym.make("maze2d-umaze-v1"), tmp_path / "walk.hdf5", steps=300, seed=0, progress=False
+    )
+    steps = 300 if data == "found" else 299
+    path = tmp_path / "nothing.hdf5" if data == "gone" else file
+    run: Any = SimpleNamespace(stages=(), data={"path": str(path), "steps": steps})
+    shown: dict[str, Any] = {}
+    monkeypatch.setattr(pictures, "value_picture", lambda *_, **options: shown.update(options))
+    value_map(run, planner(OfState()), gym.make("maze2d-umaze-v1"), tmp_path, seed=0)
+    if data == "found":
+        np.testing.assert_array_equal(shown["visited"], load_episodes(file).observations)
+        assert shown["note"] == ""
+    else:
+        assert shown["visited"] is None and "was not found" in shown["note"]
 
 
 def test_without_a_value_a_goal_or_a_place_there_is_no_map(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def test_each_plan_is_kept_once_over_batches(kept: int) -> None:
         assert plans is not None
         assert [plan.observations[0, 0] % 100 for plan in plans] == [0, 0, 0, 1, 1]
         assert plans[0].stride == 2
+        assert len(watched.actions(episode, steps=5)) == 5
 
 
 def test_goals_are_handed_on() -> None:
