@@ -72,7 +72,7 @@ def _reward(env: gymnasium.Env[Any, Any], rewards: np.ndarray) -> str:
 def _draw(env: gymnasium.Env[Any, Any], observations: np.ndarray, out: Path) -> str:
     size = observations.shape[1]
     if importlib.util.find_spec("matplotlib") is None:
-        return "no picture: matplotlib is not installed (pip install 'pgdiff[viz]')"
+        return "no picture: matplotlib is not installed (pip install 'pgdiff-rl[viz]')"
     if size < 2:
         return "no picture: an observation is no place in a plane"
     velocity = (2, 3) if size >= 4 else None
