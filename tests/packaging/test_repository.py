@@ -4,10 +4,13 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 
@@ -154,6 +157,40 @@ def test_no_module_of_the_library_loads_an_optional_package() -> None:
     library = [m for m in modules if not m.startswith("pgdiff.cli") and "__main__" not in m]
     loaded = imported("import " + ", ".join(library))
     assert loaded & {*OPTIONAL, "hydra", "omegaconf", "pgdiff_envs"} == set()
+
+
+def test_every_required_package_is_pinned() -> None:
+    """So that a new machine gets the environment that was tested; no index is named."""
+    lines = [
+        line
+        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if not line.lstrip().startswith("#")
+    ]
+    pins = [Requirement(line) for line in lines]
+    assert all(str(pin.specifier).startswith("==") and pin.url is None for pin in pins)
+    assert "torch==2.13.0" in lines
+    pinned = {canonicalize_name(pin.name) for pin in pins}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    asked = [Requirement(text) for part in extras.values() for text in part]
+    asked += [Requirement(text) for text in project["dependencies"]]
+    own = canonicalize_name(project["name"])
+    assert own == "pgdiff-rl"
+    for one in asked:
+        name = canonicalize_name(one.name)
+        assert name in pinned or (name == own and one.extras <= extras.keys()), one
+
+
+def test_no_text_installs_a_strangers_package() -> None:
+    """`pgdiff` without `-rl` is another project's distribution."""
+    wrong = re.compile(r"pip install[^`\n]*[\s'\"]pgdiff(?![\w-])|\bpgdiff\[[a-z]")
+    found = [
+        f"{file.relative_to(ROOT)}: {match.group()}"
+        for file in files(".py", ".md", ".toml", ".ipynb")
+        if file != Path(__file__)
+        for match in wrong.finditer(file.read_text(encoding="utf-8"))
+    ]
+    assert found == []
 
 
 def test_ci_runs_what_make_test_runs() -> None:
