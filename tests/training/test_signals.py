@@ -38,18 +38,10 @@ def fit(folder: Path | None, **settings: Any) -> Regression:
 
 
 @pytest.fixture(autouse=True)
-def _handlers_are_put_back():
-    """The handlers of an interactive process; a background one inherits that SIGINT is ignored."""
-    handlers = [signal.SIG_DFL, signal.default_int_handler]
-    inherited = [signal.signal(*pair) for pair in zip(BOTH, handlers, strict=True)]
-    blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, BOTH)
-    try:
-        yield
-        assert [signal.getsignal(number) for number in BOTH] == handlers
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-        for number, handler in zip(BOTH, inherited, strict=True):
-            signal.signal(number, handler)
+def _handlers_are_put_back(signals_as_in_a_terminal: None):
+    before = [signal.getsignal(number) for number in BOTH]
+    yield
+    assert [signal.getsignal(number) for number in BOTH] == before
 
 
 @pytest.mark.parametrize("number", BOTH)
