@@ -1,4 +1,5 @@
 import importlib
+import os
 import signal
 import sys
 import threading
@@ -8,6 +9,8 @@ from pathlib import Path
 import jaxtyping
 import pytest
 
+# MuJoCo's simulation needs no renderer, and the one that is named here may be missing.
+os.environ.pop("MUJOCO_GL", None)
 sys.path.insert(0, str(Path(__file__).parent / "model"))  # `toys.py`, small worlds and models
 
 

@@ -73,7 +73,9 @@ def test_no_text_names_a_place_on_one_machine() -> None:
 
 
 def test_no_file_is_longer_than_500_lines() -> None:
-    lengths = {f"{file.relative_to(ROOT)}": file.read_text().count("\n") for file in files(".py")}
+    lengths = {
+        f"{file.relative_to(ROOT)}": file.read_text("utf-8").count("\n") for file in files(".py")
+    }
     assert {name: length for name, length in lengths.items() if length > 500} == {}
 
 
@@ -196,7 +198,7 @@ def test_no_text_installs_a_strangers_package() -> None:
 def test_ci_runs_what_make_test_runs() -> None:
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
-    assert "make test" in script.read_text().splitlines()
+    assert "make test" in script.read_text("utf-8").splitlines()
     dry = subprocess.run(
         ["make", "--dry-run", "test"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout
