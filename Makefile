@@ -6,15 +6,18 @@ TASK ?= maze2d-umaze-v1
 EPISODES ?= 50
 WORKERS ?= 2
 DEMO := runs/demo
+# What is installed, and what builds it; older versions of pip take the first variable for both.
+PINS := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
+INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup test fast demo clean
+.PHONY: setup test fast demo lock test-newest test-oldest clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(PINS) $(BIN)/python $(INSTALL) -e ".[dev]"
 	touch $@
 
 # What CI runs. Processes of one thread each: on networks as small as the tests' a second thread only
@@ -37,7 +40,28 @@ demo: setup
 	$(BIN)/pgdiff evaluate run=$(DEMO)/run episodes=$(EPISODES) ablation=true out=$(DEMO)/evaluation
 	$(BIN)/pgdiff evaluate run=$(DEMO)/run episodes=1 out=$(DEMO)/episode
 
-# Caches and build products; data, runs and .venv stay.
+# Pin every package of the environment for every Python and system that pyproject.toml allows, in
+# constraints.txt. What is pinned stays so while it is allowed: UPGRADE=--upgrade renews everything,
+# UPGRADE="--upgrade-package numpy" one package.
+lock: setup
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-annotate \
+		--custom-compile-command "make lock" $(UPGRADE) --quiet --output-file constraints.txt
+
+# The tests with the newest and with the oldest versions that pyproject.toml allows, each in an
+# environment of its own. Another version's own warnings are no failures. TESTS=tests/data is a part.
+test-newest:
+	$(PYTHON) -m venv $(VENV)-newest
+	$(VENV)-newest/bin/python $(INSTALL) --upgrade --upgrade-strategy eager -e ".[test]"
+	OMP_NUM_THREADS=1 $(VENV)-newest/bin/python -m pytest -W default $(TESTS)
+
+test-oldest: setup
+	$(BIN)/uv pip compile pyproject.toml --extra test --resolution lowest-direct --no-annotate \
+		--python $(BIN)/python --quiet --output-file $(VENV)/oldest.txt
+	$(PYTHON) -m venv $(VENV)-oldest
+	$(VENV)-oldest/bin/python $(INSTALL) -c $(VENV)/oldest.txt -e ".[test]"
+	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python -m pytest -W default $(TESTS)
+
+# Caches and build products; data, runs and environments stay.
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
 	find pgdiff envs tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -6,6 +6,11 @@ The names below are loaded when they are first used, so that `pgdiff --help` is 
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from pgdiff.threads import let_threads_sleep
+from pgdiff.version import __version__
+
+let_threads_sleep()  # of use only before PyTorch is imported
+
 if TYPE_CHECKING:
     from pgdiff import (
         agents,
@@ -58,6 +63,7 @@ __all__ = [
     "TrainingInterrupted",
     "TrajectoryDiffusion",
     "TransitionValue",
+    "__version__",
     "agents",
     "check",
     "collect",

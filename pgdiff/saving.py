@@ -7,7 +7,6 @@ leaves the old folder or the new one, never a mixture.
 
 import contextlib
 import hashlib
-import importlib.metadata
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pgdiff.validation import PgdiffError
+from pgdiff.version import __version__
 
 FORMAT = 2
 """The format that this library writes. Older ones are read; newer ones are refused."""
@@ -234,11 +234,8 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
 
 
 def library_version() -> str:
-    """Return the installed version of pgdiff ("unknown" in a checkout that is not installed)."""
-    try:
-        return importlib.metadata.version("pgdiff")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
+    """Return the version of pgdiff."""
+    return __version__
 
 
 # ------------------------------------------------------------------------------------------ details

@@ -155,7 +155,7 @@ def require(module: str, *, extra: str) -> ModuleType:
     except ImportError as error:
         raise PgdiffError(
             f"This needs the optional package '{module.partition('.')[0]}', which is not "
-            f"installed. Install it with: pip install 'pgdiff[{extra}]'."
+            f"installed. Install it with: pip install 'pgdiff-rl[{extra}]'."
         ) from error
 
 

@@ -1,12 +1,42 @@
 import importlib
+import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import jaxtyping
 import pytest
 
+# MuJoCo's simulation needs no renderer, and the one that is named here may be missing.
+os.environ.pop("MUJOCO_GL", None)
 sys.path.insert(0, str(Path(__file__).parent / "model"))  # `toys.py`, small worlds and models
+
+
+HANDLERS = {
+    signal.SIGINT: signal.default_int_handler,
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGCHLD: signal.SIG_DFL,
+}
+
+
+@pytest.fixture(autouse=True)
+def signals_as_in_a_terminal() -> Iterator[None]:
+    """Whatever the parent process ignores or blocks; a shell's background job ignores SIGINT."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    inherited = [n for n in HANDLERS if signal.getsignal(n) is signal.SIG_IGN]
+    for number in inherited:
+        signal.signal(number, HANDLERS[number])
+    blocked = signal.pthread_sigmask(signal.SIG_UNBLOCK, HANDLERS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        for number in inherited:
+            signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.fixture

@@ -85,5 +85,5 @@ def test_require() -> None:
     with pytest.raises(PgdiffError) as error:
         require("no_such_module.part", extra="viz")
     assert "'no_such_module'" in str(error.value)
-    assert "pip install 'pgdiff[viz]'" in str(error.value)
+    assert "pip install 'pgdiff-rl[viz]'" in str(error.value)
     assert isinstance(error.value.__cause__, ImportError)

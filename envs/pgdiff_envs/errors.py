@@ -33,5 +33,5 @@ def require(module: str, *, extra: str) -> Any:
     except ImportError as error:
         raise PgdiffEnvsError(
             f"This needs the optional package '{module.partition('.')[0]}', which is not "
-            f"installed. Install it with: pip install 'pgdiff[{extra}]'."
+            f"installed. Install it with: pip install 'pgdiff-rl[{extra}]'."
         ) from error

@@ -72,7 +72,7 @@ def _reward(env: gymnasium.Env[Any, Any], rewards: np.ndarray) -> str:
 
 def _draw(env: gymnasium.Env[Any, Any], observations: np.ndarray, out: Path) -> str:
     if importlib.util.find_spec("matplotlib") is None:
-        return "no picture: matplotlib is not installed (pip install 'pgdiff[viz]')"
+        return "no picture: matplotlib is not installed (pip install 'pgdiff-rl[viz]')"
     velocity = (2, 3) if position_of(env) and observations.shape[1] >= 4 else None
     title = str(env.spec.id if env.spec is not None else "Recorded experience")
     picture = coverage_picture(

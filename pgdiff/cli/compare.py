@@ -59,7 +59,7 @@ def run(settings: dict[str, Any]) -> int:
     content = found.to_dict()
     write_json(out / "fidelity.json", content)
     if importlib.util.find_spec("matplotlib") is None:
-        print("no pictures: matplotlib is not installed (pip install 'pgdiff[viz]')")
+        print("no pictures: matplotlib is not installed (pip install 'pgdiff-rl[viz]')")
     else:
         fidelity_picture(content, out / "fidelity.png")
         marginals_picture({"real": real, **data}, out / "marginals.png", env=env)

@@ -132,7 +132,7 @@ def _evaluate(
         if not flag(settings, "pictures"):
             return result
         if importlib.util.find_spec("matplotlib") is None:
-            print("no pictures: matplotlib is not installed (pip install 'pgdiff[viz]')")
+            print("no pictures: matplotlib is not installed (pip install 'pgdiff-rl[viz]')")
             return result
         pictures.episode_gifs(result, watched, env, out, count=record)
         drawing = render_options(env, _env_options(settings))

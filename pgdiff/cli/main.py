@@ -10,7 +10,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from pgdiff.threads import fit_threads_to_cores, let_threads_sleep
 from pgdiff.validation import PgdiffError, nearest
+from pgdiff.version import __version__
 
 # Command: module of `pgdiff.cli` that has its `run`, whether it takes a plain path, and one line.
 COMMANDS = {
@@ -26,6 +28,7 @@ COMMANDS = {
 }
 
 HELP = ("-h", "--help")
+VERSION = "--version"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,11 +42,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         command, 130 where it was interrupted, 143 where a training was ended by SIGTERM (as in a
         shell, 128 + the signal's number).
     """
+    let_threads_sleep()  # these two before a command imports PyTorch
+    fit_threads_to_cores()
     words = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     if not words or words[0] in HELP:
         parser.print_help()
         return 0 if words else 2
+    if words[0] == VERSION:
+        print(f"pgdiff {__version__}")
+        return 0
     options = parser.parse_args(words[:1])
     command: str = options.command
     if command not in COMMANDS:
@@ -77,7 +85,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="pgdiff",
         usage="pgdiff COMMAND [SETTING=VALUE ...]",
         description="Policy-guided trajectory diffusion for reinforcement learning.",
-        epilog="commands:\n" + "\n".join(lines) + "\n\npgdiff COMMAND --help shows its settings.",
+        epilog="commands:\n" + "\n".join(lines) + "\n\npgdiff COMMAND --help shows its settings,\n"
+        "pgdiff --version the version.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", metavar="COMMAND", help="one of the commands below")

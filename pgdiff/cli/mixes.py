@@ -137,7 +137,7 @@ def _agents(settings: dict[str, Any], files: Sequence[Path]) -> list[Any]:
 def _picture(scores: Sequence[np.ndarray], out: Path, *, unit: str) -> str:
     """Draw a histogram of the episodes' scores, with the mean of every part."""
     if importlib.util.find_spec("matplotlib") is None:
-        return "no picture: matplotlib is not installed (pip install 'pgdiff[viz]')"
+        return "no picture: matplotlib is not installed (pip install 'pgdiff-rl[viz]')"
     means = {
         f"part {number}": float(values.mean())
         for number, values in enumerate(scores, start=1)

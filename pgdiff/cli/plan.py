@@ -45,7 +45,7 @@ def run(settings: dict[str, Any]) -> int:
     explained = _explained(settings)
     pictured = importlib.util.find_spec("matplotlib") is not None
     if reach and not pictured:
-        raise PgdiffError("`reach` must be 0 without matplotlib (pip install 'pgdiff[viz]').")
+        raise PgdiffError("`reach` must be 0 without matplotlib (pip install 'pgdiff-rl[viz]').")
     env = make_env(env_id_of(run, settings["env"]))
     try:
         planner = make_planner(settings, run, env)
@@ -76,7 +76,7 @@ def run(settings: dict[str, Any]) -> int:
             print(f"\n{explanation.table()}\n")
             write_json(out / "explanation.json", explanation.as_dict())
         if not pictured:
-            print("no pictures: matplotlib is not installed (pip install 'pgdiff[viz]')")
+            print("no pictures: matplotlib is not installed (pip install 'pgdiff-rl[viz]')")
         else:
             said = _named(plan, run, guides)
             plan_picture(plan, out / "plan.png", **look, **said)

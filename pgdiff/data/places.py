@@ -67,7 +67,7 @@ def find_place(source: str | os.PathLike[str]) -> Place:
     if not folder.is_dir():
         raise PgdiffError(
             f"'{source}' is no file, and no Minari data set of that id is in '{minari_store()}'. "
-            f"Fetch it with `minari download {source}` (pip install 'pgdiff[minari]'), or name "
+            f"Fetch it with `minari download {source}` (pip install 'pgdiff-rl[minari]'), or name "
             "another store by MINARI_DATASETS_PATH."
         )
     return Place(folder / MAIN, folder)

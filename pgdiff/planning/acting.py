@@ -15,6 +15,7 @@ from pgdiff.planning.memory import PlanMemory
 from pgdiff.planning.noisy_start import filled_in, missing
 from pgdiff.planning.past import Past, estimated, trust
 from pgdiff.planning.previous import Previous, shifted
+from pgdiff.torch_threads import on_own_threads
 from pgdiff.trajectory import Plan
 from pgdiff.validation import PgdiffError, as_array, check_seed
 
@@ -32,6 +33,7 @@ class Acting:
     missing_level: float | None
     context: int
     seed: int
+    threads: int | None
     observation_shape: tuple[int, ...]
     plan_batch: Callable[..., list[Plan]]
     _observed: Callable[[np.ndarray], np.ndarray]
@@ -67,6 +69,7 @@ class Acting:
             memory = memory._replace(past=past)
         return memory
 
+    @on_own_threads
     def predict(
         self,
         observation: Float[np.ndarray, "*environments observation"] | Mapping[str, np.ndarray],

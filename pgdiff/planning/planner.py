@@ -52,6 +52,7 @@ from pgdiff.planning.previous import Previous
 from pgdiff.planning.run_guides import GuideChoice
 from pgdiff.planning.warm_start import start_from
 from pgdiff.saving import resolve_device
+from pgdiff.torch_threads import check_threads, on_own_threads
 from pgdiff.trajectory import Condition, Plan
 from pgdiff.validation import (
     PgdiffError,
@@ -129,6 +130,8 @@ class Planner(Acting):
         device: "auto" is CUDA where there is one.
         noise_device: where noise is drawn; "cpu" gives the same noise on every device. That of the
             model if None.
+        threads: PyTorch's number of threads for the time of `plan`, `plan_batch`, `explain` and
+            `predict`, which the last bits of a plan depend on; None changes nothing.
     """
 
     def __init__(
@@ -165,6 +168,7 @@ class Planner(Acting):
         seed: int = 0,
         device: str | torch.device = "auto",
         noise_device: str | None = None,
+        threads: int | None = None,
     ) -> None:
         if horizon is not None:
             model = model.with_horizon(check_positive_int("horizon", horizon, minimum=2))
@@ -221,6 +225,7 @@ class Planner(Acting):
         self.plausibility = check_plausibility(plausibility, model)
         self.seed = check_seed("seed", seed)
         self.noise_device = str(resolve_device(noise_device or self.model.device))
+        self.threads = check_threads(threads)
         self.plans_made = 0
         self._warned_far = False
         where = model.layout.slices["observations"]
@@ -237,6 +242,7 @@ class Planner(Acting):
         seed: int = 0,
         device: str | torch.device = "auto",
         noise_device: str | None = None,
+        threads: int | None = None,
         **settings: Unpack[RunSettings],
     ) -> "Planner":
         """Make the planner of a run folder, as `pgdiff evaluate` does.
@@ -254,6 +260,7 @@ class Planner(Acting):
             seed: from which the environments' seeds are derived.
             device: "auto" is CUDA where there is one.
             noise_device: where noise is drawn.
+            threads: PyTorch's number of threads while it plans.
             settings: the other arguments of the class, by name; and `scale`, `agent` and the rest
                 of `pgdiff.planning.run_guides.GuideSettings`, of each of those guides.
 
@@ -269,7 +276,9 @@ class Planner(Acting):
             settings=settings,
             device=device,
         )
-        return cls(**arguments, seed=seed, device=device, noise_device=noise_device)
+        return cls(
+            **arguments, seed=seed, device=device, noise_device=noise_device, threads=threads
+        )
 
     # ---------------------------------------------------------------------------------- planning
 
@@ -309,6 +318,7 @@ class Planner(Acting):
         (plan,) = self.plan_batch(observations, seeds=seeds, goals=goals, callback=callback)
         return plan
 
+    @on_own_threads
     def plan_batch(
         self,
         observations: Float[np.ndarray, "environments observation"],
@@ -408,7 +418,7 @@ class Planner(Acting):
             best = self.plausibility.best(scores, moves)
         return plans_of(x, self.model, scores=scores, moves=moves, best=best, goals=goals)
 
-    explain = explain_plan
+    explain = on_own_threads(explain_plan)
 
     @property
     def observation_layout(self) -> ObservationLayout | None:

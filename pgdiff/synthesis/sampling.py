@@ -18,6 +18,7 @@ from pgdiff.guides import Guide, bind
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.registry import to_config
 from pgdiff.synthesis.decode import Bounds, Counts, Ends, check_layout, decode
+from pgdiff.torch_threads import torch_threads
 from pgdiff.training.compiling import compiled
 from pgdiff.trajectory import Condition
 from pgdiff.validation import PgdiffError, check_positive_int, check_seed
@@ -90,10 +91,8 @@ class ShardSampler:
         """
         source = np.random.SeedSequence([self.seed, number]).generate_state(1, np.uint64)[0]
         generator = torch.Generator(self.model.device).manual_seed(int(source >> 1))
-        threads = torch.get_num_threads()
-        torch.set_num_threads(self.threads)
         try:
-            with compiled(self.model, self.compile):
+            with torch_threads(self.threads), compiled(self.model, self.compile):
                 x = self.model.sample(
                     batch=self.batch,
                     generators=[generator],
@@ -104,7 +103,7 @@ class ShardSampler:
                     trust_region=self.trust_region,
                     condition=self.condition,
                 )
-            segment = self.model.segment(x)
+                segment = self.model.segment(x)
             if not all(torch.isfinite(part).all() for part in _tensors(segment)):
                 raise PgdiffError("Samples are NaN or Inf in raw units.")
         except PgdiffError as error:
@@ -112,8 +111,6 @@ class ShardSampler:
             raise PgdiffError(
                 f"Shard {number} cannot be sampled: {error} Guides: {scales or 'none'}."
             ) from error
-        finally:
-            torch.set_num_threads(threads)
         rows, counts = decode(segment, bounds=self._bounds, ends=self.ends)
         if not counts.transitions:
             raise PgdiffError(

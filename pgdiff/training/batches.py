@@ -1,6 +1,5 @@
 """The batches of a training, in order, gathered here or ahead of time by other processes."""
 
-import hashlib
 import multiprocessing
 import os
 import pickle
@@ -14,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from pgdiff.training.learner import BatchSource, to_tensors
+from pgdiff.training.learner import BatchSource
 from pgdiff.training.schedule import TRAIN, numpy_generator
 from pgdiff.training.sharing import dumps, loads
 from pgdiff.validation import PgdiffError
@@ -47,16 +46,6 @@ class StepBatches(Dataset[Any]):
 
     def __setstate__(self, state: bytes) -> None:
         self.__dict__.update(loads(state))
-
-
-def fingerprint(batch: Any) -> str:
-    """Return by what a batch is known again; other data of the same size have another."""
-    digest = hashlib.sha256()
-    for value in to_tensors(batch, torch.device("cpu")):
-        if value is not None:
-            digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 @contextmanager

@@ -184,16 +184,36 @@ def check_settings(settings: dict[str, Any], recorded: dict[str, Any], folder: P
     for name in {**settings, **recorded}:
         if name in ADDED and name not in recorded:
             continue
-        if settings.get(name) != recorded.get(name):
-            what = "the data" if name == "first_batch" else f"`{name}`"
+        new, old = settings.get(name), recorded.get(name)
+        if name == "arguments" and isinstance(new, dict) and isinstance(old, dict):
+            # Arguments that only one version of the library knows are none of the user's choice.
+            for key in (key for key in new if key in old and new[key] != old[key]):
+                raise PgdiffError(
+                    f"`{key}` of the learner must be {_short(old[key])}, as in '{folder}', to "
+                    f"resume exactly. Got {_short(new[key])}."
+                )
+        elif new != old and name in DATA:
             raise PgdiffError(
-                f"{what} must be {recorded.get(name)!r}, as in '{folder}', to resume exactly. "
-                f"Got {settings.get(name)!r}."
+                f"`episodes` must be the very rows that the training in '{folder}' began with, to "
+                "resume exactly. Got others, or changed ones: pass the former data, or train in "
+                "another folder."
+            )
+        elif new != old:
+            raise PgdiffError(
+                f"`{name}` must be {old!r}, as in '{folder}', to resume exactly. Got {new!r}."
             )
 
 
-ADDED = ("first_batch",)
+DATA = ("data", "first_batch")
+"""Settings that are fingerprints of the data."""
+
+ADDED = ("data", "arguments", "first_batch")
 """Settings that earlier versions of the library did not record."""
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _apply(

@@ -1,9 +1,14 @@
 """torch.compile, without a silent way back."""
 
+import os
+import sysconfig
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import torch
 from torch import nn
 
 from pgdiff.training.learner import Learner
@@ -55,5 +60,19 @@ def compile_errors(compiling: bool) -> Iterator[None]:
     except TorchDynamoException as error:
         reason = str(error).strip().splitlines()[0]
         raise PgdiffError(
-            f"`compile` must be False here: torch.compile failed ({reason})."
+            f"`compile` must be False here: torch.compile failed ({reason}).{_space_in_path()}"
         ) from error
+
+
+def _space_in_path() -> str:
+    """Return what to do about a space in a path, which the compiler's command line cannot take."""
+    cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR") or tempfile.gettempdir()
+    remedies = {
+        cache: "Set TORCHINDUCTOR_CACHE_DIR to a folder without one.",
+        str(Path(torch.__file__).parent): "Install PyTorch in an environment without one.",
+        sysconfig.get_path("include"): "Use a Python whose path has none.",
+    }
+    for path, remedy in remedies.items():
+        if " " in path:
+            return f" The compiler cannot work with the space in '{path}'. {remedy}"
+    return ""

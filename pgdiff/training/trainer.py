@@ -15,7 +15,8 @@ import torch
 from torch import nn
 
 from pgdiff.saving import resolve_device
-from pgdiff.training.batches import StepBatches, fingerprint, open_batches
+from pgdiff.torch_threads import check_threads, on_own_threads
+from pgdiff.training.batches import StepBatches, open_batches
 from pgdiff.training.best import SIGN, Best
 from pgdiff.training.callbacks import Callback, ProgressBar
 from pgdiff.training.checkpoint import (
@@ -28,6 +29,7 @@ from pgdiff.training.checkpoint import (
 from pgdiff.training.compiling import compile_errors, compile_learner
 from pgdiff.training.divergence import check_finite_state, check_held_out, diverged
 from pgdiff.training.ema import AveragedLearner
+from pgdiff.training.fingerprints import batch_fingerprint, data_fingerprint, learner_settings
 from pgdiff.training.held_out import held_out_losses, split_sources
 from pgdiff.training.learner import AnyLearner, BatchSource, Learner, as_module, to_tensors
 from pgdiff.training.records import MetricsFile, TensorBoard
@@ -86,6 +88,8 @@ class Trainer:
             of a step, and 0 is right. Memory-mapped data are not copied to them. They start as
             Python's `multiprocessing` starts processes; with "spawn" or "forkserver" a script
             needs its `if __name__ == "__main__":`.
+        threads: PyTorch's number of threads for the time of `fit`, which the last bits of the
+            result depend on; None changes nothing.
         compile: let the learner compile its networks (`compile_parts`).
         device: "auto", or a device of PyTorch.
         seed: of batches and noise; the learner's first weights are its own affair.
@@ -123,6 +127,7 @@ class Trainer:
         max_skips: int = 10,
         workers: int = 0,
         folder: str | os.PathLike[str] | None = None,
+        threads: int | None = None,
         compile: bool = False,
         device: str | torch.device = "auto",
         seed: int = 0,
@@ -154,6 +159,7 @@ class Trainer:
         self.on_nan = check_in("on_nan", on_nan, ON_NAN)
         self.max_skips = check_positive_int("max_skips", max_skips, minimum=0)
         self.workers = check_positive_int("workers", workers, minimum=0)
+        self.threads = check_threads(threads)
         self.folder = None if folder is None else Path(folder)
         self.compile = compile
         self.device = resolve_device(device)
@@ -201,6 +207,7 @@ class Trainer:
         """Add metrics to the record of the present step (for callbacks, during a step)."""
         self._pending.update(metrics)
 
+    @on_own_threads
     def fit(self, learner: AnyLearner, episodes: "Episodes") -> AnyLearner:
         """Train, and return the learner with averaged weights, in evaluation mode.
 
@@ -226,7 +233,7 @@ class Trainer:
             _LOG.warning(unused)
         batches = StepBatches(train, seed=self.seed, batch_size=self.batch_size)
         state = self._start(module)
-        settings = self._settings(learner, batches)
+        settings = self._settings(learner, episodes, batches)
         metrics_file = self._restore(state, settings)
         self._running = [*self._loggers(metrics_file), *self.callbacks]
         if self.compile:
@@ -271,7 +278,9 @@ class Trainer:
         self._pending = {}
         return self._state
 
-    def _settings(self, learner: Learner, batches: StepBatches) -> dict[str, Any]:
+    def _settings(
+        self, learner: Learner, episodes: "Episodes", batches: StepBatches
+    ) -> dict[str, Any]:
         """Return what must be the same for a resumption to be exact."""
         names = (
             "steps batch_size learning_rate warmup weight_decay ema_decay clip_norm validation seed"
@@ -282,7 +291,11 @@ class Trainer:
             settings |= {"validate_every": self.validate_every, "log_every": self.log_every}
         settings |= {"learner": type(learner).__name__, "examples": len(batches.source)}
         if self.folder is not None:
-            settings["first_batch"] = fingerprint(batches[0])
+            settings |= {
+                "data": data_fingerprint(episodes),
+                "arguments": learner_settings(learner),
+                "first_batch": batch_fingerprint(batches[0]),
+            }
         return settings
 
     def _restore(self, state: TrainingState, settings: dict[str, Any]) -> MetricsFile | None:
@@ -325,7 +338,7 @@ class Trainer:
         else:
             warnings.warn(
                 "tensorboard is not installed: metrics go to metrics.jsonl alone. "
-                "Install it with: pip install 'pgdiff[train]'.",
+                "Install it with: pip install 'pgdiff-rl[train]'.",
                 UserWarning,
                 stacklevel=3,
             )

@@ -18,7 +18,7 @@ from pgdiff.guides import Guide
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.planning.guide_kinds import KINDS
 from pgdiff.planning.settings import check_planner, planner_values
-from pgdiff.synthesis import ShardSampler, TaskEnds
+from pgdiff.synthesis import ShardFolder, ShardSampler, TaskEnds
 from pgdiff.synthesis.mixture import MixedTransitions
 from pgdiff.training import Callback, Learner, Trainer
 from pgdiff.validation import PgdiffError, check_positive_int, check_range, nearest
@@ -176,7 +176,13 @@ class Regenerate(Callback):
         return mixed
 
     def on_start(self, trainer: Trainer, learner: Learner) -> None:
-        """Make the first sets, or read those that the training was at."""
+        """Make the first sets, or read those that the training was at.
+
+        Raises:
+            PgdiffError: sets that are gone, or that another model made.
+        """
+        model = self._sampler(None).settings()["model"]
+        ShardFolder(self.folder).begin({"model": model})
         self._trainer = trainer
         # A training that was cut off after its last update is at the sets of that one.
         first = min(trainer.step, trainer.steps - 1) // self.settings.every

@@ -12,7 +12,7 @@ from pgdiff.validation import PgdiffError
 from pgdiff.workflows.files import write_json
 
 # Settings of a trainer that do not change what comes out; the last two where there is no `best`.
-_FREE = {"checkpoint_every", "keep", "compile", "workers", "on_nan", "max_skips"}
+_FREE = {"checkpoint_every", "keep", "compile", "workers", "threads", "on_nan", "max_skips"}
 _RECORDS = {"validate_every", "log_every"}
 
 
@@ -103,6 +103,11 @@ def _resumed(previous: RunInfo, info: RunInfo) -> RunInfo:
                 f"`data` must be of {previous.data.get(key)} {key}, as in '{previous.path}', to "
                 f"resume. Got {info.data[key]}."
             )
+    if previous.data.get("sha256", info.data["sha256"]) != info.data["sha256"]:
+        raise PgdiffError(
+            f"`data` must hold the very rows that '{previous.path}' was begun with, to resume. "
+            "Some have changed: give the former data, or train another run with out=FOLDER."
+        )
     for stage in info.stages:
         present = previous.stage(stage.name)
         if present is not None:

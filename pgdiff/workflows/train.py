@@ -21,6 +21,7 @@ from pgdiff.planning.settings import check_planner
 from pgdiff.plotting import loss_picture
 from pgdiff.saving import library_version
 from pgdiff.training import Callback, Learner, Trainer, TrainingInterrupted
+from pgdiff.training.fingerprints import data_fingerprint
 from pgdiff.training.stopping import StopSignals
 from pgdiff.validation import PgdiffError, check_in, check_seed
 from pgdiff.workflows.regeneration import Regenerate, Regeneration
@@ -91,7 +92,12 @@ def train_stages(
         task=dict(task),
         recipe=recipe,
         seed=seed,
-        data={"path": str(data), "steps": episodes.steps, "episodes": len(episodes)},
+        data={
+            "path": str(data),
+            "steps": episodes.steps,
+            "episodes": len(episodes),
+            "sha256": data_fingerprint(episodes),
+        },
         stages=tuple(
             StageRecord(
                 name=stage.name,

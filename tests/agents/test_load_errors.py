@@ -338,4 +338,4 @@ def test_a_missing_package_is_named(
 ) -> None:
     make_model(name).save(tmp_path / "agent.zip")
     monkeypatch.setitem(sys.modules, module, None)
-    refuse(tmp_path / "agent.zip", rf"'{module.partition('.')[0]}'.*pip install 'pgdiff\[sb3\]'")
+    refuse(tmp_path / "agent.zip", rf"'{module.partition('.')[0]}'.*pip install 'pgdiff-rl\[sb3\]'")

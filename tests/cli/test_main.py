@@ -28,6 +28,13 @@ def test_help_needs_neither_torch_nor_hydra() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+def test_version(pgdiff) -> None:
+    import pgdiff as package
+
+    result = pgdiff("--version")
+    assert (result.code, result.out) == (0, f"pgdiff {package.__version__}\n")
+
+
 def test_no_command(pgdiff) -> None:
     assert pgdiff().code == 2
 

@@ -191,4 +191,4 @@ def test_a_missing_mujoco_names_its_extra(tmp_path) -> None:
         "except ValueError as error: print(error)\n"
     )
     done = run(code, tmp_path)
-    assert "pgdiff[mujoco]" in done.stdout, done.stderr
+    assert "pgdiff-rl[mujoco]" in done.stdout, done.stderr

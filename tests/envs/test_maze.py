@@ -299,7 +299,7 @@ def test_draw_shows_maze_and_plan():
 
 def test_a_missing_module_names_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "mujoco", None)
-    with pytest.raises(PgdiffEnvsError, match=r"pgdiff\[mujoco\]"):
+    with pytest.raises(PgdiffEnvsError, match=r"pgdiff-rl\[mujoco\]"):
         pgdiff_envs.maze.MazeEnv()
 
 

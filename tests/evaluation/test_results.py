@@ -16,7 +16,9 @@ from pgdiff.validation import PgdiffError
 
 
 @pytest.fixture
-def evaluation(make_env: Any, constant: Any) -> Any:
+def evaluation(make_env: Any, constant: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.setenv("GOMP_SPINCOUNT", "17")
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
     return evaluate(constant, make_env, episodes=6, seed=3, progress=False)
 
 
@@ -33,6 +35,9 @@ def test_summary_states_mean_interval_seeds_speed_and_machine(evaluation: Any) -
     assert summary["settings"]["agent"] == "Constant"
     assert summary["machine"]["cores"] >= 1
     assert summary["machine"]["torch"]
+    assert summary["machine"]["load"] >= 0
+    assert summary["machine"]["variables"]["GOMP_SPINCOUNT"] == "17"
+    assert "OMP_WAIT_POLICY" not in summary["machine"]["variables"]
     assert summary["machine"]["versions"]["gymnasium"]
     assert summary["steps_to_goal"]["mean"] == 3 and summary["steps_to_goal"]["episodes"] == 4
     assert summary["milliseconds_per_plan"] == pytest.approx(1000 / summary["plans_per_second"])

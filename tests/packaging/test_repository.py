@@ -4,10 +4,13 @@ import ast
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
 
@@ -70,7 +73,9 @@ def test_no_text_names_a_place_on_one_machine() -> None:
 
 
 def test_no_file_is_longer_than_500_lines() -> None:
-    lengths = {f"{file.relative_to(ROOT)}": file.read_text().count("\n") for file in files(".py")}
+    lengths = {
+        f"{file.relative_to(ROOT)}": file.read_text("utf-8").count("\n") for file in files(".py")
+    }
     assert {name: length for name, length in lengths.items() if length > 500} == {}
 
 
@@ -156,10 +161,44 @@ def test_no_module_of_the_library_loads_an_optional_package() -> None:
     assert loaded & {*OPTIONAL, "hydra", "omegaconf", "pgdiff_envs"} == set()
 
 
+def test_every_required_package_is_pinned() -> None:
+    """So that a new machine gets the environment that was tested; no index is named."""
+    lines = [
+        line
+        for line in (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+        if not line.lstrip().startswith("#")
+    ]
+    pins = [Requirement(line) for line in lines]
+    assert all(str(pin.specifier).startswith("==") and pin.url is None for pin in pins)
+    assert "torch==2.13.0" in lines
+    pinned = {canonicalize_name(pin.name) for pin in pins}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    asked = [Requirement(text) for part in extras.values() for text in part]
+    asked += [Requirement(text) for text in project["dependencies"]]
+    own = canonicalize_name(project["name"])
+    assert own == "pgdiff-rl"
+    for one in asked:
+        name = canonicalize_name(one.name)
+        assert name in pinned or (name == own and one.extras <= extras.keys()), one
+
+
+def test_no_text_installs_a_strangers_package() -> None:
+    """`pgdiff` without `-rl` is another project's distribution."""
+    wrong = re.compile(r"pip install[^`\n]*[\s'\"]pgdiff(?![\w-])|\bpgdiff\[[a-z]")
+    found = [
+        f"{file.relative_to(ROOT)}: {match.group()}"
+        for file in files(".py", ".md", ".toml", ".ipynb")
+        if file != Path(__file__)
+        for match in wrong.finditer(file.read_text(encoding="utf-8"))
+    ]
+    assert found == []
+
+
 def test_ci_runs_what_make_test_runs() -> None:
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111
-    assert "make test" in script.read_text().splitlines()
+    assert "make test" in script.read_text("utf-8").splitlines()
     dry = subprocess.run(
         ["make", "--dry-run", "test"], cwd=ROOT, check=True, capture_output=True, text=True
     ).stdout

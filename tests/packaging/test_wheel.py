@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import pgdiff
+
 ROOT = Path(__file__).parents[2]
 
 # Each is run as `pgdiff …` in one empty folder, in this order; the last two are a tiny training and
@@ -71,6 +73,7 @@ def test_wheel_holds_the_packages_and_nothing_else(wheel: Path) -> None:
     assert tops == {"pgdiff", "pgdiff_envs", information}
     assert any(name.startswith("pgdiff/configs/") and name.endswith(".yaml") for name in names)
     assert f"{information}/licenses/LICENSE" in names
+    assert information == f"pgdiff_rl-{pgdiff.__version__}.dist-info"
     assert "pgdiff/py.typed" in names and "pgdiff_envs/py.typed" in names
     assert not [name for name in names if "__pycache__" in name or name.endswith(".pyc")]
     written = {
@@ -90,6 +93,15 @@ def test_the_wheel_is_used_and_not_the_checkout(installed: Path, tmp_path: Path)
     paths = run([str(installed), "-c", "import sys; print(*sys.path, sep='\\n')"], tmp_path)
     assert str(ROOT) not in paths.splitlines()
     assert str(ROOT / "envs") not in paths.splitlines()
+
+
+def test_name_and_version(installed: Path, tmp_path: Path) -> None:
+    """The distribution's own name: that of the package is a stranger's on the index."""
+    code = "import importlib.metadata as m; print(m.version('pgdiff-rl')); import pgdiff; "
+    code += "print(pgdiff.__version__)"
+    printed = run([str(installed), "-c", code], tmp_path).split()
+    by_command = run([str(installed.parent / "pgdiff"), "--version"], tmp_path)
+    assert printed == [pgdiff.__version__] * 2 and by_command == f"pgdiff {pgdiff.__version__}\n"
 
 
 def test_help_by_module_and_by_command(installed: Path, tmp_path: Path) -> None:

@@ -269,3 +269,34 @@ def test_parts_are_checked_when_the_planner_is_made(each: str) -> None:
         make(**{each: "fast"})
     with pytest.raises(PgdiffError, match="'consistency' needs a model"):
         make(solver=Consistency())
+
+
+# ---------------------------------------------------------------------------------------- threads
+
+
+def test_threads_are_for_the_time_of_a_call_alone() -> None:
+    seen = []
+
+    class Walk:
+        def act(self, observation: Any, waypoint: Any, steps_left: Any) -> np.ndarray:
+            seen.append(torch.get_num_threads())
+            return np.zeros((len(observation), 2), np.float32)
+
+    def look(step: SamplerStep) -> None:
+        seen.append(torch.get_num_threads())
+        raise RuntimeError("broken")
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for threads in (1, None):
+            planner = make(threads=threads, controller=Walk())
+            planner.predict(OBSERVATIONS[0])
+            with pytest.raises(RuntimeError, match="broken"):
+                planner.plan(OBSERVATIONS[0], callback=look)
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 1, 2, 2]
+    with pytest.raises(PgdiffError, match="`threads` must be"):
+        make(threads=1.5)

@@ -168,5 +168,5 @@ def test_a_missing_package_names_its_extra(
     plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(PgdiffError, match=r"pgdiff\[viz\]"):
+    with pytest.raises(PgdiffError, match=r"pgdiff-rl\[viz\]"):
         plan_picture(plan, tmp_path / "plan.png")

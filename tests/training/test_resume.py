@@ -7,13 +7,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from regression import Regression, make_episodes
 from stopping import Stop
 
 import pgdiff.training
+from pgdiff.critics import TransitionValue
+from pgdiff.data import Episodes
 from pgdiff.training import Trainer, list_checkpoints
+from pgdiff.training.checkpoint import check_settings
 from pgdiff.validation import PgdiffError
 
 
@@ -169,6 +173,63 @@ def test_other_data_or_another_network_is_no_resumption(tmp_path: Path) -> None:
     Wider.__name__ = "Regression"
     with pytest.raises(PgdiffError, match=r"missing \['more'\]"):
         trainer(tmp_path, resume=True).fit(Wider(), make_episodes())
+
+
+def test_changed_rows_and_other_episodes_are_no_resumption(tmp_path: Path) -> None:
+    """Wherever they lie, and where numbers of rows and episodes are the same."""
+    whole = make_episodes(count=53)
+    used = whole.select(np.arange(50))
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, callbacks=[Stop(60)]).fit(learner(), used)
+
+    def changed(name: str, rows: slice, value: Any = 7.0) -> Episodes:
+        fields = {name: values.copy() for name, values in whole.fields().items()}
+        fields[name][rows] = value
+        return Episodes.from_arrays(**fields).select(np.arange(50))
+
+    others = {
+        "60 rows of observations": changed("observations", slice(1003, 1063)),
+        "the last reward": changed("rewards", slice(1999, 2000)),
+        "the first action": changed("actions", slice(0, 1)),
+        "another cut": changed("timeouts", slice(38, 40), [True, False]),
+        "other episodes": whole.select(np.arange(1, 51)),
+        "another order": whole.select(np.arange(50)[::-1]),
+    }
+    for what, episodes in others.items():
+        with pytest.raises(PgdiffError, match="`episodes` must be the very rows"):
+            trainer(tmp_path, resume=True).fit(learner(), episodes)
+            pytest.fail(what)
+    # Rows of none of its episodes do not count.
+    unused = changed("observations", slice(2003, 2063))
+    assert trainer(tmp_path, resume=True).fit(learner(), unused)
+
+
+def test_other_arguments_of_the_learner_are_no_resumption(tmp_path: Path) -> None:
+    def value(**arguments: Any) -> TransitionValue:
+        return TransitionValue.from_episodes(episodes, stride=2, width=8, depth=1, **arguments)
+
+    episodes = make_episodes()
+    with pytest.raises(KeyboardInterrupt):
+        trainer(tmp_path, callbacks=[Stop(60)]).fit(value(), episodes)
+    with pytest.raises(PgdiffError, match=r"`expectile` of the learner must be 0\.9, as in .*0\.5"):
+        trainer(tmp_path, resume=True).fit(value(expectile=0.5), episodes)
+    assert trainer(tmp_path, resume=True).fit(value(), episodes)
+
+
+def test_records_of_earlier_versions_are_compared_as_far_as_they_go() -> None:
+    new = {"seed": 0, "data": "ab", "arguments": {"width": 8, "added": 1}, "first_batch": "cd"}
+    folder = Path("step-00000050")
+    check_settings(new, {"seed": 0, "first_batch": "cd"}, folder)
+    check_settings(new, {"seed": 0}, folder)
+    check_settings(new, new | {"arguments": {"width": 8, "removed": 2}}, folder)
+    for old, message in (
+        ({"first_batch": "ef"}, "`episodes` must be the very rows"),
+        ({"data": "gh"}, "`episodes` must be the very rows"),
+        ({"arguments": {"width": 9}}, "`width` of the learner must be 9"),
+        ({"seed": 1}, "`seed` must be 1"),
+    ):
+        with pytest.raises(PgdiffError, match=message):
+            check_settings(new, new | old, folder)
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:

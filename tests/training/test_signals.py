@@ -38,7 +38,7 @@ def fit(folder: Path | None, **settings: Any) -> Regression:
 
 
 @pytest.fixture(autouse=True)
-def _handlers_are_put_back():
+def _handlers_are_put_back(signals_as_in_a_terminal: None):
     before = [signal.getsignal(number) for number in BOTH]
     yield
     assert [signal.getsignal(number) for number in BOTH] == before

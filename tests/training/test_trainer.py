@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pgdiff import Episodes, InverseDynamics, SegmentValue
 from pgdiff.training import Callback, Learner, Trainer, TrainingDiverged
+from pgdiff.training.compiling import compile_errors
 from pgdiff.validation import PgdiffError
 
 
@@ -285,6 +286,44 @@ def test_progress_bar(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Regression" in capsys.readouterr().err
 
 
+def test_threads_are_for_the_time_of_fit_alone() -> None:
+    seen = []
+
+    class Look(Callback):
+        def on_step(self, step: int, metrics: dict[str, float]) -> None:
+            seen.append(torch.get_num_threads())
+            if step == 3:
+                raise RuntimeError("broken")
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for threads in (1, 3, None):
+            with pytest.raises(RuntimeError, match="broken"):
+                trainer(threads=threads, callbacks=[Look()]).fit(Regression(), make_episodes())
+            assert torch.get_num_threads() == 2
+        trainer(threads=1, steps=2).fit(Regression(), make_episodes())
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [1, 1, 1, 3, 3, 3, 2, 2, 2]
+    with pytest.raises(PgdiffError, match="`threads` must be"):
+        trainer(threads=0)
+
+
+def test_a_space_in_a_path_is_named_where_compiling_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from torch._dynamo.exc import TorchDynamoException
+
+    cache = tmp_path / "a b"
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(cache))
+    with pytest.raises(PgdiffError) as error, compile_errors(True):
+        raise TorchDynamoException("CppCompileError: C++ compile error\n\nCommand: g++ ...")
+    assert "torch.compile failed (CppCompileError: C++ compile error)" in str(error.value)
+    assert f"the space in '{cache}'. Set TORCHINDUCTOR_CACHE_DIR to" in str(error.value)
+
+
 def test_compile_calls_the_learner_or_says_that_it_cannot() -> None:
     class Compiled(Regression):
         compiled = False
@@ -324,7 +363,7 @@ def _broken_backend(graph: Any, inputs: Any) -> Any:
 
 def test_without_tensorboard_it_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.warns(UserWarning, match=r"pip install 'pgdiff\[train\]'"):
+    with pytest.warns(UserWarning, match=r"pip install 'pgdiff-rl\[train\]'"):
         trainer(steps=2, folder=tmp_path).fit(Regression(), make_episodes())
     assert [p.name for p in tmp_path.iterdir()] == ["metrics.jsonl"]
 

@@ -171,11 +171,22 @@ def test_old_sets_go_and_one_that_is_lost_is_named(tmp_path: Path) -> None:
         train(tmp_path / "run", MODEL, agent("td3_bc", steps=40), callbacks={"agent": [Stop(30)]})
     # Checkpoints of updates 24 and 27 were there when the set of 28 was made: the set of 24 stays.
     assert sorted({int(file.name[:6]) for file in folder.glob("*.hdf5")}) == [6, 7]
-    assert len(list(folder.iterdir())) == 2 * len(list(folder.glob("*.hdf5")))  # and their caches
+    own = [entry for entry in folder.iterdir() if entry.name != "settings.json"]
+    assert len(own) == 2 * len(list(folder.glob("*.hdf5")))  # and their caches
     for file in folder.glob("*.hdf5"):
         file.unlink()
     with pytest.raises(PgdiffError, match="must be there to go on from update 27"):
         train(tmp_path / "run", MODEL, agent("td3_bc", steps=40), resume=True)
+
+
+def test_sets_of_another_model_are_refused(tmp_path: Path) -> None:
+    """The run's model was trained again while the agent was unfinished."""
+    with pytest.raises((KeyboardInterrupt, TrainingInterrupted)):
+        train(tmp_path / "run", MODEL, agent("td3_bc"), callbacks={"agent": [Stop(5)]})
+    other = replace(MODEL, trainer={"steps": 31, "batch_size": 16})
+    train(tmp_path / "run", other, add=True, overwrite=True)
+    with pytest.raises(PgdiffError, match="`model` must be what the shards"):
+        train(tmp_path / "run", agent("td3_bc"), add=True, resume=True)
 
 
 @pytest.mark.parametrize(

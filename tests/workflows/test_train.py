@@ -65,7 +65,7 @@ def test_stages_end_in_a_finished_run(train, tmp_path: Path) -> None:
     info = train(VALUE, INVERSE, guides=guides, guide="value", planner={"candidates": 4})
     assert info.finished
     assert read_run(tmp_path / "run") == info
-    assert info.data == {"path": "", "steps": 200, "episodes": 10}
+    assert info.data | {"sha256": ""} == {"path": "", "steps": 200, "episodes": 10, "sha256": ""}
     assert isinstance(info.load("value", device="cpu"), TransitionValue)
     assert last_metrics(info, "value")["step"] == 6
     assert last_metrics(info, "nothing") == {}
@@ -213,6 +213,23 @@ def test_an_addition_that_fails_at_once_leaves_the_run_as_it_was(
     info = train(VALUE, add=True, guides={"value": {"scale": 1.0}}, guide="value")
     assert [stage.name for stage in info.stages] == ["inverse_dynamics", "value"]
     assert info.guide == "value"
+
+
+def test_changed_data_are_no_resumption(train, episodes: Episodes, tmp_path: Path) -> None:
+    """Not even where the stages that saw the former rows are finished."""
+    fields = {name: values.copy() for name, values in episodes.fields().items()}
+    fields["observations"][150:156] += 1.0
+    train(VALUE)
+    options = {"folder": tmp_path / "run", "task": TASK, "progress": False, "resume": True}
+    with pytest.raises(PgdiffError, match="`data` must hold the very rows"):
+        train_stages(Episodes.from_arrays(**fields), [VALUE, INVERSE], **options)
+    assert not (tmp_path / "run" / "inverse_dynamics").exists()
+    assert train(VALUE, INVERSE, resume=True).finished
+    # A run of an earlier version knows numbers alone.
+    content = json.loads((tmp_path / "run" / "run.json").read_text())
+    del content["data"]["sha256"]
+    write_json(tmp_path / "run" / "run.json", content)
+    assert train_stages(Episodes.from_arrays(**fields), [VALUE, INVERSE], **options).finished
 
 
 def test_a_later_failure_can_be_resumed(train, tmp_path: Path, monkeypatch) -> None:
