@@ -10,10 +10,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType, Transformer
 from hydra.errors import HydraException
 
+from pgdiff.cli.path_settings import quoted_word
 from pgdiff.cli.places import choices, groups
 from pgdiff.validation import PgdiffError, check_in
 
-PATHS = ("base", "compare", "data", "out", "run")
 # Below these keys a recipe may be given what it does not name itself.
 OPEN_KEYS = ("recipe.stages.", "recipe.planner.", "recipe.guides.")
 
@@ -56,7 +56,7 @@ def parse(words: Sequence[str], *, sweep: bool) -> list[Override]:
     parser = OverridesParser.create()
     found = []
     for word in words:
-        text = _quoted(word, sweep)
+        text = quoted_word(word, sweep=sweep)
         if word.startswith("-"):
             raise PgdiffError(f"`{word}` is no setting. Settings are written KEY=VALUE.")
         try:
@@ -90,15 +90,6 @@ def parse(words: Sequence[str], *, sweep: bool) -> list[Override]:
             )
         )
     return found
-
-
-def _quoted(word: str, sweep: bool) -> str:
-    key, equals, value = word.partition("=")
-    plain = key not in PATHS or not equals or not value or value == "null"
-    if plain or value[0] in "'\"" or (sweep and "," in value):
-        return word
-    escaped = value.replace("\\", "\\\\") if value.endswith("\\") else value
-    return f"{key}='{escaped.replace(chr(39), chr(92) + chr(39))}'"
 
 
 def base_words(command: str, overrides: Sequence[Override]) -> Iterator[list[str]]:
