@@ -7,7 +7,7 @@ from itertools import product
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import OverrideType, Transformer
+from hydra.core.override_parser.types import OverrideType, QuotedString, Transformer
 from hydra.errors import HydraException
 
 from pgdiff.cli.path_settings import quoted_word
@@ -75,7 +75,7 @@ def parse(words: Sequence[str], *, sweep: bool) -> list[Override]:
         values = None
         if swept:
             values = (
-                tuple(override.sweep_iterator(transformer=Transformer.identity))
+                tuple(map(_plain, override.sweep_iterator(transformer=Transformer.identity)))
                 if override.is_choice_sweep()
                 else ()
             )
@@ -90,6 +90,10 @@ def parse(words: Sequence[str], *, sweep: bool) -> list[Override]:
             )
         )
     return found
+
+
+def _plain(value: Any) -> Any:
+    return value.text if isinstance(value, QuotedString) else value
 
 
 def base_words(command: str, overrides: Sequence[Override]) -> Iterator[list[str]]:

@@ -63,7 +63,7 @@ def quoted_word(word: str, *, sweep: bool) -> str:
         return word
     if not is_path(name):
         # {policy: {agent: PATH}}: here a path ends at a comma or a brace.
-        inner = _IN_MAPPING.sub(lambda m: f"{m[1]}{m[2]}{_quoted(m[3].rstrip())}", value)
+        inner = _IN_MAPPING.sub(lambda m: f"{m[1]}{m[2]}{quoted(m[3].rstrip())}", value)
         return f"{key}={inner}" if value[0] == "{" else word
     if sweep and _SWEEP_FUNCTION.match(value):
         return word
@@ -85,15 +85,15 @@ def _value(value: str, *, several: bool) -> str:
         return value
     if several and value[0] + value[-1] == "[]" and not Path(value).exists():
         return f"[{','.join(map(_element, _split(value[1:-1])))}]"
-    return _quoted(value)
+    return quoted(value)
 
 
 def _element(value: str) -> str:
     value = value.strip()
-    return value if value[:1] in ("'", '"') else _quoted(value)
+    return value if value[:1] in ("'", '"') else quoted(value)
 
 
-def _quoted(path: str) -> str:
+def quoted(path: str) -> str:
     """Quote a text for Hydra: backslashes count before a quote, at the end, and before `${`."""
     pieces, last = [], 0
     for match in _INTERPOLATION.finditer(path):
