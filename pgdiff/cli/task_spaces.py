@@ -13,6 +13,7 @@ from gymnasium.spaces import Box, Dict, Space, flatdim
 
 from pgdiff.cli.tasks import same_id
 from pgdiff.data import Episodes, ObservationLayout
+from pgdiff.data.selection import selected
 from pgdiff.registry import registered
 from pgdiff.validation import PgdiffError
 from pgdiff.workflows.stages import Stage
@@ -152,14 +153,13 @@ def _warn_outside(episodes: Episodes, spaces: TaskSpaces) -> None:
     """Warn of recorded actions that the task does not have."""
     space: Any = spaces.action
     slack = 1e-3 * (space.high - space.low)
-    outside = ((episodes.actions < space.low - slack) | (episodes.actions > space.high + slack)).any(
-        axis=1
-    )
+    actions = selected(episodes, "actions")
+    outside = ((actions < space.low - slack) | (actions > space.high + slack)).any(axis=1)
     if outside.any():
         row = int(np.argmax(outside))
         warnings.warn(
             f"`actions` must lie within the action space of '{spaces.env_id}', {space}. Got "
-            f"{episodes.actions[row].tolist()} in row {row} and {int(outside.sum()) - 1} more rows "
+            f"{actions[row].tolist()} in row {row} and {int(outside.sum()) - 1} more rows "
             "outside: agents learn actions that are clipped when they act.",
             UserWarning,
             stacklevel=2,

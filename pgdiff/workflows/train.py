@@ -12,20 +12,24 @@ from typing import Any
 import torch
 
 from pgdiff.data import Episodes
+from pgdiff.data.selection import selected
 from pgdiff.guides.steered import steering_mask
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.planning.from_run import MODEL, RUN, PathLike, RunInfo, StageRecord, read_run
+from pgdiff.planning.guide_kinds import PARTS as GUIDE_PARTS
 from pgdiff.planning.past import check_context
 from pgdiff.planning.run_guides import check_guide
+from pgdiff.planning.settings import PARTS as PLANNER_PARTS
 from pgdiff.planning.settings import check_planner
 from pgdiff.plotting import loss_picture
+from pgdiff.registry import with_module
 from pgdiff.saving import library_version
 from pgdiff.training import Callback, Learner, Trainer, TrainingInterrupted
 from pgdiff.training.stopping import StopSignals
 from pgdiff.validation import PgdiffError, check_in, check_seed
 from pgdiff.workflows.regeneration import Regenerate, Regeneration
 from pgdiff.workflows.runs import claim, logs, remove, write_run
-from pgdiff.workflows.stages import Stage, check_examples
+from pgdiff.workflows.stages import PARTS, Stage, check_examples
 
 
 def train_stages(
@@ -86,31 +90,43 @@ def train_stages(
     check_seed("seed", seed)
     for name in callbacks or {}:
         check_in("callbacks", name, [stage.name for stage in stages])
+    least_reward = float(selected(episodes, "rewards").min())
     asked = RunInfo(
         path=Path(folder),
         task=dict(task),
         recipe=recipe,
         seed=seed,
-        data={"path": str(data), "steps": episodes.steps, "episodes": len(episodes)},
+        data={
+            "path": str(data),
+            "steps": episodes.steps,
+            "episodes": len(episodes),
+            "least_reward": least_reward,
+        },
         stages=tuple(
             StageRecord(
                 name=stage.name,
                 learner=stage.learner,
-                arguments=dict(stage.arguments),
+                arguments=_with_modules(stage.arguments, {name: name for name in PARTS}),
                 trainer=dict(stage.trainer),
                 seed=seed,
                 synthetic=dict(stage.synthetic),
             )
             for stage in stages
         ),
-        planner=dict(planner or {}),
-        guides={name: dict(settings or {}) for name, settings in (guides or {}).items()},
+        planner=_with_modules(planner or {}, PLANNER_PARTS),
+        guides={
+            name: _with_modules(settings or {}, GUIDE_PARTS)
+            for name, settings in (guides or {}).items()
+        },
         guide=guide,
         version=library_version(),
     )
     _check(asked)
     info = claim(asked, add=add, resume=resume, overwrite=overwrite)
-    steering = [check_guide(name, settings, info.stages) for name, settings in asked.guides.items()]
+    steering = [
+        check_guide(name, settings, info.stages, least_reward=least_reward)
+        for name, settings in asked.guides.items()
+    ]
     done = {record.name for record in info.stages if record.finished}
     jobs = [
         _prepare(
@@ -166,6 +182,14 @@ def train_stages(
                     step=job.trainer.step,
                 )
     return info
+
+
+def _with_modules(settings: Mapping[str, Any], kinds: Mapping[str, str]) -> dict[str, Any]:
+    """Settings by name, in which parts of other packages say their module; see `with_module`."""
+    return {
+        key: with_module(kinds[key], value) if key in kinds else value
+        for key, value in settings.items()
+    }
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,14 @@ def test_a_malformed_word(pgdiff, word: str, message: str) -> None:
 
 ODD_PATHS = [
     *("plain/a.hdf5", "a=b,c d[0]{1}(2).hdf5", "it's.hdf5", "runs/x=1,y=2", "1e3", "a\\b", "b\\"),
-    *("données/é=ü.zip", 'say "hi".zip', "100%.zip", "$HOME${a", "a#b:c;d&e!@*?|<>~`^+.zip", "null.zip"),
+    *(
+        "données/é=ü.zip",
+        'say "hi".zip',
+        "100%.zip",
+        "$HOME${a",
+        "a#b:c;d&e!@*?|<>~`^+.zip",
+        "null.zip",
+    ),
 ]
 WITH_SETTINGS = [name for name, (_, takes_path, _) in COMMANDS.items() if not takes_path]
 
