@@ -33,8 +33,8 @@ def load_folder_agent(
     agent = load_learner(folder, device=device)
     if not isinstance(agent, OfflineAgent):
         raise PgdiffError(
-            f"'{folder}' must hold an agent, which acts. Got a {type(agent).__name__}, which has "
-            "no policy: pass the folder of an agent, such as RUN/iql, or a zip of Stable-Baselines3."
+            f"'{folder}' must hold an agent, which acts. Got a {type(agent).__name__}, without a "
+            "policy: pass the folder of an agent, such as RUN/iql, or a zip of Stable-Baselines3."
         )
     return agent
 

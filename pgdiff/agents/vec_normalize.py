@@ -162,9 +162,9 @@ def read_vec_normalize(path: str | os.PathLike[str]) -> VecNormalizeStatistics |
 
 def _dictionaries(where: str) -> PgdiffError:
     return PgdiffError(
-        f"{where} must normalise observations that are arrays. It normalises dictionaries, which "
-        "no agent here takes: train the agent in gymnasium.wrappers.FlattenObservation(env), with an "
-        "MlpPolicy, and save its VecNormalize again."
+        f"{where} must normalise observations that are arrays. It normalises dictionaries, "
+        "which no agent here takes: train the agent in an environment within "
+        "gymnasium.wrappers.FlattenObservation, and save its VecNormalize again."
     )
 
 

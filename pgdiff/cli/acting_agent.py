@@ -45,17 +45,17 @@ class ActingAgent:
 def acting_agent(settings: dict[str, Any], run: RunInfo) -> ActingAgent | None:
     """Return the agent that is to act; None where a planner is.
 
-    That is the agent that `agent` names, else the only one of a run that cannot plan.
+    That is the agent that `stage` names, else the only one of a run that cannot plan.
 
     Raises:
         PgdiffError: no such agent; a run that has neither a model to plan with nor one agent;
             settings of a planner or of guides for a run that has no planner.
     """
     agents = [stage for stage in run.stages if _is_agent(stage)]
-    chosen = settings["agent"]
+    chosen = settings["stage"]
     if chosen is None and _plans(run):
         if settings["member"] is not None:
-            raise PgdiffError(f"`agent` must be given with `member`. Got {settings['member']}.")
+            raise PgdiffError(f"`stage` must be given with `member`. Got {settings['member']}.")
         return None
     record = _chosen(run, agents, chosen)
     _check_no_planner(settings, record)
@@ -97,13 +97,13 @@ def _chosen(run: RunInfo, agents: list[StageRecord], chosen: Any) -> StageRecord
     names = [stage.name for stage in agents]
     if chosen is not None:
         if not names:
-            raise PgdiffError(f"`agent` must be left out: '{run.path}' has none. Got '{chosen}'.")
-        return agents[names.index(check_in("agent", str(chosen), names))]
+            raise PgdiffError(f"`stage` must be left out: '{run.path}' has no agent. Got '{chosen}'.")
+        return agents[names.index(check_in("stage", str(chosen), names))]
     if len(agents) == 1:
         return agents[0]
     if agents:
         raise PgdiffError(
-            f"`agent` must be given for '{run.path}', which has several: one of "
+            f"`stage` must be given for '{run.path}', which has several agents: one of "
             f"{', '.join(names)}. Got null."
         )
     held = ", ".join(f"{stage.name} ({stage.learner})" for stage in run.stages)

@@ -137,7 +137,7 @@ def _agents(settings: dict[str, Any], files: Sequence[Path]) -> list[Any]:
 
 
 def _fingerprint(agent: Path) -> str:
-    """SHA-256 of an agent's file; of a folder that of its manifest, which has those of its files."""
+    """SHA-256 of an agent's file, or of the manifest of its folder, which has the files' sums."""
     file = agent_folder(agent) / MANIFEST if agent.is_dir() else agent
     return hashlib.sha256(file.read_bytes()).hexdigest()
 

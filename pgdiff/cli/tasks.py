@@ -140,7 +140,8 @@ def _told(words: Sequence[str]) -> str:
         return name
     own = _configuration(CUSTOM)
     numbers = ", ".join(f"{key} {own[key]}" for key in OF_THE_TASK)
-    return f"{words[-1].partition('=')[2].strip(chr(39))} ({numbers}, unless task.horizon=N and so on say other)"
+    env_id = words[1].partition("=")[2].strip("'")
+    return f"{env_id} ({numbers}; change them by task.horizon=N and so on)"
 
 
 def _configuration(name: str) -> dict[str, Any]:

@@ -152,7 +152,7 @@ def test_a_recipe_can_be_given_more_and_less() -> None:
 def test_every_task_of_the_environments_has_a_configuration() -> None:
     from pgdiff_envs import TASKS
 
-    assert set(choices("task")) == {*TASKS, "hopper", "walker2d", "halfcheetah"}
+    assert set(choices("task")) == {*TASKS, "hopper", "walker2d", "halfcheetah", "custom"}
     for name, task in TASKS.items():
         found = settings("collect", [f"task={name}"])["task"]
         assert found["name"] == name
