@@ -97,7 +97,9 @@ def _chosen(run: RunInfo, agents: list[StageRecord], chosen: Any) -> StageRecord
     names = [stage.name for stage in agents]
     if chosen is not None:
         if not names:
-            raise PgdiffError(f"`stage` must be left out: '{run.path}' has no agent. Got '{chosen}'.")
+            raise PgdiffError(
+                f"`stage` must be left out, because '{run.path}' has no agent. Got '{chosen}'."
+            )
         return agents[names.index(check_in("stage", str(chosen), names))]
     if len(agents) == 1:
         return agents[0]

@@ -1,5 +1,6 @@
 """Which task a command is about, where the user names an environment or data in its place."""
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,7 +25,8 @@ OF_THE_TASK = ("horizon", "stride", "discount")
 _LONGEST_ID = 200
 
 
-def known_tasks() -> dict[str, str]:
+@functools.cache
+def known_tasks() -> Mapping[str, str]:
     """Return the tasks of this package: the environment's id of each by its name."""
     return {name: str(_configuration(name)["id"]) for name in choices("task") if name != CUSTOM}
 

@@ -123,6 +123,8 @@ def train_stages(
     )
     _check(asked)
     info = claim(asked, add=add, resume=resume, overwrite=overwrite)
+    if add:
+        _check_model(info, episodes)
     steering = [
         check_guide(name, settings, info.stages, least_reward=least_reward)
         for name, settings in asked.guides.items()
@@ -208,6 +210,22 @@ def _check(info: RunInfo) -> None:
     check_planner(info.planner)
     if info.guide is not None:
         check_in("guide", info.guide, info.guides)
+
+
+def _check_model(info: RunInfo, episodes: Episodes) -> None:
+    """Refuse to add stages that learn from other observations than the run's model has."""
+    record = info.stage(MODEL)
+    if record is None or not record.finished:
+        return
+    model = info.load(MODEL, device="cpu")
+    if not isinstance(model, TrajectoryDiffusion):
+        return
+    wanted, got = dict(model.layout.fields)["observations"], episodes.observations.shape[1]
+    if wanted != got:
+        raise PgdiffError(
+            f"`data` must have the observations that the model of '{info.path}' was trained on, of "
+            f"{wanted} features. Got {got}. Pass the recording of that run."
+        )
 
 
 def _prepare(
