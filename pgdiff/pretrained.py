@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 from torch import nn
 
-from pgdiff.registry import from_config, registered, to_config
+from pgdiff.registry import check_imported, from_config, registered, to_config
 from pgdiff.saving import load_folder, load_weights, resolve_device, save_folder
 from pgdiff.validation import PgdiffError, check_seed
 
@@ -90,6 +90,8 @@ def load_learner(
     name = described.get("name") if isinstance(described, dict) else described
     for home in _HOMES:
         importlib.import_module(home)
+    if isinstance(described, dict):
+        check_imported("learner", described)
     kinds = sorted(registered("learner"))
     if not isinstance(described, dict) or name not in kinds:
         raise PgdiffError(

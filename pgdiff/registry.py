@@ -14,6 +14,11 @@ from torch import Tensor
 from pgdiff.validation import PgdiffError, nearest
 
 AnyClass = TypeVar("AnyClass", bound=type)
+_HOME = __name__.partition(".")[0]
+_MODULE = "import"
+"""Key of a configuration that names the module of a part that is not this package's. No argument
+can be called so, for it is a keyword of Python. It is for messages: nothing is imported by it."""
+_OWN_KEYS = ("name", "kind", _MODULE)
 _REGISTRY: dict[str, dict[str, type]] = {}
 _NAMES: dict[type, tuple[str, str]] = {}
 
@@ -84,8 +89,10 @@ def create(kind: str, name: str, **kwargs: Any) -> Any:
 def to_config(obj: object) -> dict[str, Any]:
     """Return `{"name": ..., **arguments}` of a registered object, all of it JSON-able.
 
-    An argument that is itself a registered object becomes such a dict with its "kind" added; a
-    tuple or a tensor of one dimension becomes a list, which comes back as a tuple.
+    Of a class that is not this package's, `"import"` has the module that registers it, as text:
+    where it is not imported, `from_config` says which module to import, and never imports it
+    itself. An argument that is itself a registered object becomes such a dict with its "kind"
+    added; a tuple or a tensor of one dimension becomes a list, which comes back as a tuple.
 
     Raises:
         PgdiffError: the class is not registered, or an argument cannot be written as JSON.
@@ -97,6 +104,8 @@ def to_config(obj: object) -> dict[str, Any]:
         )
     _, name = _NAMES[cls]
     config: dict[str, Any] = {"name": name}
+    if _is_foreign(cls):
+        config[_MODULE] = cls.__module__
     for key in _parameters(cls):
         config[key] = _encode(getattr(obj, key), f"{name}.{key}")
     return config
@@ -106,14 +115,53 @@ def from_config(kind: str, config: Mapping[str, Any]) -> Any:
     """Build the object that `to_config` described.
 
     Raises:
-        PgdiffError: unknown name or argument (with the nearest right one), or a missing argument.
+        PgdiffError: unknown name or argument (with the nearest right one, or the module to import
+            first), or a missing argument.
     """
     if not isinstance(config, Mapping) or not isinstance(config.get("name"), str):
         raise PgdiffError(f"A {kind}'s configuration must be a dict with a 'name'. Got {config!r}.")
-    arguments = {
-        str(key): _decode(value) for key, value in config.items() if key not in ("name", "kind")
-    }
+    check_imported(kind, config)
+    arguments = {str(key): _decode(value) for key, value in config.items() if key not in _OWN_KEYS}
     return create(kind, config["name"], **arguments)
+
+
+def check_imported(kind: str, config: Mapping[str, Any]) -> None:
+    """Raise an error that names the module to import, if a part's class is not registered yet.
+
+    Args:
+        kind: what the part is a choice of.
+        config: as `to_config` made it.
+    """
+    name, module = config.get("name"), config.get(_MODULE)
+    if name in _REGISTRY.get(kind, {}) or not isinstance(module, str):
+        return
+    shown = module[:100].encode("unicode_escape").decode("ascii")
+    mend = (
+        "Define it in this program too, with the same @register"
+        if module == "__main__"
+        else f"Import that module first (import {shown})"
+    )
+    raise PgdiffError(
+        f"The {kind} '{name}' must be registered before it is read. It was saved from a class of "
+        f"the module '{shown}', and no module is imported because a file names it. {mend}."
+    )
+
+
+def with_module(kind: str, value: Any) -> Any:
+    """Return a part's name or configuration with the module of a class that is not this package's.
+
+    Args:
+        kind: what the part is a choice of.
+        value: a name, or `{"name": ..., ...}`; anything else is returned as it is.
+    """
+    config = {"name": value} if isinstance(value, str) else value
+    name = config.get("name") if isinstance(config, Mapping) else None
+    cls = _REGISTRY.get(kind, {}).get(name) if isinstance(name, str) else None
+    return value if cls is None or not _is_foreign(cls) else {**config, _MODULE: cls.__module__}
+
+
+def _is_foreign(cls: type) -> bool:
+    return cls.__module__.partition(".")[0] != _HOME
 
 
 def _identity(cls: type) -> tuple[str, str]:

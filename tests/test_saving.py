@@ -14,8 +14,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from pgdiff import saving
-from pgdiff.registry import create, from_config, register, registered, to_config
+from pgdiff import registry, saving
+from pgdiff.registry import (
+    create,
+    from_config,
+    register,
+    registered,
+    to_config,
+    with_module,
+)
 from pgdiff.saving import load_folder, load_weights, resolve_device, save_folder
 from pgdiff.validation import PgdiffError
 
@@ -69,9 +76,10 @@ def test_registry_round_trip_through_json(members: Any, options: Any) -> None:
 
 
 def test_config_of_a_part_and_of_a_network() -> None:
-    assert to_config(Circle(2.0)) == {"name": "circle", "radius": 2.0, "label": "round"}
+    own = {"name": "circle", "import": __name__, "label": "round"}
+    assert to_config(Circle(2.0)) == {**own, "radius": 2.0}
     inner = to_config(Group((Circle(1.0),)))["members"][0]
-    assert inner == {"kind": "test_shape", "name": "circle", "radius": 1.0, "label": "round"}
+    assert inner == {**own, "kind": "test_shape", "radius": 1.0}
     rebuilt = from_config("test_network", to_config(Tiny(width=5)))
     assert isinstance(rebuilt, Tiny) and rebuilt.width == 5
     assert set(registered("test_shape")) == {"circle", "group"}
@@ -95,6 +103,38 @@ def test_config_of_a_part_and_of_a_network() -> None:
 def test_wrong_configurations_are_refused(kind: str, config: Any, message: str) -> None:
     with pytest.raises(PgdiffError, match=message):
         from_config(kind, config)
+
+
+@pytest.mark.parametrize("kind", ["denoiser", "solver", "noise_schedule", "normalizer", "learner"])
+@pytest.mark.parametrize(
+    ("module", "mend"),
+    [("my_parts.networks", "import my_parts.networks"), ("__main__", "Define it in this program")],
+)
+def test_a_part_of_ones_own_names_its_module(
+    kind: str, module: str, mend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As text: what is read never imports it."""
+
+    @dataclass(frozen=True)
+    class Own:
+        width: int = 3
+
+    Own.__module__ = module
+    known = dict(registry._REGISTRY.get(kind, {}))
+    with monkeypatch.context() as patch:
+        patch.setitem(registry._REGISTRY, kind, {**known, "own": Own})
+        patch.setitem(registry._NAMES, Own, (kind, "own"))
+        config = json.loads(json.dumps(to_config(Own(5))))
+        assert config == {"name": "own", "import": module, "width": 5}
+        assert from_config(kind, config) == Own(5)
+        assert with_module(kind, "own") == {"name": "own", "import": module}
+        assert with_module(kind, {"name": "own", "width": 4}) == {**config, "width": 4}
+    monkeypatch.setitem(registry._REGISTRY, kind, known)
+    with pytest.raises(PgdiffError) as caught:
+        from_config(kind, config)
+    assert "my_parts" not in sys.modules
+    assert f"The {kind} 'own' must be registered" in str(caught.value)
+    assert f"the module '{module}'" in str(caught.value) and mend in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -106,9 +106,10 @@ class Cloning(OfflineAgent):
             width: see the class.
             depth: see the class.
             normalizer: "standard" or "limits", of observations.
-            action_low: bounds of actions; -1, or the least recorded value where it is lower, if
-                None.
-            action_high: likewise 1, or the greatest.
+            action_low: least value of each feature of an action, `env.action_space.low`: the agent
+                never acts below. None takes -1, or the least recorded value where it is lower,
+                and warns where the recorded actions fill less than half of that.
+            action_high: likewise `env.action_space.high`; None takes 1, or the greatest.
             seed: of the first weights.
 
         Raises:

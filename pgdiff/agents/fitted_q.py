@@ -120,7 +120,7 @@ class FittedQ(Pretrained):
         check_flat(episodes)
         acting = PolicyActions(policies, deterministic=deterministic, seed=seed)
         check_range("discount", discount, low=0, high=1, open_low=True, open_high=True)
-        low, high = recorded_bounds(episodes, None, None)
+        low, high = recorded_bounds(episodes, None, None, acts=False)
         rewards = selected(episodes, "rewards").astype(np.float64)
         settings: dict[str, Any] = {
             "normalizer": fit_normalizer(normalizer, [selected(episodes, "observations")]),

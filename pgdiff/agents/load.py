@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from torch import nn
 from pgdiff.agents.agent import Agent
 from pgdiff.agents.archive import read_file, read_members
 from pgdiff.agents.families import FAMILIES, build_policy, read_sizes
+from pgdiff.agents.folders import load_folder_agent
+from pgdiff.agents.offline import OfflineAgent
 from pgdiff.agents.spaces import choose_box
 from pgdiff.agents.vec_normalize import read_vec_normalize
 from pgdiff.agents.weights import read_weights
@@ -38,8 +41,10 @@ def load(
     activation: str | type[nn.Module] | None = None,
     vec_normalize: str | os.PathLike[str] | None = None,
     device: str | torch.device = "auto",
-) -> Agent:
-    """Load an agent that Stable-Baselines3 or sb3-contrib saved: SAC, TD3, DDPG, TQC, PPO or A2C.
+) -> Agent | OfflineAgent:
+    """Load an agent that Stable-Baselines3 or sb3-contrib saved, or one that this package trained.
+
+    The former are SAC, TD3, DDPG, TQC, PPO and A2C; the latter IQL, TD3+BC and cloning.
 
     Nothing in the file is run. Weights come from its `policy.pth`, and with their shapes the sizes
     and numbers of layers, critics and quantiles. The rest is plain text of its JSON, whose pickles
@@ -48,7 +53,9 @@ def load(
 
     Args:
         source: the zip; or a live model of Stable-Baselines3 (`Agent.of`), whose weights are
-            shared, and with which only `vec_normalize` is an argument.
+            shared, and with which only `vec_normalize` is an argument; or the folder of an agent
+            that this package trained, or of a run with one such agent, with which only `device` is
+            an argument.
         observation_space: instead of the one that the file prints.
         action_space: instead of the one that the file prints, which has eight decimals.
         algorithm: instead of what the file says.
@@ -63,17 +70,18 @@ def load(
         PgdiffError: a file that is absent, damaged, hostile, or of an agent of another kind. The
             message names the fault, and the argument that mends it where one does.
     """
+    given = {
+        "observation_space": observation_space,
+        "action_space": action_space,
+        "algorithm": algorithm,
+        "activation": activation,
+    }
+    if isinstance(source, str | os.PathLike) and Path(source).is_dir():
+        _check_left_out(given | {"vec_normalize": vec_normalize}, "the folder of an agent")
+        return load_folder_agent(source, device=device)
     statistics = None if vec_normalize is None else read_vec_normalize(vec_normalize)
     if not isinstance(source, str | os.PathLike):
-        given = {
-            "observation_space": observation_space,
-            "action_space": action_space,
-            "algorithm": algorithm,
-            "activation": activation,
-            "device": None if device == "auto" else device,
-        }
-        if extra := next((name for name, value in given.items() if value is not None), None):
-            raise PgdiffError(f"`{extra}` must be left out with a live model, which has its own.")
+        _check_left_out(given | {"device": None if device == "auto" else device}, "a live model")
         return Agent.of(source, vec_normalize=statistics)
     where = os.fspath(source)
     members = read_members(
@@ -114,6 +122,11 @@ def load(
         name = "DDPG"  # of the same policy class, with one critic
     agent = Agent(policy, algorithm=name, vec_normalize=statistics)
     return agent.to(resolve_device(device)).eval()
+
+
+def _check_left_out(given: Mapping[str, object], what: str) -> None:
+    if extra := next((name for name, value in given.items() if value is not None), None):
+        raise PgdiffError(f"`{extra}` must be left out with {what}, which has its own.")
 
 
 def _existing(path: Path) -> Path:

@@ -202,6 +202,7 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
     "NEWFALSE": lambda: False,
     "EMPTY_LIST": list,
     "EMPTY_DICT": dict,
+    "EMPTY_SET": list,  # what is in it is never looked up
     "EMPTY_TUPLE": tuple,
 }
 _METHODS: dict[str, Callable[[_Machine, Any], None]] = {
@@ -215,6 +216,8 @@ _METHODS: dict[str, Callable[[_Machine, Any], None]] = {
     "TUPLE3": lambda machine, _: machine.take_tuple(3),
     "APPEND": lambda machine, _: machine.extend([machine.pop()]),
     "APPENDS": lambda machine, _: machine.extend(machine.above_mark()),
+    "ADDITEMS": lambda machine, _: machine.extend(machine.above_mark()),
+    "FROZENSET": _Machine.take_marked_tuple,
     "SETITEM": lambda machine, _: machine.update([machine.pop(), machine.pop()][::-1]),
     "SETITEMS": lambda machine, _: machine.update(machine.above_mark()),
     # `pickletools` joins module and name by a space.

@@ -7,10 +7,11 @@ from typing import Any, Protocol
 import numpy as np
 from jaxtyping import Float
 
+from pgdiff.agents.load import load
 from pgdiff.agents.offline import OfflineAgent
 from pgdiff.data import Episodes
 from pgdiff.data.transitions import successors
-from pgdiff.pretrained import load_learner, seeded_torch
+from pgdiff.pretrained import seeded_torch
 from pgdiff.validation import PgdiffError, check_seed
 
 _BLOCK_ROWS = 16_384
@@ -31,8 +32,8 @@ class PolicyActions:
     """Policies, and their actions along one recording, which are kept. Copies share both.
 
     Args:
-        policies: anything with `predict`; a folder that holds a saved agent stands for all its
-            members.
+        policies: anything with `predict`, or the path of an agent's file or folder; a folder of
+            an agent that this package trained stands for all its members.
         deterministic: handed to `predict`.
         seed: of what they draw, where they draw from PyTorch's generator on the CPU, as
             Stable-Baselines3's policies do, or are agents of this package.
@@ -103,11 +104,9 @@ class PolicyActions:
 
 def _opened(policy: PolicyLike) -> Sequence[Policy]:
     if isinstance(policy, str | os.PathLike):
-        agent = load_learner(policy)
+        agent = load(policy)
         if not isinstance(agent, OfflineAgent):
-            raise PgdiffError(
-                f"`policies` must hold agents. Got a {type(agent).__name__} in '{policy}'."
-            )
+            return [agent]
         return [agent.member(index) for index in range(agent.members)]
     if not callable(getattr(policy, "predict", None)):
         raise PgdiffError(f"`policies` must have `predict`. Got a {type(policy).__name__}.")

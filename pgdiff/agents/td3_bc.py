@@ -32,7 +32,9 @@ class TD3BC(ActorCritic):
         members: number of members; see `OfflineAgent`.
         discount: gamma, in (0, 1).
         alpha: weight of the critic in the actor's loss, at least 0: 0 clones the behaviour.
-        policy_noise: deviation of the noise that smooths the target, with actions in [-1, 1].
+        policy_noise: deviation of the noise that smooths the target, with actions in [-1, 1]: 0.2
+            is a tenth of the range from `action_low` to `action_high`, as in the paper where these
+            are the bounds of the action space.
         noise_clip: bound of that noise.
         policy_delay: steps between two moves of the actor and of the slow copies.
         slow: share of the networks that their slow copies take on at a time.
@@ -121,9 +123,10 @@ class TD3BC(ActorCritic):
             width: see the class.
             depth: see the class.
             normalizer: "standard" or "limits", of observations.
-            action_low: bounds of actions; -1, or the least recorded value where it is lower, if
-                None.
-            action_high: likewise 1, or the greatest.
+            action_low: least value of each feature of an action, `env.action_space.low`: the agent
+                never acts below. None takes -1, or the least recorded value where it is lower,
+                and warns where the recorded actions fill less than half of that.
+            action_high: likewise `env.action_space.high`; None takes 1, or the greatest.
             seed: of the first weights.
 
         Raises:

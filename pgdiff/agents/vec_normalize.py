@@ -20,7 +20,11 @@ _ARRAYS = ("numpy.core", "numpy._core")  # before and since NumPy 2
 _RECONSTRUCT = frozenset(f"{core}.multiarray._reconstruct" for core in _ARRAYS)
 _FROM_BUFFER = frozenset(f"{core}.numeric._frombuffer" for core in _ARRAYS)
 _SCALAR = frozenset(f"{core}.multiarray.scalar" for core in _ARRAYS)
-_SPACES = ("box.Box", "dict.Dict", "discrete.Discrete", "multi_discrete.MultiDiscrete")
+_SPACES = (
+    *("box.Box", "dict.Dict", "discrete.Discrete", "multi_binary.MultiBinary"),
+    *("multi_discrete.MultiDiscrete", "sequence.Sequence", "text.Text", "tuple.Tuple"),
+)
+_COLLECTIONS = ("frozenset", "list", "set", "tuple")
 _NAMES = frozenset(
     {
         _VEC_NORMALIZE,
@@ -43,6 +47,8 @@ _NAMES = frozenset(
         "numpy.random.bit_generator.__pyx_unpickle_SeedSequence",
         "collections.OrderedDict",
         "collections.deque",
+        # Keys of a Dict, as some versions keep them.
+        *(f"{module}.{kind}" for module in ("builtins", "__builtin__") for kind in _COLLECTIONS),
     }
 )
 _DTYPES = frozenset({"f4", "f8", "i4", "i8", "u4", "u8"})
@@ -156,7 +162,9 @@ def read_vec_normalize(path: str | os.PathLike[str]) -> VecNormalizeStatistics |
 
 def _dictionaries(where: str) -> PgdiffError:
     return PgdiffError(
-        f"{where} normalises observations that are dictionaries. Agents guide through flat ones."
+        f"{where} must normalise observations that are arrays. It normalises dictionaries, "
+        "which no agent here takes: train the agent in an environment within "
+        "gymnasium.wrappers.FlattenObservation, and save its VecNormalize again."
     )
 
 

@@ -19,6 +19,8 @@ _STORAGES = {
     "torch.BFloat16Storage": torch.bfloat16,
 }
 _META = frozenset({"_metadata"})
+_OLDER = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+"""Within its first bytes a file of PyTorch's older format has this magic number, as a pickle."""
 _MAX_NUMBER = 2**40
 _MAX_TENSORS = 2000
 _NAMES = frozenset({_DICTIONARY, _TENSOR, *_STORAGES})
@@ -49,6 +51,12 @@ def read_weights(data: bytes, *, where: str) -> dict[str, Tensor]:
         PgdiffError: no such file, or a damaged one; anything in it but floating-point tensors by
             name; a tensor that claims more than the file holds, or that is NaN or infinite.
     """
+    if _OLDER in data[:32]:
+        raise PgdiffError(
+            f"'{where}' is in the format of PyTorch before 1.6, which is not read because it "
+            "cannot be checked before it is opened. If you trust the file, load the agent with "
+            "Stable-Baselines3 and save it again: model = SAC.load(PATH); model.save(PATH)."
+        )
     if not data.startswith(b"PK"):
         raise PgdiffError(
             f"'{where}' must be a zip archive, which torch.save writes. It is something else (a "

@@ -2,6 +2,7 @@
 
 import importlib.util
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import numpy as np
 
 from pgdiff.cli.environments import make_env
 from pgdiff.cli.mixes import check_choice, record_agents, speed_line
+from pgdiff.cli.overrides import parse
+from pgdiff.cli.tasks import check_named, task_named
 from pgdiff.cli.values import flag, path, swept
 from pgdiff.plotting import coverage_picture
 from pgdiff.plotting.views import position_of
@@ -18,8 +21,15 @@ from pgdiff.validation import PgdiffError, check_positive_int, check_range, chec
 from pgdiff.workflows.collect import collect
 
 
+def prepare(words: Sequence[str], *, sweep: bool) -> list[str]:
+    """Add the words that say the task, where the user names an environment alone."""
+    given = {override.key: override for override in parse(words, sweep=sweep)}
+    return [*words, *(task_named(given) or [])]
+
+
 def run(settings: dict[str, Any]) -> int:
     """Record, draw, and say what was recorded."""
+    check_named(settings["task"])
     name = settings["task"]["name"]
     if settings["policy"] is not None:
         name = f"{name}-{settings['mix']['name']}"
@@ -29,6 +39,8 @@ def run(settings: dict[str, Any]) -> int:
     steps = check_positive_int("steps", settings["steps"])
     seed = check_seed("seed", settings["seed"])
     check_range("noise", settings["noise"], low=0.0)
+    if settings["task"]["id"] is None:
+        raise PgdiffError("`task.id` must be the id of an environment to record in. Got null.")
     env = make_env(settings["task"]["id"])
     try:
         check_choice(settings, env)

@@ -106,10 +106,7 @@ def _by_name(files: list[Path]) -> dict[str, Episodes]:
 
 
 def _agent(name: str, source: Path) -> Any:
-    # Beside the data, which are there.
-    agent = load_learner(source, device="cpu") if source.is_dir() else load(source, device="cpu")
-    if not hasattr(agent, "log_prob"):
-        raise PgdiffError(
-            f"`{name}` must have a density of actions, log_prob. Got a {type(agent).__name__}."
-        )
-    return agent
+    try:
+        return load(source, device="cpu")  # beside the data, which are there
+    except PgdiffError as error:
+        raise PgdiffError(f"`{name}`: {error}") from error

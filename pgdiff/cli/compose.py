@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from pgdiff.cli.overrides import Override, base_words, check_keys, parse
+from pgdiff.cli.path_settings import is_path
 from pgdiff.cli.places import CONFIG_DIR, groups
 from pgdiff.saving import write_whole
 from pgdiff.validation import PgdiffError
@@ -66,7 +67,7 @@ def sweep(command: str, words: Sequence[str], module: Any) -> int:
         hydras = HydraConfig.get()
         own = hydras.overrides.task
         swept = {override.key for override in overrides if override.values is not None}
-        label = [word for word in own if word.partition("=")[0] in swept]
+        label = [_label(word) for word in own if word.partition("=")[0] in swept]
         print(f"--- {command} {' '.join(label)}", flush=True)
         try:
             code = int(module.run(_plain(config) | {"sweep": label}))
@@ -92,6 +93,12 @@ def sweep(command: str, words: Sequence[str], module: Any) -> int:
         sys.argv = argv
     codes = [file.read_text() for file in place.glob(f"*{EXIT}")]
     return int(set(codes) != {"0"})
+
+
+def _label(word: str) -> str:
+    """A word without the quotes around a path."""
+    (override,) = parse([word], sweep=False)
+    return f"{override.key}={override.value}" if is_path(override.key) else word
 
 
 def _check(command: str, overrides: Sequence[Override]) -> None:

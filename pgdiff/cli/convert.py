@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from pgdiff.cli.tasks import recorded_env
 from pgdiff.cli.values import flag, path, paths
 from pgdiff.data import join_episodes, load_episodes, write_hdf5, write_minari
 from pgdiff.validation import PgdiffError, check_in, check_positive_int, check_range
@@ -29,7 +30,9 @@ def run(settings: dict[str, Any]) -> int:
     if share < 1:
         episodes = episodes.split(share, seed=seed)[1]
     if target == "hdf5":
-        written = write_hdf5(out, episodes)
+        envs = {recorded_env(str(source)) for source in sources}
+        env_id = envs.pop() if len(envs) == 1 else None  # of joined recordings, if it is the same
+        written = write_hdf5(out, episodes, {} if env_id is None else {"env_id": env_id})
     else:
         written = write_minari(episodes, str(out), env_id=settings["env_id"], overwrite=overwrite)
     print(f"{episodes.lengths.sum()} steps, {len(episodes)} episodes")

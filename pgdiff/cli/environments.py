@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
-from omegaconf import OmegaConf
 
-from pgdiff.cli.places import CONFIG_DIR, choices
+from pgdiff.cli.tasks import known_tasks
 from pgdiff.data import ObservationLayout
 from pgdiff.planning import Planner
 from pgdiff.planning.from_run import RunInfo
@@ -40,24 +39,24 @@ def make_env(env_id: Any, options: Mapping[str, Any] | None = None) -> gymnasium
 def env_id_of(run: RunInfo, chosen: Any) -> str:
     """Return the id that the user chose, else that of the run's task.
 
-    What a file says is never made into an environment: the run's `run.json` only names one of the
-    tasks that this package knows.
+    Nothing is imported because a file names it: the id in a `run.json` is taken if it is that of a
+    task of this package, or of an environment that is registered already. A file gives no arguments
+    of an environment either.
     """
     if chosen is not None:
         return str(chosen)
-    name = run.task.get("name")
-    if name not in choices("task"):
-        raise PgdiffError(
-            f"`env` must be given for the run '{run.path}', because its task '{name}' is none of "
-            "this package's: env=ID."
+    recorded = run.task.get("id")
+    if isinstance(recorded, str):
+        if recorded in known_tasks().values() or recorded in gymnasium.registry:
+            return recorded
+        reason = (
+            f"it was trained for '{recorded}', whose module is imported only where you name it"
+            if ":" in recorded
+            else f"it was trained for '{recorded}', which is not registered in Gymnasium"
         )
-    known = OmegaConf.select(OmegaConf.load(CONFIG_DIR / "task" / f"{name}.yaml"), "id")
-    if known != run.task.get("id"):
-        raise PgdiffError(
-            f"`env` must be given for the run '{run.path}', because it was trained for "
-            f"'{run.task.get('id')}', which is not the id of the task '{name}': env=ID."
-        )
-    return str(known)
+    else:
+        reason = f"its task '{run.task.get('name')}' names no environment"
+    raise PgdiffError(f"`env` must be given for the run '{run.path}', because {reason}: env=ID.")
 
 
 def check_fit(planner: Planner, env: gymnasium.Env[Any, Any], run: Path) -> None:

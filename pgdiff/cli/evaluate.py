@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pgdiff.cli import compared, truth
+from pgdiff.cli.acting_agent import acting_agent
 from pgdiff.cli.described import described
 from pgdiff.cli.environments import check_fit, env_id_of, make_env
 from pgdiff.cli.planners import guide_settings, make_planner
@@ -118,15 +119,21 @@ def _evaluate(
     """Evaluate one run; write its file and its pictures."""
     gallery, record = int(settings["gallery"]), int(settings["record"])
     kept = options["episodes"] if gallery else record
+    agent = acting_agent(settings, run)
     env = make_env(env_id, _env_options(settings))
     try:
-        planner = make_planner(settings, run, env)
-        check_fit(planner, env, run.path)
-        watched = Watched(planner, kept)
+        planner = None if agent is not None else make_planner(settings, run, env)
+        watched: Any  # either tells the pictures which plans were followed
+        if planner is None:
+            assert agent is not None
+            watched, said = agent, agent.settings
+        else:
+            check_fit(planner, env, run.path)
+            watched, said = Watched(planner, kept), _described(settings, run, planner)
         result = evaluate(
             watched, lambda: make_env(env_id, _env_options(settings)), **options, record=kept
         )
-        result = _stated(result, _described(settings, run, planner))
+        result = _stated(result, said)
         print(result.table(result.settings["agent"]))
         result.to_json(out / EVALUATION)
         if not flag(settings, "pictures"):
@@ -144,7 +151,8 @@ def _evaluate(
         pictures.score_histogram(result, out, references=settings["references"])
         if gallery:
             pictures.failures_gallery(result, watched, env, out, count=gallery)
-        pictures.value_map(run, planner, env, out, seed=options["seed"])
+        if planner is not None:
+            pictures.value_map(run, planner, env, out, seed=options["seed"])
     finally:
         env.close()
     return result
@@ -174,6 +182,7 @@ def _stated(result: Evaluation, settings: dict[str, Any]) -> Evaluation:
 def _ablation(
     settings: dict[str, Any], run: RunInfo, env_id: str, out: Path, options: dict[str, Any]
 ) -> int:
+    acting_agent(settings, run)  # refuses a run that cannot plan
     env = make_env(env_id, _env_options(settings))
     try:
         if not guide_settings(settings, run):

@@ -22,7 +22,8 @@ def run(settings: dict[str, Any]) -> int:
     """Sample, write, and say what was written."""
     run = read_run(path(settings, "run"))
     label = swept(settings, named=("part", "parts"))
-    out = path(settings, "out", f"data/{run.task['name']}-synthetic{label}.hdf5")
+    task = str(run.task.get("name", "data")).replace("/", "_")  # a file's word: no folders by it
+    out = path(settings, "out", f"data/{task}-synthetic{label}.hdf5")
     model = run.load("model", device=settings["device"])
     if not isinstance(model, TrajectoryDiffusion):
         raise PgdiffError(

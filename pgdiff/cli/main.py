@@ -98,7 +98,7 @@ def _run(command: str, words: list[str]) -> int:
     if any(word in HELP for word in words):
         from pgdiff.cli.help import path_help, settings_help
 
-        print(path_help(command, line) if takes_path else settings_help(command, line))
+        print(path_help(command, line) if takes_path else settings_help(command, line, words))
         return 0
     module: Any = importlib.import_module(f"pgdiff.cli.{name}")
     if takes_path:

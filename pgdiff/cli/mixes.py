@@ -11,8 +11,10 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from pgdiff.agents.folders import agent_folder
 from pgdiff.cli.values import flag, paths
 from pgdiff.plotting import score_picture
+from pgdiff.saving import MANIFEST
 from pgdiff.validation import PgdiffError
 from pgdiff.workflows.mixes import Mix, Part, RecordedPart, collect_mix
 
@@ -58,9 +60,7 @@ def record_agents(
         mix=mix,
         steps=steps,
         seed=seed,
-        names=[
-            f"{file.name} sha256:{hashlib.sha256(file.read_bytes()).hexdigest()}" for file in files
-        ],
+        names=[f"{file.name} sha256:{_fingerprint(file)}" for file in files],
         overwrite=flag(settings, "overwrite"),
     )
     speed = speed_line(steps, time.perf_counter() - began)
@@ -125,13 +125,21 @@ def _agents(settings: dict[str, Any], files: Sequence[Path]) -> list[Any]:
                 f"Got {len(statistics)}."
             )
     for file in files:
-        if not file.is_file():
-            raise PgdiffError(f"`policy` must be a file of an agent. '{file}' is none.")
+        if not file.exists():
+            raise PgdiffError(
+                f"`policy` must be the file or the folder of an agent. '{file}' is none."
+            )
     # One observation at a time is quickest on the CPU.
     return [
         load(file, vec_normalize=own, device="cpu")
         for file, own in zip(files, statistics, strict=True)
     ]
+
+
+def _fingerprint(agent: Path) -> str:
+    """SHA-256 of an agent's file, or of the manifest of its folder, which has the files' sums."""
+    file = agent_folder(agent) / MANIFEST if agent.is_dir() else agent
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _picture(scores: Sequence[np.ndarray], out: Path, *, unit: str) -> str:

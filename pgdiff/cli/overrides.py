@@ -7,13 +7,13 @@ from itertools import product
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import OverrideType, Transformer
+from hydra.core.override_parser.types import OverrideType, QuotedString, Transformer
 from hydra.errors import HydraException
 
+from pgdiff.cli.path_settings import quoted_word
 from pgdiff.cli.places import choices, groups
 from pgdiff.validation import PgdiffError, check_in
 
-PATHS = ("base", "compare", "data", "out", "run")
 # Below these keys a recipe may be given what it does not name itself.
 OPEN_KEYS = ("recipe.stages.", "recipe.planner.", "recipe.guides.")
 
@@ -56,7 +56,7 @@ def parse(words: Sequence[str], *, sweep: bool) -> list[Override]:
     parser = OverridesParser.create()
     found = []
     for word in words:
-        text = _quoted(word, sweep)
+        text = quoted_word(word, sweep=sweep)
         if word.startswith("-"):
             raise PgdiffError(f"`{word}` is no setting. Settings are written KEY=VALUE.")
         try:
@@ -75,7 +75,7 @@ def parse(words: Sequence[str], *, sweep: bool) -> list[Override]:
         values = None
         if swept:
             values = (
-                tuple(override.sweep_iterator(transformer=Transformer.identity))
+                tuple(map(_plain, override.sweep_iterator(transformer=Transformer.identity)))
                 if override.is_choice_sweep()
                 else ()
             )
@@ -92,13 +92,8 @@ def parse(words: Sequence[str], *, sweep: bool) -> list[Override]:
     return found
 
 
-def _quoted(word: str, sweep: bool) -> str:
-    key, equals, value = word.partition("=")
-    plain = key not in PATHS or not equals or not value or value == "null"
-    if plain or value[0] in "'\"" or (sweep and "," in value):
-        return word
-    escaped = value.replace("\\", "\\\\") if value.endswith("\\") else value
-    return f"{key}='{escaped.replace(chr(39), chr(92) + chr(39))}'"
+def _plain(value: Any) -> Any:
+    return value.text if isinstance(value, QuotedString) else value
 
 
 def base_words(command: str, overrides: Sequence[Override]) -> Iterator[list[str]]:

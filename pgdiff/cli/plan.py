@@ -151,7 +151,7 @@ def _behaviour(settings: dict[str, Any], run: RunInfo) -> Any:
     name = settings["explain_behaviour"]
     if name is not None and run.stage(str(name)) is not None:
         return run.load(str(name), device=settings["device"])
-    return name
+    return None if name is None else str(path(settings, "explain_behaviour"))
 
 
 def _table(plan: Plan) -> str:

@@ -1,5 +1,6 @@
 """The planner that `plan` and `evaluate` ask for, from their settings."""
 
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -21,7 +22,7 @@ def guide_settings(settings: dict[str, Any], run: RunInfo) -> dict[str, dict[str
 
 def guide_choice(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What the command line says of each guide: of `guide`, and of those in `guide.also`."""
-    own = dict(settings["guide"])
+    own = _with_paths(settings["guide"])
     name, also = str(own.pop("name")), own.pop("also")
     if also is None:
         also = {}
@@ -36,7 +37,17 @@ def guide_choice(settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
         )
     if name in also:
         raise PgdiffError(f"`guide.also` must be of other guides than '{name}'. Got {list(also)}.")
-    return {name: own, **also}
+    return {name: own, **{other: _with_paths(given) for other, given in also.items()}}
+
+
+def _with_paths(given: Any) -> Any:
+    """Settings of a guide, in whose paths `~` is the home folder."""
+    if not isinstance(given, dict):
+        return given
+    return {
+        key: str(Path(value).expanduser()) if isinstance(value, str) and value[:1] == "~" else value
+        for key, value in given.items()
+    }
 
 
 def controller_name(settings: dict[str, Any], run: RunInfo) -> str:

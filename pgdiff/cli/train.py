@@ -1,15 +1,17 @@
 """`pgdiff train`: every stage of a recipe, into a run folder."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pgdiff.cli.overrides import parse
+from pgdiff.cli.overrides import Override, parse
+from pgdiff.cli.task_spaces import check_data, fill_bounds, task_spaces
+from pgdiff.cli.tasks import check_named, recorded_env, task_named, words_of_data, words_of_run
 from pgdiff.cli.values import flag, path, swept
 from pgdiff.data import load_episodes
 from pgdiff.data.places import find_place
-from pgdiff.planning.from_run import MODEL, RunInfo, read_run
+from pgdiff.planning.from_run import RunInfo, read_run
 from pgdiff.validation import PgdiffError, check_positive_int
 from pgdiff.workflows.runs import last_metrics
 from pgdiff.workflows.stages import Stage
@@ -17,28 +19,35 @@ from pgdiff.workflows.train import train_stages
 
 # Settings of a trainer that YAML switches off by 0, where the library takes None.
 OFF = ("clip_norm", "checkpoint_every")
-OF_THE_TASK = ("horizon", "stride", "discount")
 
 
 def prepare(words: Sequence[str], *, sweep: bool) -> list[str]:
-    """Take the task of the run that `base=` names, where no other is given."""
+    """Add the words that say the task, where the user names a run, an environment or data alone."""
     overrides = parse(words, sweep=sweep)
-    given = {override.key: override.value for override in overrides}
-    base = given.get("base")
-    if any(o.key == "base" and o.values is not None for o in overrides):
+    given = {override.key: override for override in overrides}
+    base, data = given.get("base"), given.get("data")
+    if base is not None and base.values is not None:
         raise PgdiffError(
             "`base` must be one run, since its task and horizon are taken: call `pgdiff train` "
             "once for each."
         )
-    if base is None:
-        return list(words)
-    run = read_run(str(base))
-    task = {"task": run.task.get("name")}
-    # A recipe may have a horizon and a stride of its own: what is added must fit the model.
-    model = run.stage(MODEL)
-    known = {**run.task, **({} if model is None else model.arguments)}
-    task |= {f"task.{key}": known[key] for key in OF_THE_TASK if key in known}
-    return [*words, *(f"{key}={value}" for key, value in task.items() if key not in given)]
+    if base is not None and base.value is not None:
+        return [*words, *words_of_run(read_run(str(base.value)), given)]
+    added = task_named(given)
+    if added is None:
+        added = [] if data is None else _words_of_data(data, given)
+    return [*words, *added]
+
+
+def _words_of_data(data: Override, given: Mapping[str, Override]) -> list[str]:
+    sources = [data.value] if data.values is None else [str(value) for value in data.values]
+    found = [words_of_data(str(source), given) for source in sources if source is not None]
+    if any(words != found[0] for words in found):
+        raise PgdiffError(
+            "`data` must be of one task to be swept over without `task`. Got recordings of "
+            f"several: {', '.join(words[0] for words in found if words)}."
+        )
+    return found[0] if found else []
 
 
 def _stage(name: str, stage: Any, settings: dict[str, Any]) -> Stage:
@@ -62,6 +71,7 @@ def _stage(name: str, stage: Any, settings: dict[str, Any]) -> Stage:
 def run(settings: dict[str, Any]) -> int:
     """Train, and say how it went."""
     task, recipe = settings["task"], settings["recipe"]
+    check_named(task)
     out, add = _folder(settings)
     data = _data(settings, out if add else None)
     if not find_place(data).exists:
@@ -75,12 +85,17 @@ def run(settings: dict[str, Any]) -> int:
         join_continuous=flag(settings, "join_continuous"),
         episode_length=None if length is None else check_positive_int("episode_length", length),
     )
+    spaces = task_spaces(task)
+    if spaces is not None:
+        recorded = recorded_env(str(data))
+        check_data(episodes, spaces, name=task["name"], data=str(data), recorded=recorded)
     # A recipe that extends another may leave a stage of it out.
     stages = {str(name): stage for name, stage in recipe["stages"].items() if stage is not None}
     print(f"{recipe['name']}: {', '.join(stages)} on {episodes.steps} steps of {data}")
+    built = [_stage(name, stage, settings) for name, stage in stages.items()]
     info = train_stages(
         episodes,
-        [_stage(name, stage, settings) for name, stage in stages.items()],
+        fill_bounds(built, episodes, spaces),
         folder=out,
         task=task,
         recipe=recipe["name"],

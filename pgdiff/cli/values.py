@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from pgdiff.cli.path_settings import is_path
 from pgdiff.validation import PgdiffError
 
 
@@ -16,6 +17,7 @@ def flag(settings: dict[str, Any], name: str) -> bool:
 
 def path(settings: dict[str, Any], name: str, default: str | Path | None = None) -> Path:
     """Return a path; `default` where the setting is null."""
+    assert is_path(name), f"{name} is read as a path; list it in pgdiff.cli.path_settings"
     value = settings[name]
     if value is None and default is None:
         raise PgdiffError(f"`{name}` must be given: {name}=PATH. Got null.")
@@ -26,10 +28,8 @@ def path(settings: dict[str, Any], name: str, default: str | Path | None = None)
 
 
 def paths(settings: dict[str, Any], name: str) -> list[Path]:
-    """Return the paths of a setting that is one path or a list, [A,B,C]; a folder goes before."""
+    """Return the paths of a setting that is one path or a list of paths, [A,B,C]."""
     value = settings[name]
-    if isinstance(value, str) and value[:1] + value[-1:] == "[]" and not Path(value).exists():
-        value = [part.strip().strip("'\"") for part in value[1:-1].split(",")]
     if not isinstance(value, list):
         return [path(settings, name)]
     if not value or "" in value:

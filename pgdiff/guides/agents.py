@@ -1,6 +1,7 @@
 """Agents as guides ask them: what they are made from, and the actions that they judge."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 from jaxtyping import Float
@@ -9,6 +10,7 @@ from torch import Tensor
 from pgdiff.agents import check_sizes, load
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.pretrained import load_learner
+from pgdiff.saving import CONFIG
 from pgdiff.trajectory import Layout, Segment
 from pgdiff.validation import PgdiffError
 
@@ -18,7 +20,8 @@ def opened(agent: Any, *, name: str, methods: tuple[str, ...]) -> Any:
 
     Args:
         agent: an object with one of the methods; a live model of Stable-Baselines3; or the path of
-            its zip, or of the folder of an agent that this package trained.
+            its zip, or of the folder of an agent that this package trained, or of a run that has
+            one.
         name: of the argument, for errors.
         methods: that a guide may call.
 
@@ -26,7 +29,9 @@ def opened(agent: Any, *, name: str, methods: tuple[str, ...]) -> Any:
         PgdiffError: an object without any of the methods, or a file that cannot be read.
     """
     if isinstance(agent, str | os.PathLike):
-        agent = load_learner(agent) if os.path.isdir(agent) else load(agent)
+        # A network of any kind, such as a critic without a policy; else an agent's file or a run.
+        network = (Path(agent) / CONFIG).is_file()
+        agent = load_learner(agent) if network else load(agent)
     elif hasattr(agent, "policy") and not any(hasattr(agent, method) for method in methods):
         agent = load(agent)
     if isinstance(agent, type) or not any(callable(getattr(agent, m, None)) for m in methods):

@@ -11,7 +11,7 @@ from pgdiff.critics import GoalValue, SegmentValue, TransitionValue
 from pgdiff.diffusion import GuidanceRule, GuidanceSchedule
 from pgdiff.diffusion.guidance import Normalization
 from pgdiff.diffusion.guidance_rules import PLACES, Place
-from pgdiff.guides.logarithm import tangent_log
+from pgdiff.guides.logarithm import check_log, tangent_log
 from pgdiff.guides.steered import Steered, place
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.trajectory import Segment
@@ -27,7 +27,8 @@ class Value(Steered):
             Diffuser's).
         scale: how far the gradient moves a sample; 0 for choosing among candidates only.
         transform: "log" for the value's logarithm, whose push is as strong where values are small,
-            far from a reward, as where they are large; "none" for the value itself.
+            far from a reward, as where they are large; "none" for the value itself, where rewards
+            may be negative.
         trace: lambda of the lambda-return, in [0, 1]; see `TransitionValue.energy`. A
             `SegmentValue` has none.
         floor: least value under the logarithm, in units of a mean reward.
@@ -65,6 +66,9 @@ class Value(Steered):
             )
         trained_at: Place = "x" if isinstance(value, SegmentValue) else "x0"
         check_value_settings(scale=scale, transform=transform, trace=trace, floor=floor, at=at)
+        if transform == "log":
+            possible = getattr(value, "value_range", None)
+            check_log(name, least_reward=None if possible is None else possible[0])
         super().__init__(
             name=name,
             scale=scale,

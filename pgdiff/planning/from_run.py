@@ -27,6 +27,11 @@ FORMAT_1_PLANNER = {"solver": {"name": "ddim"}, "spacing": {"name": "uniform"}}
 OF_THE_RUN = "run"
 """Of arguments for which None has a meaning of its own: what the run says."""
 
+_NO_MODEL = (
+    " Only a run with a model makes plans and synthetic data; `pgdiff evaluate` acts with the "
+    "agent of a run without one."
+)
+
 PathLike = str | os.PathLike[str]
 
 
@@ -62,7 +67,7 @@ class RunInfo:
         task: "name", "id" and the settings of the task.
         recipe: name of the recipe.
         seed: of the run.
-        data: "path", "steps" and "episodes" of the recording.
+        data: "path", "steps", "episodes" and "least_reward" of the recording.
         stages: in the order in which they are trained.
         planner: settings of a planner, by default.
         guides: settings of each guide by name; see `pgdiff.planning.guide_kinds`.
@@ -96,9 +101,13 @@ class RunInfo:
         Raises:
             PgdiffError: there is no such stage, it is unfinished, or its folder is damaged.
         """
-        check_in("stage", name, [stage.name for stage in self.stages])
         record = self.stage(name)
-        assert record is not None
+        if record is None:
+            raise PgdiffError(
+                f"`run` must have the stage '{name}'. '{self.path}' has "
+                f"{', '.join(stage.name for stage in self.stages)}."
+                + (_NO_MODEL if name == MODEL else "")
+            )
         if not record.finished:
             raise PgdiffError(
                 f"The stage '{name}' of the run '{self.path}' is not finished. Go on with: "

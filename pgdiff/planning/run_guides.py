@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 from torch import Tensor
 
+from pgdiff.critics import GoalValue
 from pgdiff.diffusion import Guidance
 from pgdiff.guides import Guide
+from pgdiff.guides.logarithm import check_log
 from pgdiff.planning.guide_kinds import KINDS, Kind, Settings, agent_of
 from pgdiff.registry import registered
 from pgdiff.validation import PgdiffError, check_in, nearest
@@ -58,10 +60,13 @@ def run_guides(
             range; a stage that is absent, unfinished or has learned something else; an agent that
             cannot be read.
     """
-    return tuple(
-        _kind(name, settings, run.stages).build(name, _part(run, name, settings, device), settings)
-        for name, settings in chosen_settings(run, guide, changes).items()
-    )
+    guides = []
+    for name, settings in chosen_settings(run, guide, changes).items():
+        kind = _kind(name, settings, run.stages)
+        built = kind.build(name, _part(run, name, settings, device), settings)
+        _check_log(built, settings, run.data.get("least_reward"))
+        guides.append(built)
+    return tuple(guides)
 
 
 def chosen_settings(
@@ -107,13 +112,20 @@ def chosen_settings(
     return chosen
 
 
-def check_guide(name: str, settings: Settings, stages: Sequence["StageRecord"] = ()) -> Guide:
+def check_guide(
+    name: str,
+    settings: Settings,
+    stages: Sequence["StageRecord"] = (),
+    *,
+    least_reward: float | None = None,
+) -> Guide:
     """Make a guide of parts that have learned nothing: a check before anything is trained.
 
     Args:
         name: of the guide.
         settings: as a recipe has them.
         stages: of the run.
+        least_reward: of the recording that the stages learn from; None where it is not known.
 
     Raises:
         PgdiffError: a setting that the guide has not, or that is out of its range; an agent that
@@ -125,6 +137,7 @@ def check_guide(name: str, settings: Settings, stages: Sequence["StageRecord"] =
         agent_of(settings, "cpu") if "agent" in settings else _blank(name, kind, settings, stages)
     )
     guide = kind.build(name, part, settings)
+    _check_log(guide, settings, least_reward)
     # Whether the gradient may be taken there by this rule.
     Guidance(energy=_no_energy, at=guide.at, rule=guide.rule, schedule=guide.schedule, name=name)
     return guide
@@ -160,6 +173,11 @@ def _kind(name: str, settings: Settings, stages: Sequence["StageRecord"]) -> Kin
     if "stage" in settings:
         check_in(f"stage of the guide '{name}'", settings["stage"], [s.name for s in stages])
     record = _record(name, settings, stages)
+    if record is not None and record.learner not in registered("learner"):
+        raise PgdiffError(
+            f"The stage '{record.name}' has learned a '{record.learner}', a learner that is not "
+            "registered. Import the module that registers it first."
+        )
     if "kind" in settings:
         kind = KINDS[check_in(f"kind of the guide '{name}'", settings["kind"], KINDS)]
     elif name in KINDS:
@@ -222,6 +240,15 @@ def _blank(name: str, kind: Kind, settings: Settings, stages: Sequence["StageRec
     blank: Any = object.__new__(learner)
     vars(blank).update({} if record is None else record.arguments)
     return blank
+
+
+def _check_log(guide: Any, settings: Settings, least_reward: float | None) -> None:
+    """Refuse the logarithm of what a stage has learned from negative rewards."""
+    part = getattr(guide, "value", getattr(guide, "critic", None))
+    # The rewards of a value of goals are its own, and those of an agent's critic are unknown.
+    learned = "agent" not in settings and part is not None and not isinstance(part, GoalValue)
+    if learned and getattr(guide, "transform", "none") == "log":
+        check_log(guide.name, least_reward=least_reward)
 
 
 def _no_energy(x: Tensor, level: Tensor) -> Tensor:

@@ -137,8 +137,10 @@ def _added(previous: RunInfo, info: RunInfo, *, resume: bool, overwrite: bool) -
                 f"The run '{previous.path}' has a stage '{stage.name}' already. overwrite=true "
                 "trains it anew, resume=true goes on with it where it was cut off."
             )
+    known = [data["least_reward"] for data in (previous.data, info.data) if "least_reward" in data]
     return replace(
         previous,
+        data={**previous.data, "least_reward": min(known)} if known else previous.data,
         stages=tuple(stages),
         guides={**previous.guides, **info.guides},
         guide=previous.guide or info.guide,

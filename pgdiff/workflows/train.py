@@ -12,13 +12,17 @@ from typing import Any
 import torch
 
 from pgdiff.data import Episodes
+from pgdiff.data.selection import selected
 from pgdiff.guides.steered import steering_mask
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.planning.from_run import MODEL, RUN, PathLike, RunInfo, StageRecord, read_run
+from pgdiff.planning.guide_kinds import PARTS as GUIDE_PARTS
 from pgdiff.planning.past import check_context
 from pgdiff.planning.run_guides import check_guide
+from pgdiff.planning.settings import PARTS as PLANNER_PARTS
 from pgdiff.planning.settings import check_planner
 from pgdiff.plotting import loss_picture
+from pgdiff.registry import with_module
 from pgdiff.saving import library_version
 from pgdiff.training import Callback, Learner, Trainer, TrainingInterrupted
 from pgdiff.training.fingerprints import data_fingerprint
@@ -26,7 +30,7 @@ from pgdiff.training.stopping import StopSignals
 from pgdiff.validation import PgdiffError, check_in, check_seed
 from pgdiff.workflows.regeneration import Regenerate, Regeneration
 from pgdiff.workflows.runs import claim, logs, remove, write_run
-from pgdiff.workflows.stages import Stage, check_examples
+from pgdiff.workflows.stages import PARTS, Stage, check_examples
 
 
 def train_stages(
@@ -87,6 +91,7 @@ def train_stages(
     check_seed("seed", seed)
     for name in callbacks or {}:
         check_in("callbacks", name, [stage.name for stage in stages])
+    least_reward = float(selected(episodes, "rewards").min())
     asked = RunInfo(
         path=Path(folder),
         task=dict(task),
@@ -97,26 +102,35 @@ def train_stages(
             "steps": episodes.steps,
             "episodes": len(episodes),
             "sha256": data_fingerprint(episodes),
+            "least_reward": least_reward,
         },
         stages=tuple(
             StageRecord(
                 name=stage.name,
                 learner=stage.learner,
-                arguments=dict(stage.arguments),
+                arguments=_with_modules(stage.arguments, {name: name for name in PARTS}),
                 trainer=dict(stage.trainer),
                 seed=seed,
                 synthetic=dict(stage.synthetic),
             )
             for stage in stages
         ),
-        planner=dict(planner or {}),
-        guides={name: dict(settings or {}) for name, settings in (guides or {}).items()},
+        planner=_with_modules(planner or {}, PLANNER_PARTS),
+        guides={
+            name: _with_modules(settings or {}, GUIDE_PARTS)
+            for name, settings in (guides or {}).items()
+        },
         guide=guide,
         version=library_version(),
     )
     _check(asked)
     info = claim(asked, add=add, resume=resume, overwrite=overwrite)
-    steering = [check_guide(name, settings, info.stages) for name, settings in asked.guides.items()]
+    if add:
+        _check_model(info, episodes)
+    steering = [
+        check_guide(name, settings, info.stages, least_reward=least_reward)
+        for name, settings in asked.guides.items()
+    ]
     done = {record.name for record in info.stages if record.finished}
     jobs = [
         _prepare(
@@ -174,6 +188,14 @@ def train_stages(
     return info
 
 
+def _with_modules(settings: Mapping[str, Any], kinds: Mapping[str, str]) -> dict[str, Any]:
+    """Settings by name, in which parts of other packages say their module; see `with_module`."""
+    return {
+        key: with_module(kinds[key], value) if key in kinds else value
+        for key, value in settings.items()
+    }
+
+
 @dataclass(frozen=True)
 class _Job:
     """A stage that is ready to be trained."""
@@ -190,6 +212,22 @@ def _check(info: RunInfo) -> None:
     check_planner(info.planner)
     if info.guide is not None:
         check_in("guide", info.guide, info.guides)
+
+
+def _check_model(info: RunInfo, episodes: Episodes) -> None:
+    """Refuse to add stages that learn from other observations than the run's model has."""
+    record = info.stage(MODEL)
+    if record is None or not record.finished:
+        return
+    model = info.load(MODEL, device="cpu")
+    if not isinstance(model, TrajectoryDiffusion):
+        return
+    wanted, got = dict(model.layout.fields)["observations"], episodes.observations.shape[1]
+    if wanted != got:
+        raise PgdiffError(
+            f"`data` must have the observations that the model of '{info.path}' was trained on, of "
+            f"{wanted} features. Got {got}. Pass the recording of that run."
+        )
 
 
 def _prepare(

@@ -197,7 +197,7 @@ FAULTS: dict[str, tuple[Callable[[Members], Any], str]] = {
     ),
     "an old format": (
         lambda m: m.update({"policy.pth": torch_file({}, _use_new_zipfile_serialization=False)}),
-        r"policy\.pth' must be a zip archive",
+        r"format of PyTorch before 1\.6.*Stable-Baselines3 and save it again",
     ),
     "another protocol": (
         lambda m: m.update({"policy.pth": torch_file({}, pickle_protocol=4)}),

@@ -14,7 +14,7 @@ from toys import DOUBLE, finite_differences, record
 from worlds import KINDS, cpu_batch, make, normal, random_episodes
 
 from pgdiff import Episodes, ObservationLayout, load_learner
-from pgdiff.agents import IQL, Cloning
+from pgdiff.agents import IQL, Cloning, FittedQ, load
 from pgdiff.training import Callback, Trainer
 from pgdiff.validation import PgdiffError
 
@@ -169,6 +169,26 @@ def test_a_saved_agent_comes_back(name: str, tmp_path: Path) -> None:
         actions, _ = agent.member(i).predict(observation)
         assert np.array_equal(again.member(i).predict(observation)[0], actions)
     assert again.action_space == agent.action_space
+    assert same_weights(load(tmp_path / "agent", device="cpu"), agent)
+    (tmp_path / "run.json").write_text("{}")  # the only agent of a run is the one that is meant
+    assert same_weights(load(str(tmp_path), device="cpu"), agent)
+    agent.save_pretrained(tmp_path / "second")
+    with pytest.raises(PgdiffError, match=r"that has one\. Got '.*agent', '.*second' in it"):
+        load(tmp_path)
+    with pytest.raises(
+        PgdiffError, match=r"`algorithm` must be left out with the folder of an agent"
+    ):
+        load(tmp_path / "agent", algorithm="SAC")
+
+
+def test_a_network_without_a_policy_is_no_agent(tmp_path: Path) -> None:
+    fitted = FittedQ.from_episodes(EPISODES, policies=[make("cloning")], width=8, depth=1)
+    fitted.save_pretrained(tmp_path / "fitted_q")
+    with pytest.raises(PgdiffError, match=r"must hold an agent, which acts\. Got a FittedQ"):
+        load(tmp_path / "fitted_q")
+    with pytest.raises(PgdiffError, match=r"has no manifest\.json"):
+        (tmp_path / "empty").mkdir()
+        load(tmp_path / "empty")
 
 
 # ------------------------------------------------------------------------------------------ units
@@ -260,12 +280,32 @@ def test_raw_units_do_not_matter(name: str) -> None:
 
 
 def test_bounds_are_the_datas_where_it_is_wider() -> None:
-    actions = np.array([[-0.2, 3.0, -7.0], [0.5, -2.0, 0.0], [0.0, 0.0, -3.0]])
+    actions = np.array([[-0.8, 3.0, -7.0], [0.5, -2.0, 0.0], [0.0, 0.0, -3.0]])
     episodes = record(np.eye(3), actions, [0, 1, 2], lengths=[3])
     agent = make("cloning", episodes)
     assert agent.action_low == (-1.0, -2.0, -7.0) and agent.action_high == (1.0, 3.0, 1.0)
     given = make("cloning", episodes, action_low=[-9, -9, -9], action_high=None)
     assert given.action_low == (-9.0, -9.0, -9.0) and given.action_high == (1.0, 3.0, 1.0)
+
+
+def test_bounds_far_beyond_the_data_are_warned_of_and_given_ones_are_kept() -> None:
+    """A space of +-0.4, as Humanoid's: unless it is given, the agent may act far outside."""
+    actions = np.linspace(-0.4, 0.4, 12)[:, None]
+    episodes = record(np.eye(12), actions, np.arange(12), lengths=[12])
+    for name in sorted(KINDS):
+        with pytest.warns(UserWarning, match=r"taken as -1 and 1 .* from -0\.4 to 0\.4.*Pass env"):
+            make(name, episodes)
+        agent = make(name, episodes, action_low=[-0.4], action_high=[0.4])
+        far = 50 * np.random.default_rng(0).normal(size=(40, 12))
+        acted, _ = stirred_weights(agent).predict(far, deterministic=False)
+        assert agent.action_space.contains(acted[0]) and np.abs(acted).max() <= np.float32(0.4)
+
+
+def stirred_weights(agent: Any) -> Any:
+    with torch.no_grad():
+        for weight in agent.parameters():
+            weight += torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    return agent
 
 
 # ----------------------------------------------------------------------------------------- acting

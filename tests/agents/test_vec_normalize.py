@@ -97,7 +97,7 @@ def change(name: str, value: Any) -> Any:
         (change("clip_obs", "ten"), r"`clip_obs`.*above 0.*ten"),
         (change("epsilon", float("nan")), r"`epsilon`.*above 0"),
         (change("norm_obs", 1), r"`norm_obs`.*True or False"),
-        (change("obs_rms", {"a": 1}), r"dictionaries"),
+        (change("obs_rms", {"a": 1}), r"dictionaries.*FlattenObservation"),
         (change("obs_rms", 3), r"RunningMeanStd.*something else"),
         (change("metadata", Drift), r"holds zips\.Drift, which is no part of a VecNormalize"),
     ],
@@ -107,6 +107,16 @@ def test_statistics_that_cannot_be(spoil: Any, message: str, tmp_path: Path) -> 
     spoil(env)
     env.save(str(tmp_path / "v.pkl"))
     with pytest.raises(PgdiffError, match=message):
+        read_vec_normalize(tmp_path / "v.pkl")
+
+
+@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+def test_statistics_of_dictionaries_say_what_to_do(tmp_path: Path, protocol: int) -> None:
+    env = used()
+    env.obs_rms, env.norm_obs_keys = {"a": env.obs_rms}, {"a"}
+    env.metadata = {"spaces": frozenset({"a"}), "text": gym.spaces.Text(3)}
+    (tmp_path / "v.pkl").write_bytes(pickle.dumps(env, protocol=protocol))
+    with pytest.raises(PgdiffError, match=r"dictionaries.*FlattenObservation"):
         read_vec_normalize(tmp_path / "v.pkl")
 
 

@@ -271,7 +271,7 @@ def test_a_flipped_byte_is_found(pgdiff, own_run: Path, tmp_path: Path, stage: s
 def test_an_environment_never_comes_from_a_file(pgdiff, own_run: Path) -> None:
     file = own_run / "run.json"
     run = json.loads(file.read_text())
-    for change in ({"id": "evil:Env-v0"}, {"name": "../../evil"}):
+    for change in ({"id": "evil:Env-v0"}, {"name": "../../evil", "id": "evil-v0"}):
         file.write_text(json.dumps({**run, "task": {**run["task"], **change}}))
         result = pgdiff("plan", f"run={own_run}")
         assert result.code == 1

@@ -37,7 +37,8 @@ def test_a_run_of_its_own(pgdiff, data: Path, tmp_path: Path, recipe: str) -> No
     assert f"kind: {recipe}" in pgdiff("info", f"run/{recipe}").out
     result = pgdiff("plan", "run=run")
     assert result.code == 1
-    assert "`stage` must be one of" in result.error
+    assert "must have the stage 'model'" in result.error
+    assert "`pgdiff evaluate` acts with the agent" in result.error
 
 
 def test_members_have_the_seeds_of_the_run_and_on(pgdiff, data: Path, tmp_path: Path) -> None:
@@ -131,7 +132,7 @@ def test_the_papers_settings() -> None:
         ("td3_bc", ["arguments.normalizer=standart"], "Did you mean 'standard'"),
         ("cloning", ["arguments.width=0"], "`width`"),
         ("fitted_q", [], "`policies` must be a list of agents"),
-        ("fitted_q", ["arguments.policies=[nowhere]"], "There is no folder"),
+        ("fitted_q", ["arguments.policies=[nowhere]"], "There is no file 'nowhere'"),
         ("fitted_q", ["learner=fited_q"], "Did you mean 'fitted_q'"),
     ],
 )

@@ -171,9 +171,9 @@ AGENT = "policy=agent.zip"
     ("words", "message"),
     [
         (["policy=null"], "'pgdiff_envs:hopper-v5', which has none: pass policy=FILE"),
-        (["policy=nowhere.zip"], "`policy` must be a file of an agent. 'nowhere.zip' is none"),
+        (["policy=nowhere.zip"], "the file or the folder of an agent. 'nowhere.zip' is none"),
         (["policy=[]"], "`policy` must be a path or a list"),
-        (["policy=[agent.zip,[]]"], "`policy` must be a path"),
+        (["policy=[agent.zip,[]]"], "the file or the folder of an agent. '[]' is none"),
         ([AGENT, "mix=medum"], "Did you mean 'medium'"),
         ([AGENT, "mix.part=[]"], "Did you mean 'mix.parts'"),
         ([AGENT, "mix.parts=[]"], "must sum to 1. Got 0 parts"),

@@ -39,7 +39,8 @@ def test_train_plan_and_evaluate(
 ) -> None:
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "store"))
     write_minari(recording(), "toy/drift-v0")
-    assert pgdiff("train", "data=toy/drift-v0", "out=run", *tiny).code == 0
+    trained = pgdiff("train", "data=toy/drift-v0", f"task.id={ENV}", "out=run", *tiny)
+    assert trained.code == 0, trained.err
     added = pgdiff("train", "recipe=goal_value", "base=run", *tiny)
     assert added.code == 0, added.err
     words = ["run=run", f"env={ENV}", "guide=goal_value", *quick]
@@ -53,5 +54,5 @@ def test_train_plan_and_evaluate(
     np.testing.assert_allclose(found["per_episode"]["goals"], [goal], atol=1e-6)
     assert (tmp_path / "e" / "failures.png").is_file()
     # An environment of other fields is refused.
-    refused = pgdiff("evaluate", "run=run", "episodes=1")
+    refused = pgdiff("evaluate", "run=run", "env=pgdiff_envs:maze2d-umaze-v1", "episodes=1")
     assert refused.code == 1 and "observations of shape [6]" in refused.error

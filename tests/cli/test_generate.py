@@ -43,7 +43,7 @@ def test_a_policy_steers_and_a_sweep_names_its_outputs(pgdiff, runs: Path, made:
     words = ["recipe=cloning", "recipe.stages.cloning.arguments.width=16", "trainer.steps=3"]
     data = f"data={made / 'data.hdf5'}"
     assert pgdiff("train", *words, "task=maze2d-umaze-v1", data, "out=agent").code == 0
-    policy = "policy=agent/cloning"
+    policy = "policy=agent"  # of a run with one agent, or its folder, agent/cloning
     result = pgdiff("generate", f"run={runs / 'synthesis'}", *SMALL, policy, "out=guided.hdf5")
     assert result.code == 0, result.err
     assert pgdiff("generate", f"run={runs / 'synthesis'}", *SMALL, "out=plain.hdf5").code == 0

@@ -59,6 +59,26 @@ def test_help_shows_settings_and_choices(pgdiff) -> None:
     assert "trainer.batch_size: null" in out
     assert "recipe=strided, one of: actions, chunks, cloning, " in out
     assert "multi2d-large-v1" in out
+    assert "  real: null  # the recording" in pgdiff("compare", "--help").out
+
+
+def test_help_shows_the_settings_of_what_is_chosen(pgdiff) -> None:
+    """Of the chosen recipe, of what it extends, and of the parts that it prefers."""
+    out = pgdiff("train", "recipe=actions", "seed=3", "--help").out
+    assert "\nrecipe=actions, one of: " in out and "  fields: [observations, actions]" in out
+    assert "inverse_dynamics" not in out.partition("\nrecipe=actions")[2].partition("\n\n")[0]
+    assert "denoiser=transformer, one of" in out
+    out = pgdiff("train", "recipe=diffuser", "--help").out
+    assert "denoiser=temporal_unet, one of" in out and "recipe.name: diffuser" in out
+    assert "defaults:" not in out
+    out = pgdiff("train", "recipe=chunks", "denoiser=causal", "--help").out
+    assert "fields: [observations, action_chunks]" in out and "denoiser=causal, one of" in out
+    assert "takes from recipe=strided" in out and "learner: transition_value" in out
+    assert "learner: td3_bc" in out  # the agent, which is a recipe's
+    assert "policy.  # " not in out
+    assert "guide=critic, one of" in pgdiff("evaluate", "guide=critic", "--help").out
+    refused = pgdiff("train", "recipe=stridd", "--help")
+    assert refused.code == 1 and "Did you mean 'strided'" in refused.error
 
 
 def test_an_interruption_is_130(pgdiff, monkeypatch) -> None:

@@ -1,11 +1,17 @@
 """Settings on the command line: keys, choices, quoting."""
 
+from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pytest
+from omegaconf import OmegaConf
 
-from pgdiff.cli.compose import settings
+from pgdiff.cli.compose import _keys, settings
 from pgdiff.cli.environments import make_env
+from pgdiff.cli.main import COMMANDS
+from pgdiff.cli.overrides import parse
+from pgdiff.cli.path_settings import is_path
 from pgdiff.cli.places import choices
 from pgdiff.validation import PgdiffError
 
@@ -72,11 +78,59 @@ def test_a_malformed_word(pgdiff, word: str, message: str) -> None:
     assert message in result.error
 
 
-@pytest.mark.parametrize(
-    "path", ["plain/a.hdf5", "a=b,c d[0]{1}(2).hdf5", "it's.hdf5", "runs/x=1,y=2", "1e3", "a\\b"]
-)
-def test_a_path_is_taken_as_it_is(path: str) -> None:
-    assert str(settings("train", [f"data={path}"])["data"]) == path
+ODD_PATHS = [
+    *("plain/a.hdf5", "a=b,c d[0]{1}(2).hdf5", "it's.hdf5", "runs/x=1,y=2", "1e3", "a\\b", "b\\"),
+    *(
+        "données/é=ü.zip",
+        'say "hi".zip',
+        "100%.zip",
+        "$HOME${a",
+        "a#b:c;d&e!@*?|<>~`^+.zip",
+        "null.zip",
+    ),
+]
+WITH_SETTINGS = [name for name, (_, takes_path, _) in COMMANDS.items() if not takes_path]
+
+
+def read(found: Any, key: str) -> Any:
+    for part in key.split("."):
+        found = found[part]
+    return found
+
+
+@pytest.mark.parametrize("command", WITH_SETTINGS)
+def test_every_path_of_every_command_is_taken_as_it_is(command: str) -> None:
+    groups = ["recipe=fitted_q"] if command == "train" else []
+    keys = [key for key in sorted(_keys(command, tuple(groups))) if is_path(key)]
+    assert "out" in keys
+    given = dict(zip(keys, cycle(ODD_PATHS), strict=False))
+    found = settings(command, [*groups, *(f"{key}={path}" for key, path in given.items())])
+    assert {key: read(found, key) for key in keys} == given
+
+
+def test_a_path_may_hold_any_character() -> None:
+    words = [f"{key}={path}" for path in ODD_PATHS for key in ("data", "guide.agent")]
+    for word, override in zip(words, parse(words, sweep=False), strict=True):
+        resolved = OmegaConf.to_container(OmegaConf.create({"path": override.value}), resolve=True)
+        assert resolved == {"path": word.partition("=")[2]}
+
+
+def test_paths_in_lists_and_in_settings_of_several_guides() -> None:
+    found = settings("generate", ["guide.also={policy: {agent: a=é(1).zip, scale: 0.3}}"])
+    assert found["guide"]["also"] == {"policy": {"agent": "a=é(1).zip", "scale": 0.3}}
+    found = settings("convert", ["data=[x=1/a.hdf5, é b.hdf5,'c,d.hdf5']", "out=${to}/a.hdf5"])
+    assert found["data"] == ["x=1/a.hdf5", "é b.hdf5", "c,d.hdf5"]
+    assert found["out"] == "hdf5/a.hdf5"  # an interpolation keeps its meaning
+    more = "+recipe.guides.policy.agent=a=b.zip"
+    assert settings("train", [more])["recipe"]["guides"]["policy"] == {"agent": "a=b.zip"}
+
+
+def test_a_sweep_over_paths(pgdiff, tmp_path: Path, data: Path) -> None:
+    for name in ("a=1.hdf5", "é(2).hdf5"):
+        (tmp_path / name).write_bytes(data.read_bytes())
+    result = pgdiff("convert", "-m", "data=a=1.hdf5,é(2).hdf5", "out=o.hdf5", "overwrite=true")
+    assert result.code == 0, result.err
+    assert "--- convert data=a=1.hdf5" in result.out and "data=é(2).hdf5" in result.out
 
 
 def test_a_recipe_can_be_given_more_and_less() -> None:
@@ -98,7 +152,7 @@ def test_a_recipe_can_be_given_more_and_less() -> None:
 def test_every_task_of_the_environments_has_a_configuration() -> None:
     from pgdiff_envs import TASKS
 
-    assert set(choices("task")) == {*TASKS, "hopper", "walker2d", "halfcheetah"}
+    assert set(choices("task")) == {*TASKS, "hopper", "walker2d", "halfcheetah", "custom"}
     for name, task in TASKS.items():
         found = settings("collect", [f"task={name}"])["task"]
         assert found["name"] == name

@@ -69,7 +69,8 @@ def test_it_learns(model: pgdiff.TrajectoryDiffusion, trainer: pgdiff.Trainer) -
 def test_it_comes_back_from_a_folder(model: pgdiff.TrajectoryDiffusion, folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     described = config["learner"]["denoiser"]
-    assert described == {"kind": "denoiser", "name": "token_mlp", "width": 32}
+    own = {"kind": "denoiser", "name": "token_mlp", "import": "slow_plans"}
+    assert described == {**own, "width": 32}
     loaded = pgdiff.TrajectoryDiffusion.from_pretrained(folder, device="cpu")
     assert loaded.denoiser == model.denoiser
     before, after = plan(model, scale=1.0), plan(loaded, scale=1.0)
@@ -94,7 +95,7 @@ def test_without_the_file_the_error_names_what_is_missing(folder: Path) -> None:
     assert done.returncode != 0
     message = done.stderr.splitlines()[-1]
     assert "PgdiffError" in message
-    assert "token_mlp" in message
+    assert "token_mlp" in message and "(import slow_plans)" in message
     with_it = f"import sys; sys.path.insert(0, {str(HERE)!r}); import slow_plans; {code}"
     assert python(with_it).returncode == 0
 

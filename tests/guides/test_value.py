@@ -44,6 +44,19 @@ def points() -> tuple[Tensor, Tensor]:
     return x, level
 
 
+def test_a_logarithm_of_negative_values_is_refused() -> None:
+    for least, fits in [(0.0, True), (-0.5, False)]:
+        value = TransitionValue(
+            normalizer=transition_value().normalizer, stride=3, width=8, value_range=(least, 1.0)
+        )
+        assert Value(value, transform="none").transform == "none"
+        if fits:
+            assert Value(value, transform="log").transform == "log"
+            continue
+        with pytest.raises(PgdiffError, match=r"`transform` of .*'none'.*-0\.5.*normalize=plan"):
+            Value(value, transform="log")
+
+
 # --------------------------------------------------------------------------------------- gradient
 
 

@@ -225,7 +225,7 @@ def test_the_published_guidance_by_its_names(tmp_path: Path) -> None:
 
 
 def test_what_no_model_makes_is_named(tmp_path: Path) -> None:
-    with pytest.raises(PgdiffError, match="`stage` must be"):
+    with pytest.raises(PgdiffError, match="must have the stage"):
         train(tmp_path / "alone", agent("td3_bc"))
 
 
