@@ -2,12 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from pgdiff.evaluation.limits import time_limit
+from pgdiff.evaluation.plain import plain
 from pgdiff.validation import PgdiffError
 
 
@@ -16,21 +19,36 @@ def name_of(env: gym.Env[Any, Any]) -> str:
     return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
 
 
+def options_of(env: gym.Env[Any, Any]) -> dict[str, Any]:
+    """Return the arguments with which the environment is not what its id says, ready for JSON.
+
+    These are the arguments of `gymnasium.make` that differ from those that the id is registered
+    with, its time limit included; those of rendering are left out.
+    """
+    registered = None if env.spec is None else gym.registry.get(env.spec.id)
+    if env.spec is None or registered is None:
+        return {}
+    own = {key: plain(value) for key, value in registered.kwargs.items()}
+    given = {key: plain(value) for key, value in env.spec.kwargs.items()}
+    options = {
+        key: value
+        for key, value in given.items()
+        if not key.startswith("render") and (key not in own or own[key] != value)
+    }
+    limit = time_limit(env)
+    if limit is not None and limit != registered.max_episode_steps:
+        options["max_episode_steps"] = limit
+    return options
+
+
 def wrappers_of(env: gym.Env[Any, Any]) -> dict[str, dict[str, Any]]:
     """Settings of the wrappers with which the environment is not what its id says, by name.
 
     Those that say what they were made with (`gymnasium.utils.RecordConstructorArgs`) and have
     settings. Arrays are lists; of what JSON has no word for, such as functions, the class is told.
     """
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            return value.tolist()
-        known = value is None or isinstance(value, bool | int | float | str)
-        return value if known else type(value).__name__
-
     found = env.spec.additional_wrappers if env.spec is not None else ()
-    return {w.name: {key: plain(v) for key, v in w.kwargs.items()} for w in found if w.kwargs}
+    return {w.name: plain(w.kwargs) for w in found if w.kwargs}
 
 
 def check_env(env: Any) -> None:
@@ -142,16 +160,12 @@ def step(
     observation, reward, terminated, truncated, info = result
     if not (gaps and _is_gap(observation)):
         _check_finite(env, observation, where)
-    try:
-        number_of_reward = float(reward)
-    except (TypeError, ValueError):
-        number_of_reward = math.nan
-    if not math.isfinite(number_of_reward):
+    if not isinstance(info, dict):
         raise PgdiffError(
-            f"The environment's rewards must be finite numbers. '{name_of(env)}' gave {reward!r} "
-            f"{where}."
+            "The environment's step must return a dict as its info, {} for none. "
+            f"'{name_of(env)}' returned {_described(info)} {where}."
         )
-    return observation, number_of_reward, bool(terminated or truncated), info
+    return observation, _checked_reward(env, reward, where), bool(terminated or truncated), info
 
 
 def goals_of(
@@ -172,6 +186,19 @@ def goals_of(
                 f"episode. '{name_of(env)}' told {goal.tolist()} for seed {seed}."
             )
     return np.stack(goals)
+
+
+def _checked_reward(env: gym.Env[Any, Any], reward: Any, where: str) -> float:
+    """Return a finite reward: a number, or an array of one."""
+    number = math.nan
+    with suppress(TypeError, ValueError):
+        (number,) = np.asarray(reward, dtype=np.float64).reshape(-1).tolist()
+    if not math.isfinite(number):
+        raise PgdiffError(
+            f"The environment's rewards must be finite numbers. '{name_of(env)}' gave {reward!r} "
+            f"{where}."
+        )
+    return number
 
 
 def _is_gap(observation: Any) -> bool:
