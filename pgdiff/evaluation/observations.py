@@ -16,6 +16,13 @@ def stacked(observations: Sequence[Any]) -> Any:
     return np.stack([np.asarray(observation) for observation in observations])
 
 
+def kept(observation: Any) -> Any:
+    """A copy of an observation that is kept: environments may write the next one in its place."""
+    if isinstance(observation, dict):
+        return {key: kept(part) for key, part in observation.items()}
+    return np.array(observation)
+
+
 def flat_observation(agent: Any, env: gym.Env[Any, Any]) -> Callable[[Any], np.ndarray]:
     """What a recorded observation is: the array itself, or a Dict as one vector."""
     space = env.observation_space

@@ -4,6 +4,7 @@ from contextlib import suppress
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 
 _NEUTRAL = (
     gym.wrappers.TimeLimit,
@@ -45,7 +46,7 @@ class OwnRewards:
             result = step(action)
             self.steps += 1
             with suppress(TypeError, ValueError, IndexError):  # `checks.step` names the fault
-                self.total += float(result[1])
+                self.total += np.asarray(result[1], dtype=np.float64).item()
             return result
 
         with suppress(AttributeError):  # a class with slots

@@ -1,5 +1,6 @@
 """Episodes of an agent in a Gymnasium environment, many side by side in one process."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from pgdiff.agents.live import of_raw_observations
 from pgdiff.evaluation import checks
 from pgdiff.evaluation.limits import check_length, check_limited
 from pgdiff.evaluation.machine import machine
-from pgdiff.evaluation.observations import flat_observation, goal_of, stacked
+from pgdiff.evaluation.observations import flat_observation, goal_of, kept, stacked
 from pgdiff.evaluation.own_rewards import OwnRewards
 from pgdiff.evaluation.progress import Progress
 from pgdiff.evaluation.results import Evaluation
@@ -237,20 +238,22 @@ class _Batch:
         touch_reward: float | None,
     ) -> None:
         self.agent, self.envs, self.own, self.seeds = agent, envs, own, seeds
-        resets = [checks.reset(env, seed) for env, seed in zip(envs, seeds, strict=False)]
-        self.observations = [observation for observation, _ in resets]
-        self.infos = [info for _, info in resets]
         self.flat = flat_observation(agent, envs[0])
-        self.tallies = [
-            Tally(
-                goal=goal_of(agent, observation, info),
-                touch_reward=touch_reward,
-                trajectory=[self.flat(observation).copy()] if i < record else None,
+        self.observations: list[Any] = []
+        self.infos: list[dict[str, Any]] = []
+        self.tallies: list[Tally] = []
+        for i, seed in enumerate(seeds):
+            observation, info = checks.reset(envs[i], seed)
+            self.observations.append(kept(observation))
+            self.infos.append({"goal": copy.deepcopy(info.get("goal"))})
+            self.tallies.append(
+                Tally(
+                    goal=goal_of(agent, observation, info),
+                    touch_reward=touch_reward,
+                    trajectory=[self.flat(observation).copy()] if i < record else None,
+                )
             )
-            for i, (observation, info) in enumerate(resets)
-        ]
-        for noted in own:
-            noted.restart()
+            own[i].restart()
 
     def run(self, deterministic: bool, bar: Progress) -> float:
         """Run the episodes to their ends; return the seconds in `predict`."""
@@ -276,9 +279,9 @@ class _Batch:
             ended = [self.tallies[row].length for row in stepped if self.tallies[row].done]
             bar.advance(len(stepped), ended=ended)
             if keep_rows is not None and 0 < len(ended) < len(rows):
-                kept = [place for place, row in enumerate(rows) if not self.tallies[row].done]
-                state = keep_rows(state, kept)
-                rows = [rows[place] for place in kept]
+                going = [place for place, row in enumerate(rows) if not self.tallies[row].done]
+                state = keep_rows(state, going)
+                rows = [rows[place] for place in going]
             starts = np.zeros(len(rows), dtype=bool)
         return seconds
 
@@ -289,7 +292,7 @@ class _Batch:
         observation, reward, ended, info = checks.step(
             env, action, seed=seed, number=number, gaps=gaps
         )
-        self.observations[row] = observation
+        self.observations[row] = kept(observation)
         tally.add(reward, ended, info)
         if tally.trajectory is not None:
             tally.trajectory.append(self.flat(observation).copy())
