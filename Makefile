@@ -36,9 +36,9 @@ fast: setup
 demo: setup
 	$(BIN)/pgdiff collect task=$(TASK) out=$(DEMO)/$(TASK).hdf5 overwrite=true
 	$(BIN)/pgdiff train recipe=strided task=$(TASK) data=$(DEMO)/$(TASK).hdf5 out=$(DEMO)/run overwrite=true
-	$(BIN)/pgdiff plan run=$(DEMO)/run seed=10003 out=$(DEMO)/plan
-	$(BIN)/pgdiff evaluate run=$(DEMO)/run episodes=$(EPISODES) ablation=true out=$(DEMO)/evaluation
-	$(BIN)/pgdiff evaluate run=$(DEMO)/run episodes=1 out=$(DEMO)/episode
+	$(BIN)/pgdiff plan run=$(DEMO)/run seed=10003 out=$(DEMO)/plan overwrite=true
+	$(BIN)/pgdiff evaluate run=$(DEMO)/run episodes=$(EPISODES) ablation=true out=$(DEMO)/evaluation overwrite=true
+	$(BIN)/pgdiff evaluate run=$(DEMO)/run episodes=1 out=$(DEMO)/episode overwrite=true
 
 # Pin every package of the environment for every Python and system that pyproject.toml allows, in
 # constraints.txt. What is pinned stays so while it is allowed: UPGRADE=--upgrade renews everything,

@@ -175,6 +175,42 @@ def write_whole(path: str | os.PathLike[str], content: bytes | str) -> Path:
     return target
 
 
+def check_writable(path: str | os.PathLike[str], *, name: str = "out") -> None:
+    """Raise an error unless a file can be written at `path`; for use before a long computation.
+
+    It is tried out: folders that are missing are made and a small file is written beside the
+    target. All of it is taken away again.
+
+    Args:
+        path: of the file that is to be written.
+        name: of the setting that it comes from.
+
+    Raises:
+        PgdiffError: it cannot be written.
+    """
+    target = Path(path).absolute()
+    made: list[Path] = []
+    probe = target.with_name(f".{target.name}.probe")
+    try:
+        if target.is_dir():
+            raise IsADirectoryError("it is a folder")
+        for folder in reversed(target.parents):
+            if not folder.exists():
+                folder.mkdir()
+                made.append(folder)
+        probe.write_bytes(b"probe")
+    except OSError as error:
+        raise PgdiffError(
+            f"`{name}` must be a place that can be written to. Got '{path}' ({error}). "
+            "Name another place."
+        ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink(missing_ok=True)
+            for folder in reversed(made):
+                folder.rmdir()
+
+
 def recover_folder(path: str | os.PathLike[str]) -> bool:
     """Clear away what a process killed within `write_folder` has left; return if a folder is there.
 

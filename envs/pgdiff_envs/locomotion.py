@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from pgdiff_envs.errors import PgdiffEnvsError, require
-from pgdiff_envs.tasks import REFERENCE_SCORES, normalized_score
+from pgdiff_envs.tasks import LOCOMOTION_TASKS, REFERENCE_SCORES
 
 mujoco = require("mujoco", extra="mujoco")
 # These need MuJoCo, whose absence has its own message above.
@@ -16,6 +16,12 @@ from gymnasium.envs.mujoco.half_cheetah_v5 import (  # noqa: E402
 )
 from gymnasium.envs.mujoco.hopper_v5 import HopperEnv as GymnasiumHopper  # noqa: E402
 from gymnasium.envs.mujoco.walker2d_v5 import Walker2dEnv as GymnasiumWalker2d  # noqa: E402
+
+_OF_PICTURES = frozenset(
+    ("render_mode", "width", "height", "camera_id", "camera_name", "default_camera_config",
+     "max_geom", "visual_options")
+)  # fmt: skip
+"""Arguments that change pictures alone."""
 
 
 class LocomotionEnv(MujocoEnv):
@@ -33,14 +39,39 @@ class LocomotionEnv(MujocoEnv):
     task_id: ClassVar[str]
     velocity_clip: ClassVar[float | None] = 10.0
 
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        changed = {name for name in settings if name not in _OF_PICTURES}
+        self._changed = sorted(changed | ({"its arguments"} if arguments else set()))
+        super().__init__(*arguments, **settings)
+
+    @property
+    def reference_steps(self) -> int:
+        """The time limit of the episodes that `reference_scores` are of."""
+        return LOCOMOTION_TASKS[self.task_id].steps
+
     @property
     def reference_scores(self) -> tuple[float, float]:
-        """The returns whose normalised scores are 0 and 100."""
+        """The returns whose normalised scores are 0 and 100.
+
+        Raises:
+            PgdiffEnvsError: the environment was made with arguments that change rewards, ends or
+                dynamics, which the task's scores do not fit.
+        """
+        if self._changed:
+            raise PgdiffEnvsError(
+                f"`reference_scores` of '{self.task_id}' do not fit another "
+                f"{' and '.join(self._changed)}: make the environment by its id alone."
+            )
         return REFERENCE_SCORES[self.task_id]
 
     def normalized_score(self, returns: Any) -> Float[np.ndarray, "..."]:
-        """D4RL's normalised score times 100, of one or many undiscounted returns."""
-        return normalized_score(self.task_id, returns)
+        """D4RL's normalised score times 100, of one or many undiscounted returns.
+
+        Raises:
+            PgdiffEnvsError: as `reference_scores`.
+        """
+        low, high = self.reference_scores
+        return np.asarray(100.0 * (np.asarray(returns, dtype=np.float64) - low) / (high - low))
 
     def set_observation(self, observation: Any) -> Float[np.ndarray, " obs"]:
         """Reset the simulator to the state that has this observation, recorded or generated.

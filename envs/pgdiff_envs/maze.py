@@ -14,6 +14,7 @@ from pgdiff_envs.layouts import BALL_RADIUS, Layout, get_layout
 from pgdiff_envs.physics import GEAR, MAX_VELOCITY, TIMESTEP, build_xml
 from pgdiff_envs.raster import Raster
 from pgdiff_envs.shortest import shortest_ways
+from pgdiff_envs.tasks import TASKS, Task
 from pgdiff_envs.tracker import Tracker
 
 if TYPE_CHECKING:
@@ -129,21 +130,63 @@ class MazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._place_goal(self._task_goal)
 
     @property
+    def task(self) -> Task | None:
+        """The task whose id this environment was made by; None for a maze of one's own."""
+        return None if self.spec is None else TASKS.get(self.spec.id)
+
+    @property
+    def touch_reward(self) -> float | None:
+        """The reward of every step at the goal: 1 where rewards are sparse, None where dense.
+
+        It is for scores that count from the first touch of the goal on: other steps are worth 0,
+        the goal rests within an episode, and an episode goes on after it.
+        """
+        return 1.0 if self.reward == "sparse" else None
+
+    @property
+    def reference_steps(self) -> int | None:
+        """The time limit of the episodes that `reference_scores` are of; None for any."""
+        return None if self.task is None else self.task.steps
+
+    @property
     def reference_scores(self) -> tuple[float, float]:
         """The returns whose normalised scores are 0 (random) and 100 (D4RL's controller).
 
         Raises:
-            PgdiffEnvsError: this environment was made without any.
+            PgdiffEnvsError: this environment was made without any, or by the id of a task but with
+                another layout, reward or goal, which the task's scores do not fit.
         """
         if self._reference_scores is None:
             raise PgdiffEnvsError(
                 "`reference_scores` is not set for this maze: give it to MazeEnv, or make the "
                 "environment by one of the ids of pgdiff_envs.TASKS."
             )
+        if self.task is not None and tuple(self._reference_scores) == self.task.reference:
+            self._check_is_task(self.task)
         return self._reference_scores
 
+    def _check_is_task(self, task: Task) -> None:
+        """Raise an error if the reference scores of a task do not fit what was made of it."""
+        assert self.spec is not None
+        changed = {
+            "layout": self.layout.rows != get_layout(task.layout).rows,
+            "reward": self.reward != task.reward,
+            "random_goal": self.random_goal != task.random_goal,
+            "goal": not task.random_goal
+            and not np.array_equal(self._task_goal, _point(self.layout.goal_cell)),
+        }
+        if names := [name for name, differs in changed.items() if differs]:
+            raise PgdiffEnvsError(
+                f"`reference_scores` of '{self.spec.id}' do not fit another {' and '.join(names)}: "
+                "make the environment by its id alone, or give `reference_scores` of your own."
+            )
+
     def normalized_score(self, returns: Any) -> Float[np.ndarray, "..."]:
-        """D4RL's normalised score times 100, of one or many undiscounted returns."""
+        """D4RL's normalised score times 100, of one or many undiscounted returns.
+
+        Raises:
+            PgdiffEnvsError: as `reference_scores`.
+        """
         low, high = self.reference_scores
         return np.asarray(100.0 * (np.asarray(returns, dtype=np.float64) - low) / (high - low))
 

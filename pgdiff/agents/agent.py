@@ -1,6 +1,7 @@
 """An agent of Stable-Baselines3 as a guide needs it: differentiable, in raw units, in batches."""
 
 import math
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Self
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 from pgdiff.agents.density import gaussian_log_prob
 from pgdiff.agents.families import FAMILIES, family_of
+from pgdiff.agents.live import NO_STATISTICS, warn_wrapped
 from pgdiff.agents.spaces import check_bounds, check_box
 from pgdiff.agents.vec_normalize import VecNormalizeStatistics
 from pgdiff.validation import PgdiffError, as_array, check_range
@@ -105,9 +107,12 @@ class Agent(nn.Module):
                 f"`model` must be of one of the algorithms {', '.join(FAMILIES)}. "
                 f"Got a {type(model).__qualname__}."
             )
+        warn_wrapped(model)
         own = model.get_vec_normalize_env() if vec_normalize is None else None
         if own is not None:
             vec_normalize = VecNormalizeStatistics.of(own)
+        elif vec_normalize is None and getattr(model, "_last_original_obs", None) is not None:
+            warnings.warn(NO_STATISTICS, UserWarning, stacklevel=3)
         return cls(model.policy, algorithm=algorithm, vec_normalize=vec_normalize)
 
     # -------------------------------------------------------------------------------- acting

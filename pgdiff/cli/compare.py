@@ -16,20 +16,23 @@ from pgdiff.evaluation import fidelity
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.plotting import fidelity_picture, marginals_picture
 from pgdiff.pretrained import load_learner
+from pgdiff.saving import check_writable
 from pgdiff.validation import PgdiffError, check_positive_int
 from pgdiff.workflows.files import write_json
 
 ENSEMBLE = "ensemble"
+FIDELITY = "fidelity.json"
 TRAJECTORIES = 1000  # of the ensemble, at least
 
 
 def run(settings: dict[str, Any]) -> int:
     """Compare, draw, and print the table."""
-    real = load_episodes(path(settings, "real"))
     files = paths(settings, "synthetic")
-    data = _by_name(files)
     first = files[0]
     out = path(settings, "out", first.with_name(f"{first.name}.fidelity"))
+    real = load_episodes(path(settings, "real"))
+    data = _by_name(files)
+    check_writable(out / FIDELITY)
     policies = {
         name: _agent(name, path(settings, name))
         for name in ("target", "behaviour")
@@ -57,7 +60,7 @@ def run(settings: dict[str, Any]) -> int:
     print(found.table())
     print(f"\nrows are compared by {found.features}")
     content = found.to_dict()
-    write_json(out / "fidelity.json", content)
+    write_json(out / FIDELITY, content)
     if importlib.util.find_spec("matplotlib") is None:
         print("no pictures: matplotlib is not installed (pip install 'pgdiff-rl[viz]')")
     else:

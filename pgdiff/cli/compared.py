@@ -4,8 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from pgdiff.evaluation import Evaluation, aggregate, compare, comparison_table, load_evaluations
+from pgdiff.evaluation.strata import further_metrics
+from pgdiff.saving import check_writable
 from pgdiff.validation import PgdiffError
 from pgdiff.workflows.files import write_json
+
+COMPARISON = "comparison.json"
 
 
 def show(files: list[Path], out: Path | None) -> int:
@@ -20,6 +24,8 @@ def show(files: list[Path], out: Path | None) -> int:
         raise PgdiffError(f"`compare` must name at least 2 evaluations. Got {len(files)}.")
     if len(set(files)) < len(files):
         raise PgdiffError("`compare` must name each evaluation once.")
+    if out is not None:
+        check_writable(out / COMPARISON)
     found = {str(file): load_evaluations(file) for file in files}
     rows: dict[str, Evaluation] = {}
     for name, evaluations in found.items():
@@ -29,15 +35,37 @@ def show(files: list[Path], out: Path | None) -> int:
     first, *others = found
     content: dict[str, Any] = {"rows": {}, "differences": {}}
     for name, evaluations in found.items():
-        content["rows"][name] = aggregate(evaluations).to_dict()
+        together = aggregate(evaluations)
         if len(evaluations) > 1:
-            print(f"\n{name}\n{aggregate(evaluations)}")
+            print(f"\n{name}\n{together}")
+        content["rows"][name] = {**together.to_dict(), "further": further(evaluations)}
     print(f"\ndifference to {first} [95 %]")
     for name in others:
-        difference = compare(found[name], found[first])
-        content["differences"][name] = difference.to_dict()
-        print(f"  {name}  {difference}")
+        content["differences"][name] = _difference(name, found[name], found[first])
     if out is not None:
-        write_json(out / "comparison.json", content)
+        write_json(out / COMPARISON, content)
         print(f"comparison: {out}")
     return 0
+
+
+def further(evaluations: list[Evaluation]) -> dict[str, Any]:
+    """Aggregate the metrics beside the score, print them if they are of several runs."""
+    content = {}
+    for metric in further_metrics(evaluations):
+        together = aggregate(evaluations, metric=metric)
+        if len(evaluations) > 1:
+            print(together)
+        content[metric] = together.to_dict()
+    return content
+
+
+def _difference(name: str, a: list[Evaluation], b: list[Evaluation]) -> dict[str, Any]:
+    """Print what two planners differ by, in every metric that both have."""
+    difference = compare(a, b)
+    print(f"  {name}  {difference}")
+    also = {}
+    for metric in further_metrics([*a, *b]):
+        found = compare(a, b, metric=metric)
+        print(f"    {metric}  {found}")
+        also[metric] = found.to_dict()
+    return {**difference.to_dict(), "further": also}

@@ -5,6 +5,7 @@ from typing import Any
 from pgdiff.cli.tasks import recorded_env
 from pgdiff.cli.values import flag, path, paths
 from pgdiff.data import join_episodes, load_episodes, write_hdf5, write_minari
+from pgdiff.saving import check_writable
 from pgdiff.validation import PgdiffError, check_in, check_positive_int, check_range
 
 
@@ -17,6 +18,8 @@ def run(settings: dict[str, Any]) -> int:
     overwrite = flag(settings, "overwrite")
     if target == "hdf5" and out.exists() and not overwrite:
         raise PgdiffError(f"'{out}' exists. overwrite=true replaces it, out=PATH names another.")
+    if target == "hdf5":
+        check_writable(out)
     read = [
         load_episodes(
             str(source),

@@ -17,7 +17,7 @@ from pgdiff.evaluation import Evaluation, aggregate, evaluate
 from pgdiff.planning import Planner
 from pgdiff.planning.from_run import RunInfo, read_run
 from pgdiff.validation import PgdiffError, check_positive_int, check_range, check_seed
-from pgdiff.workflows import pictures
+from pgdiff.workflows import outputs, pictures
 from pgdiff.workflows.ablation import ablation
 from pgdiff.workflows.files import write_json
 from pgdiff.workflows.rendering import render_options
@@ -36,14 +36,16 @@ def run(settings: dict[str, Any]) -> int:
     out = path(settings, "out", _default_out(settings, folders))
     options = _options(settings)
     ids = [env_id_of(run, settings["env"]) for run in runs]
+    ablated = flag(settings, "ablation")
+    if ablated and len(runs) > 1:
+        raise PgdiffError(f"`run` must be one folder for the ablation. Got {len(runs)}.")
     if flag(settings, "truth"):
         return truth.measure(settings, runs, ids, out, env_options=_env_options(settings))
-    if flag(settings, "ablation"):
-        if len(runs) > 1:
-            raise PgdiffError(f"`run` must be one folder for the ablation. Got {len(runs)}.")
+    outputs.check_out(out, outputs.EVALUATION, overwrite=flag(settings, "overwrite"))
+    if ablated:
         return _ablation(settings, runs[0], ids[0], out, options)
     if len(runs) == 1:
-        _evaluate(settings, runs[0], ids[0], out, options)
+        _evaluate(settings, runs[0], ids[0], out, options, clear=out)
     else:
         _several(settings, runs, ids, out, options)
     print(f"evaluation: {out}")
@@ -100,23 +102,31 @@ def _several(
     options: dict[str, Any],
 ) -> None:
     """Evaluate each run on the same episodes, then all of them together."""
-    # Of an earlier call with more runs, or with one: `compare` would take them for these.
-    for stale in [out / EVALUATION, *out.glob(f"run_*/{EVALUATION}")]:
-        stale.unlink(missing_ok=True)
     found = []
     for number, (run, env_id) in enumerate(zip(runs, ids, strict=True)):
         print(f"--- {run.path}", flush=True)
-        found.append(_evaluate(settings, run, env_id, out / f"run_{number}", options))
+        folder = out / f"run_{number}"
+        # Before the first one is written: `compare` would take evaluations of an earlier call with
+        # more runs for these.
+        clear = out if number == 0 else folder
+        found.append(_evaluate(settings, run, env_id, folder, options, clear=clear))
     together = aggregate(found)
     print(f"--- all {len(runs)}\n{together}")
     content = {**together.to_dict(), "evaluations": [f"run_{i}" for i in range(len(found))]}
+    content["further"] = compared.further(found)
     write_json(out / "aggregate.json", content)
 
 
 def _evaluate(
-    settings: dict[str, Any], run: RunInfo, env_id: str, out: Path, options: dict[str, Any]
+    settings: dict[str, Any],
+    run: RunInfo,
+    env_id: str,
+    out: Path,
+    options: dict[str, Any],
+    *,
+    clear: Path,
 ) -> Evaluation:
-    """Evaluate one run; write its file and its pictures."""
+    """Evaluate one run; write its file and its pictures, in place of earlier ones in `clear`."""
     gallery, record = int(settings["gallery"]), int(settings["record"])
     kept = options["episodes"] if gallery else record
     agent = acting_agent(settings, run)
@@ -135,6 +145,7 @@ def _evaluate(
         )
         result = _stated(result, said)
         print(result.table(result.settings["agent"]))
+        outputs.remove(clear, outputs.EVALUATION)
         result.to_json(out / EVALUATION)
         if not flag(settings, "pictures"):
             return result
@@ -162,8 +173,6 @@ def _described(settings: dict[str, Any], run: RunInfo, planner: Planner) -> dict
     """What a planner is, with all that was asked of its guides, where it has some."""
     said = described(settings, run, planner)
     others = [f"{guide.name} x {guide.scale:g}" for guide in planner.guides[1:]]
-    if _env_options(settings):
-        said["env_options"] = _env_options(settings)
     said["agent"] = ", also ".join([said["agent"], *others])
     asked = guide_settings(settings, run)
     said["guides"] = {
@@ -173,10 +182,7 @@ def _described(settings: dict[str, Any], run: RunInfo, planner: Planner) -> dict
 
 
 def _stated(result: Evaluation, settings: dict[str, Any]) -> Evaluation:
-    own = {**result.settings, **settings}
-    if "env_options" in settings:  # another task, for tables and comparisons
-        own["env"] = f"{own['env']} with {settings['env_options']}"
-    return dataclasses.replace(result, settings=own)
+    return dataclasses.replace(result, settings={**result.settings, **settings})
 
 
 def _ablation(
@@ -213,6 +219,7 @@ def _ablation(
         env.close()
     print(stated["agent"])
     print(result.table())
+    outputs.remove(out, outputs.EVALUATION)
     result.write(out, settings=stated)
     print(f"evaluation: {out}")
     return 0

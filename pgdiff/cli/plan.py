@@ -30,6 +30,7 @@ from pgdiff.plotting.names import chosen_features, observation_names
 from pgdiff.plotting.views import PANELS, position_of
 from pgdiff.trajectory import Plan
 from pgdiff.validation import PgdiffError, check_positive_int, check_seed
+from pgdiff.workflows import outputs
 from pgdiff.workflows.files import write_json
 
 SHOWN = 5
@@ -46,6 +47,7 @@ def run(settings: dict[str, Any]) -> int:
     pictured = importlib.util.find_spec("matplotlib") is not None
     if reach and not pictured:
         raise PgdiffError("`reach` must be 0 without matplotlib (pip install 'pgdiff-rl[viz]').")
+    outputs.check_out(out, outputs.PLAN, overwrite=flag(settings, "overwrite"))
     env = make_env(env_id_of(run, settings["env"]))
     try:
         planner = make_planner(settings, run, env)
@@ -71,6 +73,7 @@ def run(settings: dict[str, Any]) -> int:
             )
         guides = guide_settings(settings, run)
         print(_table(plan))
+        outputs.remove(out, outputs.PLAN)
         write_json(out / "plan.json", _content(plan, settings, folder, guides))
         if explanation is not None:
             print(f"\n{explanation.table()}\n")

@@ -1,6 +1,5 @@
 """`pgdiff evaluate truth=true`: whether a run's plans can be followed; nothing is scored."""
 
-import os
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from pgdiff.cli.values import flag, path
 from pgdiff.data import Episodes, load_episodes
 from pgdiff.planning.from_run import RunInfo
 from pgdiff.validation import PgdiffError, check_positive_int, check_seed
+from pgdiff.workflows import outputs
 from pgdiff.workflows.truth import TRUTH, write_truth
 
 
@@ -44,7 +44,7 @@ def measure(
     pictures = flag(settings, "pictures")
     folders = [out] if len(runs) == 1 else [out / f"run_{n}" for n in range(len(runs))]
     for folder in folders:
-        _check_new(folder, settings)
+        outputs.check_out(folder, outputs.TRUTH, overwrite=flag(settings, "overwrite"))
     for run, env_id, folder in zip(runs, ids, folders, strict=True):
         if len(runs) > 1:
             print(f"--- {run.path}", flush=True)
@@ -71,20 +71,6 @@ def measure(
         print(found.table())
         print(f"truth: {folder / TRUTH}")
     return 0
-
-
-def _check_new(folder: Path, settings: dict[str, Any]) -> None:
-    """Refuse a folder that cannot be made, or a measurement that is there, before anything runs."""
-    parent = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise PgdiffError(
-            f"`out` must be a folder that can be written to. Got '{folder}'. Name another folder."
-        )
-    if (folder / TRUTH).exists() and not settings.get("overwrite", False):
-        raise PgdiffError(
-            f"`out` must be a folder without a {TRUTH}. Got '{folder}'. Choose another folder, or "
-            "say overwrite=true."
-        )
 
 
 def _recording(settings: dict[str, Any], run: RunInfo) -> Episodes:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from pgdiff.evaluation.resampling import blocks, drawn_means, draws
 from pgdiff.evaluation.results import Evaluation
-from pgdiff.evaluation.strata import Stratum, strata_of
+from pgdiff.evaluation.strata import Stratum, mean_of, strata_of
 from pgdiff.validation import PgdiffError, check_positive_int, check_range, check_seed
 
 Given = Evaluation | str | os.PathLike[str]
@@ -57,7 +57,7 @@ class Aggregate:
     """What several evaluations say together.
 
     Attributes:
-        metric: "normalized_score", "return" or "success".
+        metric: "normalized_score", "return", "success", "score_if_stay" or "first_touch".
         tasks: the strata.
         runs: training seeds in each of them.
         episodes: of all runs and tasks together.
@@ -68,6 +68,7 @@ class Aggregate:
         iqm: the mean of the middle half of the units, pooled over tasks.
         optimality_gap: by how much units stay below the target on average; None without a target.
         resampling: how the interval was made, in words.
+        never: episodes beside these that have no first touch, where that is the metric.
     """
 
     metric: str
@@ -79,6 +80,7 @@ class Aggregate:
     iqm: Estimate
     optimality_gap: Estimate | None
     resampling: str
+    never: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, ready for JSON."""
@@ -88,7 +90,7 @@ class Aggregate:
         digits = digits_of(self.metric)
         lines = [
             f"{self.metric}, {self.runs} run(s) in {', '.join(self.tasks)}: {self.episodes} "
-            "episodes in all",
+            "episodes in all" + (f", {self.never} more never arrive" if self.never else ""),
             f"  mean  {self.mean.text(digits=digits)}",
             f"  IQM   {self.iqm.text(digits=digits)}  (over {self.unit}s)",
         ]
@@ -114,7 +116,9 @@ def aggregate(
 
     Args:
         evaluations: the evaluations, or their files.
-        metric: "normalized_score", "return" or "success"; None for the score where there is one.
+        metric: "normalized_score", "return", "success", "score_if_stay" or "first_touch" (steps
+            to the first touch of the goal, of the episodes that have one; of one task alone); None
+            for the score where there is one.
         target: for the optimality gap, in the metric's units.
         level: of the intervals, between 0 and 1.
         resamples: how often is drawn.
@@ -152,16 +156,18 @@ def aggregate(
         name: estimate(float(statistic(observed)), np.concatenate(drawn[name]), share)
         for name, statistic in statistics.items()
     }
+    episodes = sum(len(_there(scores)) for stratum in strata for scores in stratum.runs)
     return Aggregate(
         metric=strata[0].metric,
         tasks=tuple(stratum.task for stratum in strata),
         runs=runs,
-        episodes=sum(len(scores) for stratum in strata for scores in stratum.runs),
+        episodes=episodes,
         unit="run" if runs > 1 else "episode",
         mean=found["mean"],
         iqm=found["iqm"],
         optimality_gap=found.get("optimality_gap"),
         resampling=_in_words(strata, share, count),
+        never=sum(len(scores) for stratum in strata for scores in stratum.runs) - episodes,
     )
 
 
@@ -173,7 +179,8 @@ def interquartile_mean(units: Float[np.ndarray, "*rows units"]) -> Float[np.ndar
 
 
 def estimate(value: float, drawn: Float[np.ndarray, " resamples"], level: float) -> Estimate:
-    """The statistic with the percentile interval of its resamples."""
+    """The statistic with the percentile interval of its resamples, those with a value."""
+    drawn = drawn[np.isfinite(drawn)]
     low, high = np.quantile(drawn, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return Estimate(value=value, low=float(low), high=float(high), level=level)
 
@@ -184,8 +191,13 @@ def _mean(units: np.ndarray) -> np.ndarray:
 
 def _units(stratum: Stratum) -> np.ndarray:
     if len(stratum.runs) == 1:
-        return stratum.runs[0]
-    return np.array([scores.mean() for scores in stratum.runs])
+        return _there(stratum.runs[0])
+    return np.array([mean_of(scores) for scores in stratum.runs])
+
+
+def _there(scores: np.ndarray) -> np.ndarray:
+    """The episodes that have a value."""
+    return np.asarray(scores[np.isfinite(scores)])
 
 
 def _width(stratum: Stratum) -> int:
@@ -194,7 +206,7 @@ def _width(stratum: Stratum) -> int:
 
 def _drawn_units(stratum: Stratum, rows: int, rng: np.random.Generator) -> np.ndarray:
     if len(stratum.runs) == 1:
-        (scores,) = stratum.runs
+        scores = _there(stratum.runs[0])
         return np.asarray(scores[draws(rng, rows, len(scores))])
     which = draws(rng, rows, len(stratum.runs))
     return drawn_means(stratum.runs, which, rng, shared=stratum.shared)

@@ -8,6 +8,8 @@ import gymnasium as gym
 import numpy as np
 from jaxtyping import Float, Shaped
 
+from pgdiff.evaluation.limits import time_limit
+from pgdiff.evaluation.plain import plain
 from pgdiff.validation import PgdiffError, as_array
 
 
@@ -16,21 +18,36 @@ def name_of(env: gym.Env[Any, Any]) -> str:
     return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
 
 
+def options_of(env: gym.Env[Any, Any]) -> dict[str, Any]:
+    """Return the arguments with which the environment is not what its id says, ready for JSON.
+
+    These are the arguments of `gymnasium.make` that differ from those that the id is registered
+    with, its time limit included; those of rendering are left out.
+    """
+    registered = None if env.spec is None else gym.registry.get(env.spec.id)
+    if env.spec is None or registered is None:
+        return {}
+    own = {key: plain(value) for key, value in registered.kwargs.items()}
+    given = {key: plain(value) for key, value in env.spec.kwargs.items()}
+    options = {
+        key: value
+        for key, value in given.items()
+        if not key.startswith("render") and (key not in own or own[key] != value)
+    }
+    limit = time_limit(env)
+    if limit is not None and limit != registered.max_episode_steps:
+        options["max_episode_steps"] = limit
+    return options
+
+
 def wrappers_of(env: gym.Env[Any, Any]) -> dict[str, dict[str, Any]]:
     """Settings of the wrappers with which the environment is not what its id says, by name.
 
     Those that say what they were made with (`gymnasium.utils.RecordConstructorArgs`) and have
     settings. Arrays are lists; of what JSON has no word for, such as functions, the class is told.
     """
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, np.ndarray):
-            return value.tolist()
-        known = value is None or isinstance(value, bool | int | float | str)
-        return value if known else type(value).__name__
-
     found = env.spec.additional_wrappers if env.spec is not None else ()
-    return {w.name: {key: plain(v) for key, v in w.kwargs.items()} for w in found if w.kwargs}
+    return {w.name: plain(w.kwargs) for w in found if w.kwargs}
 
 
 def check_env(env: Any) -> None:

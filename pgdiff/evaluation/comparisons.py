@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from pgdiff.evaluation.aggregates import Estimate, Given, digits_of, estimate
 from pgdiff.evaluation.resampling import blocks, drawn_means, draws, means_of_episodes
-from pgdiff.evaluation.strata import Stratum, strata_of
+from pgdiff.evaluation.strata import FIRST_TOUCH, Stratum, mean_of, strata_of
 from pgdiff.validation import PgdiffError, check_positive_int, check_range, check_seed
 
 
@@ -18,7 +18,7 @@ class Comparison:
     """The mean of one planner less that of another.
 
     Attributes:
-        metric: "normalized_score", "return" or "success".
+        metric: "normalized_score", "return", "success", "score_if_stay" or "first_touch".
         difference: of the means, first less second, and its interval.
         tasks: what both were evaluated in.
         runs: of the first and of the second planner, in each task.
@@ -62,7 +62,9 @@ def compare(
     Args:
         a: an evaluation, its file, or those of several training seeds and tasks.
         b: likewise.
-        metric: "normalized_score", "return" or "success"; None for the score where there is one.
+        metric: "normalized_score", "return", "success", "score_if_stay" or "first_touch" (steps
+            to the first touch of the goal, paired over the starts from which every run of both has
+            one); None for the score where there is one.
         level: of the interval, between 0 and 1.
         resamples: how often is drawn.
         seed: of the draws.
@@ -95,8 +97,10 @@ def compare(
         ),
         tasks=tuple(stratum.task for stratum in first),
         runs=(len(pairs[0].a), len(pairs[0].b)),
-        episodes=min(len(scores) for pair in pairs for scores in (*pair.a, *pair.b)),
-        pairing=_in_words(pairs),
+        episodes=min(
+            int(np.isfinite(scores).sum()) for pair in pairs for scores in (*pair.a, *pair.b)
+        ),
+        pairing=_in_words(pairs, first[0].metric),
     )
 
 
@@ -114,6 +118,8 @@ class _Pair:
     def of(cls, first: Stratum, second: Stratum) -> "_Pair":
         a, b = first.runs, second.runs
         common = _common(first, second)
+        if common is not None and first.metric == FIRST_TOUCH:
+            common = _arrived(common, first, second)
         if common is not None:
             a, b = (
                 tuple(scores[np.isin(seeds[0], common)] for scores in runs)  # type: ignore[arg-type]
@@ -134,7 +140,7 @@ class _Pair:
 
     @property
     def observed(self) -> float:
-        first, second = (np.mean([run.mean() for run in runs]) for runs in (self.a, self.b))
+        first, second = (np.mean([mean_of(run) for run in runs]) for runs in (self.a, self.b))
         return float(first - second)
 
     def drawn(self, rows: int, rng: np.random.Generator) -> Float[np.ndarray, " rows"]:
@@ -160,13 +166,32 @@ def _common(first: Stratum, second: Stratum) -> np.ndarray | None:
     return common if len(common) else None
 
 
+def _arrived(common: np.ndarray, first: Stratum, second: Stratum) -> np.ndarray:
+    """The common environment seeds from which every run of both touches the goal."""
+    missed = [
+        seeds[~np.isfinite(scores)]
+        for stratum in (first, second)
+        for scores, seeds in zip(stratum.runs, stratum.seeds, strict=True)
+        if seeds is not None
+    ]
+    left = np.setdiff1d(common, np.concatenate(missed))
+    if len(left) == 0:
+        raise PgdiffError(
+            f"`metric` must not be '{FIRST_TOUCH}' where `a` and `b` touch the goal from no start "
+            f"in common. Got {len(common)} starts in common. Use another metric."
+        )
+    return left
+
+
 def _listed(given: Given | Sequence[Given]) -> Sequence[Given]:
     return list(given) if isinstance(given, list | tuple) else [given]  # type: ignore[list-item]
 
 
-def _in_words(pairs: Sequence[_Pair]) -> str:
+def _in_words(pairs: Sequence[_Pair], metric: str) -> str:
     starts = all(pair.same_starts for pair in pairs)
     words = ["paired by environment seed" if starts else "starts not in common, not paired"]
+    if metric == FIRST_TOUCH:
+        words.append("of episodes that all arrive" if starts else "of episodes that arrive")
     if max(len(pairs[0].a), len(pairs[0].b)) > 1:
         words.append(
             "training seeds drawn together"

@@ -53,6 +53,9 @@ def load_evaluation(path: str | os.PathLike[str]) -> Evaluation:
         **_speed(file, content),
         settings=_object(file, content, "settings"),
         machine=_object(file, content, "machine"),
+        scores_if_stay=rows.numbers("scores_if_stay", optional=True),
+        first_touch=rows.numbers("first_touch", optional=True, gaps=True),
+        notes=_texts(file, content, "notes"),
     )
 
 
@@ -155,6 +158,14 @@ def _object(file: Path, content: dict[str, Any], name: str) -> dict[str, Any]:
     if name == "settings" and not isinstance(value.get("seed"), int | None):
         raise _damaged(file, f"`settings.seed` must be an integer, not {value['seed']!r:.40}")
     return value
+
+
+def _texts(file: Path, content: dict[str, Any], name: str) -> tuple[str, ...]:
+    """A list of text; empty in files from before it was stated."""
+    value = content.get(name, [])
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise _damaged(file, f"`{name}` must be a list of text")
+    return tuple(value)
 
 
 def _whole(file: Path, values: np.ndarray | None) -> np.ndarray:

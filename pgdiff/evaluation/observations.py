@@ -1,5 +1,6 @@
 """Observations of many environments as one batch, and each as one vector."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -42,8 +43,11 @@ def flat_observation(agent: Any, env: gym.Env[Any, Any]) -> Callable[[Any], np.n
 
 
 def goal_of(agent: Any, observation: Any, info: Mapping[str, Any]) -> Any:
-    """The goal that a reset told: in its info, or in a Dict observation; None for none."""
+    """Return a copy of the goal that a reset gave: in its info, or in a Dict observation.
+
+    None where it gave none. It is a copy because environments may write the next goal in place.
+    """
     layout = getattr(agent, "observation_layout", None)
     if info.get("goal") is None and layout is not None and isinstance(observation, Mapping):
-        return layout.flatten(observation)[1]
-    return info.get("goal")
+        return copy.deepcopy(layout.flatten(observation)[1])
+    return copy.deepcopy(info.get("goal"))

@@ -31,11 +31,18 @@ def draws(rng: np.random.Generator, rows: int, count: int) -> Int[np.ndarray, "r
 def means_of_episodes(
     runs: Float[np.ndarray, "runs episodes"], episodes: Int[np.ndarray, "rows episodes"]
 ) -> Float[np.ndarray, "rows runs"]:
-    """The mean of each run over the same drawn episodes."""
+    """The mean of each run over the same drawn episodes that have a value.
+
+    Episodes without one are NaN, and so is the mean of a draw of nothing else.
+    """
     count = runs.shape[1]
     flat = (np.arange(len(episodes))[:, None] * count + episodes).ravel()
     times = np.bincount(flat, minlength=len(episodes) * count).reshape(len(episodes), count)
-    return np.asarray(times @ runs.T / count)
+    there = np.isfinite(runs)
+    if there.all():
+        return np.asarray(times @ runs.T / count)
+    with np.errstate(invalid="ignore"):
+        return np.asarray(times @ np.where(there, runs, 0.0).T / (times @ there.T))
 
 
 def drawn_means(
@@ -59,8 +66,9 @@ def drawn_means(
         means = means_of_episodes(matrix, draws(rng, len(which), matrix.shape[1]))
         return np.take_along_axis(means, which, axis=1)
     found = np.empty(which.shape)
-    for number, scores in enumerate(runs):
+    for number, run in enumerate(runs):
         chosen = which == number
+        scores = run[np.isfinite(run)]
         episodes = rng.integers(len(scores), size=(int(chosen.sum()), len(scores)))
         found[chosen] = scores[episodes].mean(axis=1)
     return found

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int
 
 from pgdiff.evaluation.bootstrap import interval
 from pgdiff.evaluation.machine import machine as machine  # its home before it had its own file
+from pgdiff.evaluation.plain import plain
 from pgdiff.saving import write_whole
 from pgdiff.validation import PgdiffError
 
@@ -41,6 +42,12 @@ class Evaluation:
         trajectories: observations of the first recorded episodes, each [steps + 1, obs].
         settings: what was asked for: environment, agent, episodes, seed and so on.
         machine: what it ran on.
+        scores_if_stay: normalised scores that the episodes would have if every step from the first
+            touch of the goal to the time limit were paid, shape [episodes]; None where that has no
+            meaning, see `pgdiff.evaluation.scoring`.
+        first_touch: number of the first step whose reward was the `touch_reward`, from 1, shape
+            [episodes]; NaN where an episode never arrived; None as `scores_if_stay`.
+        notes: which scores are missing, and why.
     """
 
     returns: Float[np.ndarray, " episodes"]
@@ -55,6 +62,9 @@ class Evaluation:
     trajectories: list[Float[np.ndarray, "tokens obs"]] = field(repr=False)
     settings: dict[str, Any]
     machine: dict[str, Any]
+    scores_if_stay: Float[np.ndarray, " episodes"] | None = None
+    first_touch: Float[np.ndarray, " episodes"] | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def plans_per_second(self) -> float | None:
@@ -88,25 +98,20 @@ class Evaluation:
             "seeds": None if seeds is None else [int(seeds[0]), int(seeds[-1])],
             "return": _mean_and_interval(self.returns),
             "normalized_score": _mean_and_interval(self.normalized_scores),
+            "score_if_stay": _mean_and_interval(self.scores_if_stay),
+            "first_touch": _arrivals(self.first_touch),
             "success_rate": _mean_and_interval(self.successes),
-            "steps_to_goal": self._steps_to_goal(),
+            "steps_to_goal": _arrivals(self.steps_to_goal),
             "mean_length": float(self.lengths.mean()),
             "seconds": self.seconds,
             "agent_seconds": self.agent_seconds,
             "plans": self.plans,
             "plans_per_second": self.plans_per_second,
             "milliseconds_per_plan": self.milliseconds_per_plan,
-            "settings": dict(self.settings),
-            "machine": dict(self.machine),
+            "notes": list(self.notes),
+            "settings": plain(self.settings),
+            "machine": plain(self.machine),
         }
-
-    def _steps_to_goal(self) -> dict[str, Any] | None:
-        """Mean and interval over the episodes that got there, and how many did."""
-        if self.steps_to_goal is None:
-            return None
-        arrived = self.steps_to_goal[np.isfinite(self.steps_to_goal)]
-        found = _mean_and_interval(arrived) if len(arrived) else {"mean": None, "interval": None}
-        return {**(found or {}), "episodes": len(arrived)}
 
     def table(self, name: str | None = None) -> str:
         """Return the summary as a small text table, one row under a line of headings."""
@@ -123,16 +128,15 @@ class Evaluation:
 
     def to_json(self, path: str | os.PathLike[str]) -> Path:
         """Write the summary and the numbers of every episode; whole or not at all."""
-        steps = self.steps_to_goal
         content = {"format": FORMAT} | self.summary()
         content["per_episode"] = {
             "seeds": _listed(self.environment_seeds),
             "returns": self.returns.tolist(),
             "normalized_scores": _listed(self.normalized_scores),
+            "scores_if_stay": _listed(self.scores_if_stay),
+            "first_touch": _steps(self.first_touch),
             "successes": _listed(self.successes),
-            "steps_to_goal": None
-            if steps is None
-            else [None if np.isnan(step) else int(step) for step in steps],
+            "steps_to_goal": _steps(self.steps_to_goal),
             "goals": _listed(self.goals),
             "lengths": self.lengths.tolist(),
         }
@@ -144,6 +148,9 @@ class Evaluation:
 def comparison_table(evaluations: Mapping[str, Evaluation]) -> str:
     """Return one row per evaluation, under one line of headings.
 
+    The columns of the first touch are left out where no environment has a touch of its goal. The
+    last lines say which scores are missing, and why.
+
     Args:
         evaluations: row name to evaluation; the order is kept.
 
@@ -152,25 +159,31 @@ def comparison_table(evaluations: Mapping[str, Evaluation]) -> str:
     """
     if not evaluations:
         raise PgdiffError("`evaluations` must hold at least one evaluation. Got none.")
-    header = ["agent", "episodes", "return [95 %]", "score [95 %]", "success [95 %]", "plans/s"]
+    found = evaluations.values()
+    touched = any(e.first_touch is not None or _untouched(e.notes) for e in found)
+    touch = ["score if stay [95 %]", "first touch [95 %]"] if touched else []
+    header = ["agent", "episodes", "return [95 %]", "score [95 %]", *touch]
+    header += ["success [95 %]", "plans/s"]
     rows = [header]
     for name, evaluation in evaluations.items():
         summary = evaluation.summary()
         speed = summary["plans_per_second"]
-        rows.append(
-            [
-                name,
-                str(summary["episodes"]),
-                _cell(summary["return"], 1),
-                _cell(summary["normalized_score"], 1),
-                _cell(summary["success_rate"], 2),
-                "-" if speed is None else f"{speed:.1f}",
-            ]
-        )
+        cells = [name, str(summary["episodes"]), _cell(summary["return"], 1)]
+        cells.append(_cell(summary["normalized_score"], 1))
+        if touched:
+            cells += [_cell(summary["score_if_stay"], 1), _steps_cell(summary["first_touch"])]
+        cells += [_cell(summary["success_rate"], 2), "-" if speed is None else f"{speed:.1f}"]
+        rows.append(cells)
     widths = [max(len(row[column]) for row in rows) for column in range(len(header))]
     lines = ["  ".join(cell.ljust(w) for cell, w in zip(r, widths, strict=True)) for r in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
+    lines += dict.fromkeys(note for evaluation in found for note in evaluation.notes)
     return "\n".join(line.rstrip() for line in lines)
+
+
+def _untouched(notes: Sequence[str]) -> bool:
+    """Whether the notes say why there is no first touch, which is then an empty column."""
+    return any("first touch" in note for note in notes)
 
 
 def _mean_and_interval(values: np.ndarray | None) -> dict[str, Any] | None:
@@ -184,11 +197,34 @@ def _mean_and_interval(values: np.ndarray | None) -> dict[str, Any] | None:
     }
 
 
+def _arrivals(steps: np.ndarray | None) -> dict[str, Any] | None:
+    """Mean and interval over the episodes that arrived, how many did, and how many never did."""
+    if steps is None:
+        return None
+    arrived = steps[np.isfinite(steps)]
+    found = _mean_and_interval(arrived) if len(arrived) else {"mean": None, "interval": None}
+    return {**(found or {}), "episodes": len(arrived), "never": len(steps) - len(arrived)}
+
+
+def _steps_cell(found: dict[str, Any] | None) -> str:
+    """Steps to the goal, and how many episodes never arrived."""
+    if found is None or found["mean"] is None:
+        return "-" if found is None else f"-, {found['never']} never"
+    return f"{_cell(found, 1)}, {found['never']} never"
+
+
 def _cell(found: dict[str, Any] | None, digits: int) -> str:
     if found is None:
         return "-"
     low, high = found["interval"]
     return f"{found['mean']:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def _steps(values: np.ndarray | None) -> list[int | None] | None:
+    """Whole numbers; None for NaN."""
+    if values is None:
+        return None
+    return [None if np.isnan(value) else int(value) for value in values]
 
 
 def _listed(values: np.ndarray | None) -> list[Any] | None:

@@ -1,21 +1,26 @@
 """Episodes of an agent in a Gymnasium environment, many side by side in one process."""
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 from jaxtyping import Float
-from tqdm import tqdm
 
+from pgdiff.agents.live import of_raw_observations
 from pgdiff.evaluation import checks
+from pgdiff.evaluation.limits import check_length, check_limited
 from pgdiff.evaluation.machine import machine
 from pgdiff.evaluation.observations import flat_observation, goal_of, kept, stacked
+from pgdiff.evaluation.own_rewards import OwnRewards
+from pgdiff.evaluation.progress import Progress
 from pgdiff.evaluation.results import Evaluation
-from pgdiff.validation import check_positive_int, check_seed
+from pgdiff.evaluation.scoring import Scores, Scoring
+from pgdiff.evaluation.tally import Tally
+from pgdiff.validation import PgdiffError, check_flag, check_positive_int, check_seed
 
 MakeEnv = Callable[[], gym.Env[Any, Any]]
 
@@ -30,6 +35,8 @@ class Agent(Protocol):
     - `wants_goal`: True for an agent that is to be told its goals. They come from the reset's
       `info["goal"]`, and `initial_state(seeds, goals)` gets them, `[environments, goal]`; an agent
       with an `observation_layout` that names a goal finds it in its observations instead.
+    - `keep_rows(state, rows)`: the state of those rows of the batch alone. With it, environments
+      whose episodes are over leave the batch; without it, they stay in it until all are over.
     - `plans_made`: a running count of plans, for plans per second.
     - `missing_level`: not None for an agent that is ready for observations that are missing, NaN
       throughout, as `Disturbed` has them; else they are refused.
@@ -51,29 +58,6 @@ class Agent(Protocol):
         ...
 
 
-@dataclass
-class _Tally:
-    """Running numbers of one episode."""
-
-    total: float = 0.0
-    length: int = 0
-    success: bool | None = None
-    first_success: float = math.nan
-    done: bool = False
-    goal: Any = None
-    trajectory: list[Any] | None = field(default=None, repr=False)
-
-    def add(self, reward: float, ended: bool, info: dict[str, Any]) -> None:
-        self.total += reward
-        self.length += 1
-        self.done = ended
-        reported = info.get("is_success", info.get("success"))
-        if reported is not None:
-            if reported and not self.success:
-                self.first_success = self.length
-            self.success = bool(self.success) or bool(reported)
-
-
 def evaluate(
     agent: Agent,
     make_env: MakeEnv,
@@ -88,14 +72,19 @@ def evaluate(
     """Run whole episodes and return their returns, scores, successes and speed.
 
     Episode i resets its environment with `seed + i`. Up to `parallel` environments are stepped
-    together, and the agent sees their observations as one batch; one that has ended keeps its last
-    observation, is never stepped again, and is ignored until the others of its batch have ended
-    too. An agent that offers `initial_state` gets the same seeds, so that an episode does not
-    depend on its neighbours, but for the rounding of networks, which varies with the batch.
+    together, and the agent sees their observations as one batch. One whose episode is over is never
+    stepped again: it leaves the batch of an agent that offers `keep_rows`, and else keeps its last
+    observation and is ignored until the others have ended too. An agent that offers `initial_state`
+    gets the same seeds, so that an episode does not depend on its neighbours, but for the rounding
+    of networks, which varies with the batch.
+
+    A live model of Stable-Baselines3 that was trained in `VecNormalize` acts on observations that
+    are scaled by its statistics; pass `model.policy` to have it act on them as they are.
 
     Args:
         agent: acts by `predict`; see `Agent` for what else it may offer.
-        make_env: makes one environment with a time limit; called at most `parallel` times.
+        make_env: makes one environment with a time limit; called at most `parallel` times. Where
+            no time limit is known, an episode may have 10,000 steps.
         episodes: how many episodes.
         seed: seed of the first episode.
         parallel: how many environments at most run side by side.
@@ -104,126 +93,223 @@ def evaluate(
         record: how many of the first episodes keep their observations.
 
     Raises:
-        PgdiffError: if the environment's spaces do not fit the agent; an action has a wrong shape
-            or is not finite; the environment gives an observation or reward that is not finite,
-            keeps to Gym's older interface, or tells no goal to an agent that wants one.
+        PgdiffError: if the environment's spaces do not fit the agent, or its episodes do not end;
+            an action has a wrong shape or is not finite; the environment gives an observation or
+            reward that is not finite, keeps to Gym's older interface, or tells no goal to an agent
+            that wants one.
     """
-    check_positive_int("episodes", episodes)
-    check_seed("seed", seed)
+    episodes = check_positive_int("episodes", episodes)
+    seed = check_seed("seed", seed)
     check_seed("seed + episodes", seed + episodes)
-    check_positive_int("parallel", parallel)
-    check_positive_int("record", record, minimum=0)
-    plans_before = _plans_made(agent)
+    parallel = check_positive_int("parallel", parallel)
+    record = check_positive_int("record", record, minimum=0)
+    deterministic = check_flag("deterministic", deterministic)
     envs: list[gym.Env[Any, Any]] = []
-    tallies: list[_Tally] = []
+    own: list[OwnRewards] = []
+    tallies: list[Tally] = []
     agent_seconds = 0.0
     begin = time.perf_counter()
     try:
         for _ in range(min(parallel, episodes)):
-            env = make_env()
-            checks.check_env(env)
-            envs.append(env)
-            checks.check_fit(agent, env)
-        reference = _reference(envs[0])
-        limit = getattr(envs[0].spec, "max_episode_steps", None)
-        bar = tqdm(
-            total=None if limit is None else episodes * limit,
-            desc="evaluate",
-            unit="step",
-            unit_scale=True,
-            disable=not progress,
-        )
-        with bar:
-            for first in range(0, episodes, parallel):
-                seeds = [seed + i for i in range(first, min(first + parallel, episodes))]
-                kept = max(0, record - first)
-                batch, spent = _batch(agent, envs[: len(seeds)], seeds, deterministic, kept, bar)
-                tallies += batch
-                agent_seconds += spent
-        scores = _normalized(envs[0], [tally.total for tally in tallies])
-        env_name, wrappers = checks.name_of(envs[0]), checks.wrappers_of(envs[0])
-        told = _wants_goal(agent, envs[0])
-    finally:
+            envs.append(_made(make_env))
+        acting = of_raw_observations(agent, envs[0])
         for env in envs:
-            env.close()
-    successes = [tally.success for tally in tallies]
-    reported = None not in successes
-    plans_after = _plans_made(agent)
-    plans = None if plans_before is None or plans_after is None else plans_after - plans_before
-    return Evaluation(
-        returns=np.array([tally.total for tally in tallies]),
-        normalized_scores=scores,
-        successes=np.array(successes, dtype=bool) if reported else None,
-        steps_to_goal=np.array([tally.first_success for tally in tallies]) if reported else None,
-        goals=_stacked_goals(tallies),
-        lengths=np.array([tally.length for tally in tallies]),
-        seconds=time.perf_counter() - begin,
-        agent_seconds=agent_seconds,
-        plans=plans,
-        trajectories=[np.stack(t.trajectory) for t in tallies if t.trajectory is not None],
-        settings={
-            "env": env_name,
-            "wrappers": wrappers,
-            "reference_scores": reference,
-            "agent": type(agent).__name__,
+            checks.check_fit(acting, env)
+            own.append(OwnRewards(env))
+        plans_before = _plans_made(acting)
+        scoring = Scoring(envs[0])
+        settings = _settings(agent, acting, envs[0], scoring) | {
             "episodes": episodes,
             "seed": seed,
             "parallel": parallel,
             "deterministic": deterministic,
-            "goal": "told at each reset" if told else None,
-        },
-        machine=machine(),
+        }
+        with Progress(episodes=episodes, limit=scoring.limit, disable=not progress) as bar:
+            for first in range(0, episodes, parallel):
+                batch = _Batch(
+                    acting,
+                    envs,
+                    own,
+                    seeds=[seed + i for i in range(first, min(first + parallel, episodes))],
+                    record=max(0, record - first),
+                    touch_reward=scoring.touch_reward,
+                )
+                agent_seconds += batch.run(deterministic, bar)
+                tallies += batch.tallies
+        scores = scoring.scores(tallies)
+    finally:
+        for noted in own:
+            noted.release()
+        for env in envs:
+            env.close()
+    plans_after = _plans_made(acting)
+    plans = None if plans_before is None or plans_after is None else plans_after - plans_before
+    return _evaluation(
+        tallies,
+        scores,
+        settings=settings,
+        plans=plans,
+        agent_seconds=agent_seconds,
+        seconds=time.perf_counter() - begin,
     )
 
 
-def _batch(
-    agent: Agent,
-    envs: Sequence[gym.Env[Any, Any]],
-    seeds: Sequence[int],
-    deterministic: bool,
-    record: int,
-    bar: Any,
-) -> tuple[list[_Tally], float]:
-    """Run one episode in every environment; return their tallies and the seconds in `predict`."""
-    # Copies: environments may share an array, or write the next observation into the last one.
-    resets = [kept(checks.reset(env, seed)) for env, seed in zip(envs, seeds, strict=True)]
-    observations = [observation for observation, _ in resets]
-    infos = [info for _, info in resets]
-    flat = flat_observation(agent, envs[0])
-    tallies = [
-        _Tally(
-            goal=goal_of(agent, observation, info),
-            trajectory=[flat(observation).copy()] if i < record else None,
-        )
-        for i, (observation, info) in enumerate(resets)
-    ]
-    state = _initial_state(agent, seeds, infos, envs[0])
-    starts = np.ones(len(envs), dtype=bool)
-    gaps = getattr(agent, "missing_level", None) is not None
-    seconds = 0.0
-    number = 0
-    while not all(tally.done for tally in tallies):
-        number += 1
-        batch = stacked(observations)
-        begin = time.perf_counter()
-        actions, state = agent.predict(
-            batch, state=state, episode_start=starts, deterministic=deterministic
-        )
-        seconds += time.perf_counter() - begin
-        actions = checks.checked_actions(actions, envs[0], len(envs))
-        starts = np.zeros(len(envs), dtype=bool)
-        for i, tally in enumerate(tallies):
-            if tally.done:
-                continue
-            observation, reward, ended, info = checks.step(
-                envs[i], actions[i], seed=seeds[i], number=number, gaps=gaps
+def _made(make_env: MakeEnv) -> gym.Env[Any, Any]:
+    """Make an environment, checked; it is closed if it is refused."""
+    env = make_env()
+    checks.check_env(env)
+    try:
+        check_limited(env, name="make_env")
+    except PgdiffError:
+        env.close()
+        raise
+    return env
+
+
+def _settings(agent: Any, acting: Any, env: gym.Env[Any, Any], scoring: Scoring) -> dict[str, Any]:
+    """What an evaluation depends on, beside the caller's numbers."""
+    options = checks.options_of(env)
+    name = checks.name_of(env)
+    settings: dict[str, Any] = {
+        # With other arguments it is another task, for tables and comparisons.
+        "env": f"{name} with {options}" if options else name,
+        "wrappers": checks.wrappers_of(env),
+        "reference_scores": scoring.reference,
+        "agent": type(agent).__name__,
+        "goal": "told at each reset" if _wants_goal(acting, env) else None,
+    }
+    if options:
+        settings["env_options"] = options
+    if acting is not agent:
+        settings["agent_observations"] = "scaled by the agent's VecNormalize"
+    return settings
+
+
+def _evaluation(
+    tallies: Sequence[Tally],
+    scores: Scores,
+    *,
+    settings: dict[str, Any],
+    plans: int | None,
+    agent_seconds: float,
+    seconds: float,
+) -> Evaluation:
+    successes = [tally.success for tally in tallies]
+    reported = None not in successes
+    return Evaluation(
+        returns=np.array([tally.total for tally in tallies]),
+        normalized_scores=scores.normalized,
+        successes=np.array(successes, dtype=bool) if reported else None,
+        steps_to_goal=np.array([tally.first_success for tally in tallies]) if reported else None,
+        goals=_stacked_goals(tallies),
+        lengths=np.array([tally.length for tally in tallies]),
+        seconds=seconds,
+        agent_seconds=agent_seconds,
+        plans=plans,
+        trajectories=[np.stack(t.trajectory) for t in tallies if t.trajectory is not None],
+        settings=settings,
+        machine=machine(),
+        scores_if_stay=scores.if_stay,
+        first_touch=scores.first_touch,
+        notes=scores.notes,
+    )
+
+
+class _Batch:
+    """One episode in every environment, side by side.
+
+    Args:
+        agent: the agent.
+        envs: the environments; as many of them are used as there are seeds.
+        own: notes the rewards below the wrappers, of each environment.
+        seeds: of the episodes.
+        record: how many of the first episodes keep their observations.
+        touch_reward: see `Scoring`.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        envs: Sequence[gym.Env[Any, Any]],
+        own: Sequence[OwnRewards],
+        *,
+        seeds: Sequence[int],
+        record: int,
+        touch_reward: float | None,
+    ) -> None:
+        self.agent, self.envs, self.own, self.seeds = agent, envs, own, seeds
+        self.flat = flat_observation(agent, envs[0])
+        self.observations: list[Any] = []
+        self.infos: list[dict[str, Any]] = []
+        self.tallies: list[Tally] = []
+        for i, seed in enumerate(seeds):
+            observation, info = checks.reset(envs[i], seed)
+            self.observations.append(kept(observation))
+            self.infos.append({"goal": copy.deepcopy(info.get("goal"))})
+            self.tallies.append(
+                Tally(
+                    goal=goal_of(agent, observation, info),
+                    touch_reward=touch_reward,
+                    trajectory=[self.flat(observation).copy()] if i < record else None,
+                )
             )
-            observations[i] = kept(observation)
-            tally.add(reward, ended, info)
-            if tally.trajectory is not None:
-                tally.trajectory.append(flat(observations[i]).copy())
-            bar.update()
-    return tallies, seconds
+            own[i].restart()
+
+    def run(self, deterministic: bool, bar: Progress) -> float:
+        """Run the episodes to their ends; return the seconds in `predict`."""
+        agent: Any = self.agent
+        state = _initial_state(agent, self.seeds, self.infos, self.envs[0])
+        keep_rows = getattr(agent, "keep_rows", None)
+        rows = list(range(len(self.seeds)))  # of the environments that are in the batch
+        starts = np.ones(len(rows), dtype=bool)
+        seconds, number = 0.0, 0
+        while not all(tally.done for tally in self.tallies):
+            number += 1
+            observations = stacked([self.observations[row] for row in rows])
+            begin = time.perf_counter()
+            actions, state = agent.predict(
+                observations, state=state, episode_start=starts, deterministic=deterministic
+            )
+            seconds += time.perf_counter() - begin
+            actions = checks.checked_actions(actions, self.envs[0], len(rows))
+            stepped = [row for row in rows if not self.tallies[row].done]
+            for row, action in zip(rows, actions, strict=True):
+                if not self.tallies[row].done:
+                    self._step(row, action, number)
+            ended = [self.tallies[row].length for row in stepped if self.tallies[row].done]
+            bar.advance(len(stepped), ended=ended)
+            if keep_rows is not None and 0 < len(ended) < len(rows):
+                going = [place for place, row in enumerate(rows) if not self.tallies[row].done]
+                state = keep_rows(state, going)
+                rows = [rows[place] for place in going]
+            starts = np.zeros(len(rows), dtype=bool)
+        return seconds
+
+    def _step(self, row: int, action: Any, number: int) -> None:
+        """Step one environment, and count the step."""
+        env, tally, own, seed = self.envs[row], self.tallies[row], self.own[row], self.seeds[row]
+        gaps = getattr(self.agent, "missing_level", None) is not None
+        observation, reward, ended, info = checks.step(
+            env, action, seed=seed, number=number, gaps=gaps
+        )
+        self.observations[row] = kept(observation)
+        tally.add(reward, ended, info)
+        if tally.trajectory is not None:
+            tally.trajectory.append(self.flat(observation).copy())
+        if not math.isfinite(tally.total):
+            raise PgdiffError(
+                "The environment's rewards must have a finite sum. That of "
+                f"'{checks.name_of(env)}' is not finite after step {number} of the episode with "
+                f"seed {seed}."
+            )
+        if not ended:
+            episode = f"the episode with seed {seed}"
+            check_length(env, tally.length, name="make_env", episode=episode)
+        elif own.watching:
+            tally.rewards_changed = not math.isclose(
+                own.total, tally.total, rel_tol=1e-6, abs_tol=1e-9
+            )
+            tally.steps_changed = own.steps != tally.length
 
 
 def _initial_state(
@@ -248,7 +334,7 @@ def _wants_goal(agent: Any, env: gym.Env[Any, Any]) -> bool:
     return bool(getattr(agent, "wants_goal", False)) and not finds
 
 
-def _stacked_goals(tallies: Sequence[_Tally]) -> Float[np.ndarray, "episodes goal"] | None:
+def _stacked_goals(tallies: Sequence[Tally]) -> Float[np.ndarray, "episodes goal"] | None:
     """The goals of all episodes, where every reset told one and all are numbers alike."""
     if any(tally.goal is None for tally in tallies):
         return None
@@ -262,23 +348,3 @@ def _stacked_goals(tallies: Sequence[_Tally]) -> Float[np.ndarray, "episodes goa
 def _plans_made(agent: Agent) -> int | None:
     made = getattr(agent, "plans_made", None)
     return None if made is None else int(made)
-
-
-def _normalized(env: gym.Env[Any, Any], returns: Sequence[float]) -> np.ndarray | None:
-    """Return the environment's own normalised scores; None where it has none to offer."""
-    normalized_score = getattr(env.unwrapped, "normalized_score", None)
-    if normalized_score is None:
-        return None
-    try:
-        return np.array([float(normalized_score(total)) for total in returns])
-    except ValueError:  # a maze of one's own, without reference scores
-        return None
-
-
-def _reference(env: gym.Env[Any, Any]) -> list[float] | None:
-    """The returns whose scores are 0 and 100, where the environment tells them."""
-    try:
-        low, high = env.unwrapped.reference_scores  # type: ignore[attr-defined]
-        return [float(low), float(high)]
-    except (AttributeError, TypeError, ValueError):
-        return None

@@ -11,7 +11,15 @@ from pgdiff.evaluation.files import load_evaluation
 from pgdiff.evaluation.results import Evaluation
 from pgdiff.validation import PgdiffError, check_in
 
-METRICS = {"normalized_score": "normalized_scores", "return": "returns", "success": "successes"}
+FIRST_TOUCH = "first_touch"
+METRICS = {
+    "normalized_score": "normalized_scores",
+    "return": "returns",
+    "success": "successes",
+    "score_if_stay": "scores_if_stay",
+    FIRST_TOUCH: "first_touch",
+}
+"""Metric: the field of an evaluation that holds it. A first touch is NaN where there was none."""
 _MAY_DIFFER = frozenset(
     ("agent", "run", "training_seed", "run_version", "device", "episodes", "seed", "parallel")
 )
@@ -67,6 +75,8 @@ def strata_of(
         metric = "normalized_score" if scored else "return"
     field = METRICS[check_in("metric", metric, METRICS)]
     tasks: dict[str, list[Evaluation]] = {}
+    if metric == FIRST_TOUCH:
+        _check_touches(found)
     for number, evaluation in enumerate(found):
         if getattr(evaluation, field) is None:
             raise PgdiffError(
@@ -86,6 +96,43 @@ def strata_of(
         )
         for task, of_task in tasks.items()
     ]
+
+
+def further_metrics(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Return the metrics that are shown beside the score, where every evaluation has them."""
+    found = []
+    if all(evaluation.scores_if_stay is not None for evaluation in evaluations):
+        found.append("score_if_stay")
+    tasks = {evaluation.settings.get("env") for evaluation in evaluations}
+    if len(tasks) == 1 and all(map(_arrives, evaluations)):
+        found.append(FIRST_TOUCH)
+    return found
+
+
+def mean_of(scores: Float[np.ndarray, " episodes"]) -> float:
+    """Return the mean of the episodes that have a value."""
+    return float(scores[np.isfinite(scores)].mean())
+
+
+def _arrives(evaluation: Evaluation) -> bool:
+    touches = evaluation.first_touch
+    return touches is not None and bool(np.isfinite(touches).any())
+
+
+def _check_touches(evaluations: Sequence[Evaluation]) -> None:
+    """Steps to a goal have a mean where there is an arrival, and one unit in one task alone."""
+    tasks = sorted({str(evaluation.settings.get("env")) for evaluation in evaluations})
+    if len(tasks) > 1:
+        raise PgdiffError(
+            f"`metric` must not be '{FIRST_TOUCH}' for several tasks, whose steps are not alike. "
+            f"Got {tasks}. Give the evaluations of one task."
+        )
+    for number, evaluation in enumerate(evaluations):
+        if evaluation.first_touch is not None and not _arrives(evaluation):
+            raise PgdiffError(
+                f"`metric` must not be '{FIRST_TOUCH}' where a run never touches the goal. Got "
+                f"evaluation {number} of '{tasks[0]}' with no arrival. Use another metric."
+            )
 
 
 def _check_one_planner(task: str, evaluations: Sequence[Evaluation]) -> None:

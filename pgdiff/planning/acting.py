@@ -69,6 +69,15 @@ class Acting:
             memory = memory._replace(past=past)
         return memory
 
+    def keep_rows(self, state: PlanMemory, rows: Sequence[int]) -> PlanMemory:
+        """Return the state of some of the environments, for when the others' episodes are over.
+
+        Args:
+            state: what `predict` returned last.
+            rows: the environments' places in the batch, in the order of the next one.
+        """
+        return state.rows(rows)
+
     @on_own_threads
     def predict(
         self,

@@ -66,6 +66,20 @@ class PlanMemory(NamedTuple):
             "actions of a plan": None if actions is None else actions.shape[1:],
         }
 
+    def rows(self, rows: Sequence[int]) -> "PlanMemory":
+        """Return the memory of these environments alone, in this order."""
+        kept = list(rows)
+        past = None if self.past is None else Past(*(part[kept] for part in self.past))
+        return self._replace(
+            waypoints=self.waypoints[kept],
+            age=self.age[kept],
+            seed=self.seed[kept],
+            plans=self.plans[kept],
+            goal=None if self.goal is None else self.goal[kept],
+            actions=None if self.actions is None else self.actions[kept],
+            past=past,
+        )
+
     def begun(self, episode_start: Any) -> "PlanMemory":
         """The memory without the plans of episodes that are over.
 

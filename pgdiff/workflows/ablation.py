@@ -2,14 +2,25 @@
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pgdiff.evaluation import Agent, Evaluation, comparison_table, evaluate, paired_difference
+from pgdiff.evaluation import (
+    Agent,
+    Comparison,
+    Evaluation,
+    compare,
+    comparison_table,
+    evaluate,
+    paired_difference,
+)
 from pgdiff.evaluation.rollouts import MakeEnv
+from pgdiff.evaluation.strata import further_metrics
+from pgdiff.validation import PgdiffError
 from pgdiff.workflows.files import write_json
 
 # What is added, to what: (row with it, row without it).
@@ -51,6 +62,21 @@ class Ablation:
             found[question] = paired_difference(first, second)
         return found
 
+    def further_differences(self) -> dict[str, dict[str, Comparison]]:
+        """The same of the metrics beside the score: by metric, then by question.
+
+        A metric that a pair does not have, as the first touch of two rows that never arrive
+        together, is left out.
+        """
+        found: dict[str, dict[str, Comparison]] = {}
+        for question, (with_it, without) in _QUESTIONS.items():
+            first, second = self.evaluations[with_it], self.evaluations[without]
+            for metric in further_metrics([first, second]):
+                with suppress(PgdiffError):
+                    difference = compare(first, second, metric=metric)
+                    found.setdefault(metric, {})[question] = difference
+        return found
+
     def table(self) -> str:
         """The four rows, and below them what each part adds."""
         rows = {self.labels[name]: found for name, found in self.evaluations.items()}
@@ -63,6 +89,9 @@ class Ablation:
         width = max(map(len, _QUESTIONS))
         for question, (mean, low, high) in self.differences().items():
             lines.append(f"  {question.ljust(width)}  {mean:+.1f} [{low:+.1f}, {high:+.1f}]")
+        for metric, differences in self.further_differences().items():
+            lines += ["", f"what is added, in {metric} [95 %]"]
+            lines += [f"  {name.ljust(width)}  {found}" for name, found in differences.items()]
         return "\n".join(lines)
 
     def write(
@@ -83,6 +112,10 @@ class Ablation:
                 for name, found in self.evaluations.items()
             },
             "differences": differences,
+            "further_differences": {
+                metric: {question: found.to_dict() for question, found in questions.items()}
+                for metric, questions in self.further_differences().items()
+            },
         }
         return write_json(target / "ablation.json", content)
 

@@ -8,7 +8,9 @@ import gymnasium
 import numpy as np
 from tqdm import tqdm
 
+from pgdiff.agents.live import of_raw_observations
 from pgdiff.evaluation.checks import step_values
+from pgdiff.evaluation.limits import check_length, check_limited
 from pgdiff.pretrained import seeded_torch
 from pgdiff.validation import PgdiffError, check_positive_int, check_seed, user_path
 from pgdiff.workflows.recording import Agent, Recording, check_new
@@ -70,6 +72,9 @@ def collect(
     if not callable(getattr(expert, "predict", None)):
         raise PgdiffError(f"`expert` must have `predict`. Got {type(expert).__name__}.")
     walk = hasattr(expert, "goal")
+    if not walk:
+        check_limited(env, name="env")
+        expert = of_raw_observations(expert, env)
     recording = Recording(env, steps, goal=getattr(expert, "goal", None))
     # Stable-Baselines3's policies draw from torch's global state: seeded here, restored after.
     with (
@@ -126,6 +131,7 @@ def _record_episodes(
     observation, _ = env.reset(seed=seed)
     state: Any = None
     start = np.ones(1, np.bool_)
+    length = 0
     for row in range(len(rows)):
         # A copy: an agent may scale its input in place.
         action, state = agent.predict(np.array(observation), state=state, episode_start=start)
@@ -139,6 +145,8 @@ def _record_episodes(
         rows.terminals[row] = terminated
         rows.timeouts[row] = truncated
         start = np.array([terminated or truncated])
+        length = 0 if start[0] else length + 1
+        check_length(env, length, name="env", episode=f"the episode of row {row}")
         if start[0]:
             observation, _ = env.reset()
             state = None

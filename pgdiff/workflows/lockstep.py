@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from pgdiff.evaluation.checks import step_values
+from pgdiff.evaluation.limits import check_length
 from pgdiff.workflows.recording import Agent, Recording, physics_of
 
 
@@ -45,6 +46,9 @@ class _Episode:
         )
         self.observation = observation
         self.ended = bool(terminated or truncated)
+        if not self.ended:
+            length = len(self.steps)
+            check_length(self._env, length, name="env", episode="an episode of the recording")
 
     def is_ready(self, rows: int) -> bool:
         """Whether it can be written where there is room for so many rows."""

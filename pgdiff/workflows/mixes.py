@@ -12,7 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from tqdm import tqdm
 
+from pgdiff.agents.live import of_raw_observations
 from pgdiff.evaluation.checks import check_fit
+from pgdiff.evaluation.limits import check_limited
 from pgdiff.pretrained import seeded_torch
 from pgdiff.validation import PgdiffError, check_positive_int, check_seed, user_path
 from pgdiff.workflows.lockstep import record_lockstep
@@ -95,6 +97,8 @@ def collect_mix(
             "`agents` must be at least one, with one of `names` each. "
             f"Got {len(agents)} and {len(names)} names."
         )
+    check_limited(env, name="env")
+    agents = [of_raw_observations(agent, env) for agent in agents]
     recording = Recording(env, steps)
     for name, agent in zip(names, agents, strict=True):
         if not callable(getattr(agent, "predict", None)):

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from pgdiff.data.checks import find_problems
 from pgdiff.data.hdf5 import write_hdf5
+from pgdiff.saving import check_writable
 from pgdiff.validation import PgdiffError, as_array
 
 
@@ -32,11 +33,12 @@ class Agent(Protocol):
 
 
 def check_new(path: Path, *, overwrite: bool) -> None:
-    """Raise an error if a file is there that may not be replaced."""
+    """Raise an error if a file is there that may not be replaced, or none can be written there."""
     if path.exists() and not overwrite:
         raise PgdiffError(
             f"`path` must be a new file. '{path}' exists; name another or pass overwrite=True."
         )
+    check_writable(path, name="path")
 
 
 def physics_of(env: gymnasium.Env[Any, Any]) -> Any:

@@ -32,8 +32,9 @@ class Watched:
             planner, "observation_layout", getattr(model, "observation_layout", None)
         )
         self._followed: list[list[tuple[int, np.ndarray]]] = []
+        self._rows: list[int] = []  # the episode of each row of the batch
         self._acted: list[list[np.ndarray]] = []
-        self._first, self._step = 0, 0
+        self._step = 0
 
     @property
     def plans_made(self) -> int:
@@ -42,11 +43,17 @@ class Watched:
 
     def initial_state(self, seeds: Sequence[int], goals: np.ndarray | None = None) -> PlanMemory:
         """See `Planner.initial_state`; a new batch of episodes begins with it."""
-        self._first, self._step = len(self._followed), 0
-        kept = min(len(seeds), self.episodes - self._first)
+        first, self._step = len(self._followed), 0
+        self._rows = list(range(first, first + len(seeds)))
+        kept = min(len(seeds), self.episodes - first)
         self._followed += [[] for _ in range(kept)]
         self._acted += [[] for _ in range(kept)]
         return self.planner.initial_state(seeds, goals)
+
+    def keep_rows(self, state: PlanMemory, rows: Sequence[int]) -> PlanMemory:
+        """See `Planner.keep_rows`."""
+        self._rows = [self._rows[row] for row in rows]
+        return self.planner.keep_rows(state, rows)
 
     def predict(
         self,
@@ -57,13 +64,15 @@ class Watched:
     ) -> tuple[np.ndarray, PlanMemory]:
         """See `Planner.predict`."""
         action, memory = self.planner.predict(observation, state, episode_start, deterministic)
-        for episode, waypoints in zip(
-            self._followed[self._first :], memory.waypoints, strict=False
-        ):
+        for number, waypoints in zip(self._rows, memory.waypoints, strict=True):
+            if number >= len(self._followed):  # not kept
+                continue
+            episode = self._followed[number]
             if not episode or not np.array_equal(episode[-1][1], waypoints):
                 episode.append((self._step, waypoints.copy()))
-        for taken, row in zip(self._acted[self._first :], action, strict=False):
-            taken.append(np.array(row))
+        for number, row in zip(self._rows, action, strict=True):
+            if number < len(self._acted):
+                self._acted[number].append(np.array(row))
         self._step += 1
         return action, memory
 

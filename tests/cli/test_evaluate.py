@@ -101,9 +101,92 @@ def test_several_training_seeds(pgdiff, run_folder: Path, other_run: Path) -> No
     # What an earlier call with more runs, or with one, has left is not taken for these.
     for stale in ("run_7", "."):
         Path("e", stale).mkdir(exist_ok=True)
-        shutil.copy("e/run_0/evaluation.json", Path("e", stale, "evaluation.json"))
-    assert pgdiff("evaluate", runs, "episodes=2", "pictures=false", "out=e", *QUICK).code == 0
+        for name in ("evaluation.json", "failures.png", "episode_3.gif"):
+            shutil.copy("e/run_0/evaluation.json", Path("e", stale, name))
+    words = ["evaluate", runs, "episodes=2", "pictures=false", "out=e", *QUICK]
+    assert pgdiff(*words).code == 1
+    assert len(list(Path("e").rglob("*.gif"))) == 2
+    assert pgdiff(*words, "overwrite=true").code == 0
+    assert list(Path("e").rglob("*.gif")) == list(Path("e").rglob("*.png")) == []
     assert [len(load_evaluations("e")), len(load_evaluations("e/run_0"))] == [2, 1]
+
+
+def test_all_three_scores_of_a_maze_are_stated(pgdiff, run_folder: Path, other_run: Path) -> None:
+    runs = f"run=[{run_folder},{other_run}]"
+    result = pgdiff("evaluate", runs, "episodes=3", "pictures=false", "out=e", *QUICK)
+    assert result.code == 0, result.err
+    assert "score if stay [95 %]  first touch [95 %]" in result.out
+    found = load_evaluations("e")
+    assert found[0].scores_if_stay is not None and found[0].first_touch is not None
+    arrives = np.isfinite(found[0].first_touch)
+    paid = np.where(arrives, 301 - np.nan_to_num(found[0].first_touch), 0)
+    np.testing.assert_allclose(found[0].scores_if_stay, 100 * (paid - 23.85) / (161.86 - 23.85))
+    np.testing.assert_array_equal(found[0].first_touch, found[0].steps_to_goal)
+    metrics = {"score_if_stay", "first_touch"} if arrives.any() else {"score_if_stay"}
+    together = json.loads(Path("e/aggregate.json").read_text())
+    assert set(together["further"]) == metrics
+    assert pgdiff("evaluate", "compare=[e/run_0,e/run_1]", "out=c").code == 0
+    (difference,) = json.loads(Path("c/comparison.json").read_text())["differences"].values()
+    assert set(difference["further"]) == metrics
+    assert difference["further"]["score_if_stay"]["difference"]["value"] == 0
+
+
+@pytest.mark.parametrize("command", ["evaluate", "plan"])
+def test_earlier_results_are_replaced_on_request_alone(
+    pgdiff, run_folder: Path, command: str
+) -> None:
+    pytest.importorskip("matplotlib")
+    words = [command, f"run={run_folder}", "out=o", *QUICK]
+    words += ["episodes=1"] if command == "evaluate" else []
+    more = {"evaluate": ["record=1", "gallery=1"], "plan": ["reach=4"]}[command]
+    assert pgdiff(*words, *more).code == 0
+    earlier = {file.name: file.read_bytes() for file in Path("o").iterdir()}
+    Path("o/notes.txt").write_text("mine")
+    for again in (words, [*words, "ablation=true"][: len(words) + (command == "evaluate")]):
+        refused = pgdiff(*again)
+        assert refused.code == 1 and refused.out == ""
+        assert "`out` must be a folder without earlier results. 'o/" in refused.error
+        assert "overwrite=true replaces" in refused.error
+    assert {name: Path("o", name).read_bytes() for name in earlier} == earlier
+    bad = pgdiff(*words, "overwrite=true", "planner.steps=0")
+    assert bad.code == 1
+    assert {name: Path("o", name).read_bytes() for name in earlier} == earlier
+    less = ["seed=3", *(["record=0"] if command == "evaluate" else ["guide=none"])]
+    assert pgdiff(*words, *less, "overwrite=true").code == 0
+    left = {file.name for file in Path("o").iterdir()}
+    gone = {"evaluate": {"failures.png", "episode.gif"}, "plan": {"reach.png"}}[command]
+    assert gone <= set(earlier) and not gone & left and "notes.txt" in left
+    name = {"evaluate": "evaluation.json", "plan": "plan.json"}[command]
+    assert Path("o", name).read_bytes() != earlier[name]
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_computed(
+    pgdiff, run_folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("file").write_text("mine")
+    run, out = f"run={run_folder}", "out=file/o"
+
+    def computed(*_: object, **__: object) -> None:
+        raise AssertionError("computed before the output was checked")
+
+    for place in ("planning.Planner.plan_batch", "cli.compare.fidelity", "cli.convert.write_hdf5"):
+        monkeypatch.setattr(f"pgdiff.{place}", computed)
+    monkeypatch.setattr("pgdiff.workflows.collect.Recording", computed)
+    monkeypatch.setattr("pgdiff.workflows.train.train_stage", computed, raising=False)
+    for words in (
+        ["evaluate", run, "episodes=1"],
+        ["evaluate", run, "episodes=1", "ablation=true"],
+        ["evaluate", f"run=[{run_folder}]", "episodes=1"],
+        ["plan", run],
+        ["compare", f"real={data}", f"synthetic={data}"],
+        ["convert", f"data={data}"],
+        ["collect", "steps=1000"],
+    ):
+        refused = pgdiff(*words, out)
+        assert refused.code == 1 and "must be a place that can be written to" in refused.error
+    refused = pgdiff("train", f"data={data}", out)
+    assert refused.code == 1
+    assert [file.name for file in Path().iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize(

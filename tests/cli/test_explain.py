@@ -34,7 +34,9 @@ def test_it_writes_what_the_library_finds(pgdiff, acting: Path, tmp_path: Path, 
     files = {file.name for file in (tmp_path / "p").iterdir()}
     plan = (tmp_path / "p" / "plan.json").read_bytes()
     result = pgdiff(
-        "plan", *words, "explain=true", "explain_behaviour=cloning", "explain_likelihood=true"
+        "plan",
+        *words,
+        *("explain=true", "explain_behaviour=cloning", "explain_likelihood=true", "overwrite=true"),
     )
     assert result.code == 0, result.err
     assert {file.name for file in (tmp_path / "p").iterdir()} - files == {

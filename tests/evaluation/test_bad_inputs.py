@@ -10,6 +10,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+import pgdiff.workflows.collect
+import pgdiff.workflows.mixes
 from pgdiff.evaluation import evaluate, load_evaluation
 from pgdiff.validation import PgdiffError
 
@@ -154,6 +156,10 @@ ROWS = {
         ("rewards must be finite", "'Walk' gave nan", "step 2", "seed 7"), env=broken(reward=NAN)
     ),
     "infinite reward": Row(("rewards must be finite", "inf"), env=broken(reward=np.inf)),
+    "no info": Row(
+        ("a dict as its info", "'Walk' returned a NoneType", "step 1", "seed 7"),
+        env=broken(step=lambda whole: (*whole[:4], None)),
+    ),
     "no reward": Row(("rewards must be finite", "None"), env=broken(reward=None)),
     "a reward for each feature": Row(
         ("rewards must be finite", "array"), env=broken(reward=np.zeros(2))
@@ -299,6 +305,90 @@ DAMAGE: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "negative plans": (lambda c: c.update(plans=-1), "`plans`"),
     "a newer format": (lambda c: c.update(format=99), "has format 99"),
 }
+
+
+class Endless(Walk):
+    """Never ends."""
+
+    def step(self, action):
+        return self._observation(), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (Endless, r"'Endless' has no known time limit, .* seed 0 did not end within 200 steps"),
+        (
+            lambda: gym.make("Pendulum-v1", max_episode_steps=-1),
+            "'Pendulum-v1' is registered with 200 steps. Got none",
+        ),
+    ],
+)
+def test_an_environment_that_never_ends_is_refused(
+    make: Any, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pgdiff.evaluation.limits.LONGEST", 200)
+    with pytest.raises(PgdiffError, match=rf"must have .*{message}.*TimeLimit"):
+        evaluate(Still(), make, episodes=1, progress=False)
+    env, rows = make(), 300
+    with pytest.raises(PgdiffError, match=r"`env` must have .*TimeLimit"):
+        pgdiff.workflows.collect.collect(
+            env, tmp_path / "a.hdf5", steps=rows, seed=0, expert=Single(), progress=False
+        )
+    mix = pgdiff.workflows.mixes.Mix(name="one", parts=[pgdiff.workflows.mixes.Part()])
+    with pytest.raises(PgdiffError, match=r"`env` must have .*TimeLimit"):
+        pgdiff.workflows.mixes.collect_mix(
+            env, tmp_path / "b.hdf5", agents=[Still()], mix=mix, steps=rows, seed=0, progress=False
+        )
+    assert list(tmp_path.iterdir()) == []
+    if isinstance(env, Endless):  # with a limit it is as any other
+        found = evaluate(
+            Still(), lambda: gym.wrappers.TimeLimit(make(), 7), episodes=2, progress=False
+        )
+        assert found.lengths.tolist() == [7, 7]
+
+
+class Single(Still):
+    """Acts on one observation."""
+
+    def predict(self, observation, state=None, episode_start=None, deterministic=False):
+        return np.zeros(1), state
+
+
+def test_numpys_integers_are_integers_to_the_file(tmp_path: Path) -> None:
+    class Odd(gym.Wrapper, gym.utils.RecordConstructorArgs):
+        def __init__(self, env: Any, **settings: Any) -> None:
+            gym.utils.RecordConstructorArgs.__init__(self, **settings)
+            gym.Wrapper.__init__(self, env)
+
+    gym.register("Walk-v0", entry_point=Walk, max_episode_steps=5)
+    settings = {"low": -np.inf, "count": np.int32(3), "parts": (1, [np.float32(2)], object())}
+    try:
+        found = evaluate(
+            Still(),
+            lambda: Odd(gym.make("Walk-v0"), **settings),
+            episodes=np.int64(3),
+            seed=np.int32(2**31 - 2),
+            parallel=np.int64(2),
+            record=np.int64(1),
+            progress=False,
+        )
+    finally:
+        del gym.registry["Walk-v0"]
+    content = json.loads(found.to_json(tmp_path / "evaluation.json").read_text())
+    assert content["per_episode"]["seeds"] == [2**31 - 2, 2**31 - 1, 2**31]
+    odd = content["settings"]["wrappers"]["Odd"]
+    assert odd == {"low": "-inf", "count": 3, "parts": [1, [2.0], "object"]}
+
+
+def test_a_sum_of_rewards_that_is_not_finite_is_named() -> None:
+    class Rich(Walk):
+        def step(self, action):
+            observation, _, *rest = super().step(action)
+            return (observation, 1.5e308, *rest)
+
+    with pytest.raises(PgdiffError, match=r"finite sum.* after step 2 of the episode with seed 4"):
+        evaluate(Still(), Rich, episodes=1, seed=4, progress=False)
 
 
 @pytest.fixture

@@ -1,3 +1,5 @@
+import re
+import time
 from typing import Any
 
 import gymnasium as gym
@@ -298,6 +300,102 @@ def test_bad_arguments_are_named(make_env: Any, constant: Any) -> None:
 
     with pytest.raises(PgdiffError, match="arrays"):
         evaluate(constant, Named, episodes=1, progress=False)
+
+
+class Stepwise:
+    """Plans at every third step of an episode; its state is the seeds and steps of the batch."""
+
+    def __init__(self) -> None:
+        self.plans_made = 0
+        self.sizes: list[int] = []
+
+    def initial_state(self, seeds: Any) -> tuple[Any, Any]:
+        return np.array(seeds), np.zeros(len(seeds), int)
+
+    def predict(self, observation: Any, state: Any, **_: Any) -> tuple[np.ndarray, Any]:
+        seeds, steps = state
+        assert len(observation) == len(seeds) and (observation[:, 1] == steps).all()
+        self.sizes.append(len(seeds))
+        self.plans_made += int((steps % 3 == 0).sum())
+        return 0.1 * seeds[:, None] + observation[:, :1], (seeds, steps + 1)
+
+
+class Leaving(Stepwise):
+    def keep_rows(self, state: Any, rows: Any) -> Any:
+        return tuple(part[rows] for part in state)
+
+
+def test_ended_episodes_leave_the_batch_of_an_agent_that_can_let_them_go(make_env: Any) -> None:
+    agent = Leaving()
+    found = evaluate(agent, make_env, episodes=7, seed=1, parallel=5, progress=False, record=7)
+    assert found.lengths.tolist() == [3, 4, 2, 3, 4, 2, 3]
+    assert agent.sizes == [5, 5, 4, 2, 2, 2, 1]
+    assert found.plans == sum(-(-length // 3) for length in found.lengths)
+
+    class Staying(Stepwise):
+        """Has no `keep_rows`: its batch stays whole."""
+
+        def predict(self, observation: Any, state: Any, **_: Any) -> tuple[np.ndarray, Any]:
+            steps = np.minimum(state[1], observation[:, 1]).astype(int)
+            return super().predict(observation, (state[0], steps))
+
+    staying = Staying()
+    whole = evaluate(staying, make_env, episodes=7, seed=1, parallel=5, progress=False, record=7)
+    assert staying.sizes == [5] * 4 + [2] * 3
+    assert np.array_equal(found.returns, whole.returns)
+    for one, other in zip(found.trajectories, whole.trajectories, strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_goals_are_copies(make_env: Any, constant: Any) -> None:
+    class Rewriting(make_env):  # type: ignore[misc,valid-type]
+        """Has one array for the goal, and writes each next one into it."""
+
+        goal = np.zeros(1)
+
+        def reset(self, **settings: Any) -> Any:
+            observation, _ = super().reset(**settings)
+            self.goal[:] = settings["seed"]
+            return observation, {"goal": self.goal}
+
+    found = evaluate(constant, Rewriting, episodes=4, parallel=2, progress=False)
+    np.testing.assert_array_equal(found.goals, [[0], [1], [2], [3]])
+
+
+def test_the_time_left_is_one_that_a_person_can_use(capsys: pytest.CaptureFixture[str]) -> None:
+    """Most of the time goes into few steps, as with a planner; half of the episodes end early."""
+
+    class Line(gym.Env):
+        observation_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+        action_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            super().reset(seed=seed)
+            self.left = 100 if (seed or 0) % 2 == 0 else 40
+            return np.zeros(1), {}
+
+        def step(self, action: Any) -> Any:
+            self.left -= 1
+            return np.zeros(1), 0.0, self.left == 0, False, {}
+
+    class Slow:
+        calls = 0
+
+        def predict(self, observation: Any, **_: Any) -> tuple[np.ndarray, None]:
+            time.sleep(0.3 if self.calls % 10 == 0 else 0.001)
+            self.calls += 1
+            return np.zeros((len(observation), 1)), None
+
+    began = time.perf_counter()
+    evaluate(Slow(), lambda: gym.wrappers.TimeLimit(Line(), 100), episodes=4, progress=True)
+    took = time.perf_counter() - began
+    shown = capsys.readouterr().err
+    assert "evaluate" in shown and "?" not in shown and "280/280 steps" in shown
+    told = re.findall(r"\[(\d+):(\d+), (\d+):(\d+) left", shown)
+    assert len(told) > 3
+    for minutes, seconds, more, rest in told:
+        total = 60 * int(minutes) + int(seconds) + 60 * int(more) + int(rest)
+        assert 0.5 * took - 2 < total < 2 * took + 2
 
 
 def test_progress_is_shown_on_request(

@@ -125,6 +125,29 @@ def test_an_environments_actions_do_not_hear_the_others() -> None:
     assert largest < 1e-4
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["way-points", "actions and goals"])
+def test_environments_whose_episodes_are_over_leave_the_state(own: bool) -> None:
+    """The others go on as they would have; a state of them alone is one of any other call."""
+    planner = make()
+    if own:
+        model = tiny_model(EPISODES, fields=CHUNKS, known=("start_goal",))
+        planner = make(model=model, guides=(), controller="actions", warm_start=0.5, warm_share=0.5)
+    goals = np.arange(16.0).reshape(8, 2) / 16 if own else None
+    state: Any = planner.initial_state(range(50, 58), goals)
+    for t in range(3):
+        _, state = planner.predict(WALKS[t], state)
+    rows = [1, 4, 6]
+    fewer = planner.keep_rows(state, rows)
+    assert fewer.seed.tolist() == [51, 54, 56]
+    made = planner.plans_made
+    for t in range(3, 12):
+        action, state = planner.predict(WALKS[t], state)
+        alone, fewer = planner.predict(WALKS[t, rows], fewer)
+        np.testing.assert_allclose(alone, action[rows], atol=1e-4)
+    assert planner.plans_made > made
+    np.testing.assert_array_equal(fewer.plans, state.plans[rows])
+
+
 # ---------------------------------------------------------------------------------- seeds and plans
 
 

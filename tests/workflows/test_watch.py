@@ -33,6 +33,9 @@ class Every:
             self.plans_made += int(due.sum())
         return observation, state._replace(age=state.age + 1)
 
+    def keep_rows(self, state: PlanMemory, rows: Any) -> PlanMemory:
+        return state.rows(rows)
+
 
 def acted(watched: Watched, seeds: list[int], steps: int) -> None:
     state = watched.initial_state(seeds)
@@ -59,6 +62,18 @@ def test_each_plan_is_kept_once_over_batches(kept: int) -> None:
         assert [plan.observations[0, 0] % 100 for plan in plans] == [0, 0, 0, 1, 1]
         assert plans[0].stride == 2
         assert len(watched.actions(episode, steps=5)) == 5
+
+
+def test_plans_go_to_their_episodes_when_rows_leave_the_batch() -> None:
+    planner: Any = Every(1)
+    watched = Watched(planner, 3)
+    state = watched.initial_state([5, 6, 7, 8])
+    for rows in ([0, 2, 3], [1, 2], [1]):  # of the batch: the seeds 5, 7, 8, then 7, 8, then 8
+        _, state = watched.predict(np.zeros((len(state.age), 1)), state)
+        state = watched.keep_rows(state, rows)
+    assert state.seed.tolist() == [8]
+    shown = [[way[0, 0] for _, way in watched.followed(i, steps=9)] for i in range(4)]
+    assert shown == [[500, 501], [600], [700, 701, 702], []]
 
 
 def test_goals_are_handed_on() -> None:
