@@ -15,6 +15,7 @@ from pgdiff.agents.density import gaussian_log_prob
 from pgdiff.agents.families import FAMILIES, family_of
 from pgdiff.agents.spaces import check_bounds, check_box
 from pgdiff.agents.vec_normalize import VecNormalizeStatistics
+from pgdiff.data.arrays import as_array
 from pgdiff.validation import PgdiffError, check_range
 
 _LIMIT = 1 - 1e-6
@@ -139,7 +140,7 @@ class Agent(nn.Module):
                 "`predict` is Stable-Baselines3's own, which needs an agent in single precision "
                 f"(`agent.float()`). Its weights are {self._dtype}."
             )
-        seen = np.asarray(observation)
+        seen = as_array(observation)
         size = self.observation_space.shape[0]
         if seen.ndim not in (1, 2) or seen.shape[-1] != size:
             raise PgdiffError(
@@ -150,7 +151,8 @@ class Agent(nn.Module):
             seen = self.vec_normalize(raw).cpu().numpy().astype(np.float32)
         with self._evaluating():
             actions, state = self.policy.predict(seen, state, episode_start, deterministic)
-        return actions, state
+        # Scaled back from [-1, 1], an action at a bound may be off by a unit in the last place.
+        return np.clip(actions, self.action_space.low, self.action_space.high), state
 
     def action(
         self, observation: Float[Tensor, "*batch observation"]

@@ -15,6 +15,7 @@ from pgdiff.agents.bounds import action_scale, recorded_bounds
 from pgdiff.agents.density import gaussian_log_prob
 from pgdiff.agents.members import joined, taken
 from pgdiff.data import Episodes
+from pgdiff.data.arrays import as_array
 from pgdiff.data.normalizers import Normalizer, fit_normalizer
 from pgdiff.pretrained import Pretrained, seeded_torch
 from pgdiff.validation import PgdiffError, check_positive_int, check_seed
@@ -207,7 +208,7 @@ class OfflineAgent(Pretrained):
                 "`observation` must be an array, as in the recording. Got a mapping of "
                 f"{sorted(map(str, observation))}."
             )
-        given = np.asarray(observation)
+        given = as_array(observation)
         check_last("observation", given.shape, self.normalizer.features)
         if given.dtype.kind not in "fiub" or not np.isfinite(given).all():
             raise PgdiffError(f"`observation` must be finite numbers. Got {given.tolist()}.")

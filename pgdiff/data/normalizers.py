@@ -40,6 +40,8 @@ class Normalizer:
         for name in ("center", "scale", "factor"):
             # A configuration that is read back holds plain numbers.
             value = torch.as_tensor(getattr(self, name), dtype=torch.float32)
+            with torch.inference_mode(False):  # autograd cannot use a tensor that is made in it
+                value = value.clone() if value.is_inference() else value
             if name == "factor" and not len(value):
                 value = torch.ones_like(self.scale)
             object.__setattr__(self, name, value)

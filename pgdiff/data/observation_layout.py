@@ -9,6 +9,7 @@ from typing import Any, Self
 import numpy as np
 from jaxtyping import Float
 
+from pgdiff.data.arrays import as_array
 from pgdiff.registry import register
 from pgdiff.validation import PgdiffError, check_positive_int, nearest
 
@@ -281,7 +282,7 @@ def _nested(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def _numbers(name: str, value: Any) -> np.ndarray:
     try:
-        array = np.asarray(value)
+        array = as_array(value)
     except ValueError as error:
         raise PgdiffError(f"The field '{name}' must be one array. Got unequal rows.") from error
     if array.dtype.kind not in "biuf":

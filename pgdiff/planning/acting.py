@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from pgdiff.data.arrays import as_array
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.planning.controllers import Controller, checked_actions
 from pgdiff.planning.goals import checked_goals
@@ -98,7 +99,7 @@ class Acting:
             )
         flat, goal = split_goal(observation, self.model)
         single = np.ndim(flat) == 1
-        observations = np.atleast_2d(np.asarray(flat))
+        observations = np.atleast_2d(as_array(flat))
         memory = self._memory(state, len(observations)).begun(episode_start)
         absent = np.zeros(len(observations), bool)
         if self.missing_level is not None:
@@ -135,7 +136,7 @@ class Acting:
                 observations = observations.copy()
                 observations[due] = waypoints[:, 0]
         if self.controller == "actions":
-            action = memory.action()
+            action = self._done(memory.action())
         else:
             waypoint, steps_left = memory.target(self.model.layout.stride, self.lookahead)
             action = self.controller.act(observations, waypoint, steps_left)
@@ -174,12 +175,15 @@ class Acting:
         return None if made is None else tuple(made.shape[1:])
 
     def _done(self, action: np.ndarray) -> np.ndarray:
-        """What a model can be told of an action: it has learned of none out of the recorded range.
+        """Return the action within the recorded range: a model has learned of none beyond it.
 
-        Nor does an environment do any that is out of its own, which most recordings fill.
+        Nor does an environment do any that is out of its own range, which most recordings fill.
         """
         limits = self.model.action_range
-        return np.asarray(action) if limits is None else np.clip(action, *np.asarray(limits))
+        if limits is None:
+            return np.asarray(action)
+        done: np.ndarray = np.clip(action, *np.asarray(limits, dtype=action.dtype))
+        return done
 
     def _previous(self, memory: PlanMemory, due: np.ndarray) -> Previous | None:
         """What is left of the plans that are followed where new ones are due."""

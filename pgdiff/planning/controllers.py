@@ -5,6 +5,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Int
 
+from pgdiff.data.arrays import as_array
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.validation import PgdiffError, check_positive_int
 
@@ -58,7 +59,7 @@ def checked_actions(
         count: number of environments.
         size: features of an action; None where the model knows none.
     """
-    found = np.asarray(actions)
+    found = as_array(actions)
     if found.ndim != 2 or len(found) != count or size not in (None, found.shape[1]):
         raise PgdiffError(
             f"`controller` must give actions of the shape [{count}, "

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Num
 from torch import Tensor
 
+from pgdiff.data.arrays import as_array
 from pgdiff.diffusion.classifier_free import ClassifierFree
 from pgdiff.guides import Guide
 from pgdiff.guides.base import needs_goal
@@ -32,7 +33,7 @@ def checked_goals(
     goals: Float[np.ndarray, "environments goal"], *, count: int
 ) -> Float[np.ndarray, "environments goal"]:
     """Return goals as float32 if there is a finite one for each of `count` environments."""
-    checked = np.asarray(goals, dtype=np.float32)
+    checked = as_array(goals).astype(np.float32)
     if checked.ndim != 2 or len(checked) != count or not np.isfinite(checked).all():
         raise PgdiffError(
             f"`goals` must be finite and of shape [{count}, goal]. Got {checked.tolist()}."

@@ -103,6 +103,8 @@ def check_scale_factors(factors: Sequence[float] | None) -> tuple[float, ...] | 
     """Return the factors of the guides' scales, each at least 0; None for none."""
     if factors is None:
         return None
+    if isinstance(factors, np.ndarray | Tensor):
+        factors = factors.tolist()
     if isinstance(factors, str) or not isinstance(factors, Sequence) or not factors:
         raise PgdiffError(
             f"`scale_factors` must be numbers, for example [0.25, 0.5, 1]. Got {factors!r}."

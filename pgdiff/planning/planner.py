@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pgdiff.data import ObservationLayout
+from pgdiff.data.arrays import as_array
 from pgdiff.diffusion import (
     DPMSolver,
     LogSnrSpacing,
@@ -124,6 +125,7 @@ class Planner(Acting):
             model if None.
     """
 
+    @torch.inference_mode(False)  # in which weights that move to a device could not be used again
     def __init__(
         self,
         model: TrajectoryDiffusion,
@@ -199,6 +201,9 @@ class Planner(Acting):
         if missing_level is not None:
             check_level("missing_level", missing_level)
         check_parts(self, bound)
+        asked = bool(self.condition) or GOAL in model.conditioning.names
+        weight = 1.0 if classifier_free is None else classifier_free.weight
+        model.check_trained_condition(given=asked, weight=weight)
         self.spacing.levels(self.steps, schedule=model.schedule)
         if clip is not None and clip != "auto":
             check_range("clip", clip, low=0.0, open_low=True)
@@ -296,8 +301,8 @@ class Planner(Acting):
         flat, told = split_goal(observation, self.model)
         if goal is None and told is not None and self.wants_goal:
             goal = told.tolist()
-        observations = np.asarray(flat)[None]
-        goals = None if goal is None else np.asarray([goal], dtype=np.float32)
+        observations = as_array(flat)[None]
+        goals = None if goal is None else as_array(goal).astype(np.float32)[None]
         seeds = [self.seed if seed is None else seed]
         (plan,) = self.plan_batch(observations, seeds=seeds, goals=goals, callback=callback)
         return plan
@@ -330,10 +335,24 @@ class Planner(Acting):
         if len(seeds) != count:
             raise PgdiffError(f"`seeds` must be {count}, one an environment. Got {len(seeds)}.")
         seeds = [check_seed("seed", seed) for seed in seeds]
+        with torch.inference_mode(False), torch.no_grad():
+            return self._planned(observations, seeds, goals, previous, levels, callback)
+
+    def _planned(
+        self,
+        observations: Float[np.ndarray, "environments observation"],
+        seeds: Sequence[int],
+        goals: Float[np.ndarray, "environments goal"] | None,
+        previous: Previous | None,
+        levels: Float[np.ndarray, " environments"] | None,
+        callback: Callable[[SamplerStep], None] | None,
+    ) -> list[Plan]:
+        """Plan from checked observations; the arguments are those of `plan_batch`."""
+        count = len(observations)
         if goals is None and GOAL in self.condition:
             goals = self.condition[GOAL].expand(count, -1).float().numpy()
         start = self._each_candidate(observations)
-        goal = None if goals is None else self._each_candidate(np.asarray(goals))
+        goal = None if goals is None else self._each_candidate(as_array(goals))
         values = dict(self.condition)
         if goal is not None and GOAL in self.model.conditioning.names:
             values[GOAL] = goal
@@ -423,7 +442,7 @@ class Planner(Acting):
 
     def _observed(self, observations: np.ndarray) -> np.ndarray:
         """The observations, checked; warns once of ones that are far outside the data."""
-        checked = checked_observations(observations, shape=self.observation_shape)
+        checked = checked_observations(as_array(observations), shape=self.observation_shape)
         if not self._warned_far:
             self._warned_far = warn_far(checked, self.model)
         return checked
