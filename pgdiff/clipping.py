@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from pgdiff.data import Episodes
 from pgdiff.data.normalizers import LimitsNormalizer, Normalizer
+from pgdiff.data.selection import selected
 from pgdiff.trajectory import Layout, Segment
 from pgdiff.validation import PgdiffError, check_range
 
@@ -30,7 +30,7 @@ def recorded_range(episodes: Episodes, layout: Layout) -> Range | None:
     """
     if not any(name in layout.slices for name in _FIELDS):
         return None
-    actions = np.asarray(episodes.actions)
+    actions = selected(episodes, "actions")
     return (
         tuple(map(float, actions.min(axis=0))),
         tuple(map(float, actions.max(axis=0))),

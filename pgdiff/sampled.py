@@ -386,7 +386,7 @@ class Sampled(Pretrained):
             history=history,
             monte_carlo=monte_carlo,
             stabilization=stabilization,
-            variance=self.normalizer.factor.to(self.device).square(),
+            variance=self.normalizer.normalized_variance.to(self.device),
             # Rescaling looks at all tokens.
             causal=self.causal and weighting.rescale == 0,
             start=start,

@@ -138,6 +138,21 @@ class Segment:
     goal: Float[Tensor, "#batch goal"] | None = None
 
     @property
+    def in_episode(self) -> Float[Tensor, "batch tokens"]:
+        """How far each token belongs to the episode: `min over j < k of 1 - terminal_j`.
+
+        1 up to the token whose terminal ends the task, 0 after it; 1 everywhere where the model
+        generates no terminals. Differentiable; terminals are first limited to [0, 1]. Recorded
+        terminals stay 1 after the end, so that for an estimate between 0 and 1 the minimum is the
+        probability that the task has not ended, where a product would count an end several times.
+        """
+        if self.terminals is None:
+            return torch.ones_like(self.observations[..., 0])
+        ongoing = 1 - self.terminals[..., 0].clamp(0.0, 1.0)
+        before = torch.cat([torch.ones_like(ongoing[:, :1]), ongoing[:, :-1]], dim=1)
+        return before.cummin(dim=1).values
+
+    @property
     def every_action(self) -> Float[Tensor, "batch steps action"] | None:
         """All actions that the tokens hold, in the order of time; None where they hold none."""
         chunks = self.action_chunks

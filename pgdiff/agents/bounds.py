@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from pgdiff.data import Episodes, LimitsNormalizer
+from pgdiff.data.selection import selected
 from pgdiff.validation import PgdiffError, check_range
 
 Bounds = tuple[float, ...]
@@ -19,7 +20,7 @@ def recorded_bounds(
     Raises:
         PgdiffError: given bounds are not one number for each feature of an action.
     """
-    actions = episodes.actions
+    actions = selected(episodes, "actions")
     lowest = np.minimum(actions.min(axis=0), -1.0) if low is None else low
     highest = np.maximum(actions.max(axis=0), 1.0) if high is None else high
     for name, given in (("action_low", low), ("action_high", high)):

@@ -15,6 +15,7 @@ from pgdiff.agents.policy_actions import PolicyActions, PolicyLike
 from pgdiff.agents.slow import follow, slow_copy
 from pgdiff.data import Episodes
 from pgdiff.data.normalizers import Normalizer, fit_normalizer
+from pgdiff.data.selection import selected
 from pgdiff.data.transitions import TransitionDataset
 from pgdiff.denoisers.batched_mlp import BatchedMLP
 from pgdiff.pretrained import Pretrained, seeded_torch
@@ -120,9 +121,9 @@ class FittedQ(Pretrained):
         acting = PolicyActions(policies, deterministic=deterministic, seed=seed)
         check_range("discount", discount, low=0, high=1, open_low=True, open_high=True)
         low, high = recorded_bounds(episodes, None, None)
-        rewards = np.asarray(episodes.rewards, np.float64)
+        rewards = selected(episodes, "rewards").astype(np.float64)
         settings: dict[str, Any] = {
-            "normalizer": fit_normalizer(normalizer, [episodes.observations]),
+            "normalizer": fit_normalizer(normalizer, [selected(episodes, "observations")]),
             "action_low": low,
             "action_high": high,
             "deterministic": deterministic,

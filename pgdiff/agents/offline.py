@@ -17,6 +17,7 @@ from pgdiff.agents.members import joined, taken
 from pgdiff.data import Episodes
 from pgdiff.data.arrays import as_array
 from pgdiff.data.normalizers import Normalizer, fit_normalizer
+from pgdiff.data.selection import selected
 from pgdiff.pretrained import Pretrained, seeded_torch
 from pgdiff.validation import PgdiffError, check_positive_int, check_seed
 
@@ -82,7 +83,7 @@ class OfflineAgent(Pretrained):
             check_rewards(episodes)
         low, high = recorded_bounds(episodes, action_low, action_high)
         settings |= {
-            "normalizer": fit_normalizer(normalizer, [episodes.observations]),
+            "normalizer": fit_normalizer(normalizer, [selected(episodes, "observations")]),
             "action_low": low,
             "action_high": high,
         }
@@ -240,8 +241,9 @@ def check_flat(episodes: Episodes) -> None:
 
 def check_rewards(episodes: Episodes) -> None:
     """Raise an error where every action is worth the same: equal rewards, and no end to come."""
-    if not episodes.terminals.any() and (episodes.rewards == episodes.rewards[0]).all():
+    rewards = selected(episodes, "rewards")
+    if not selected(episodes, "terminals").any() and (rewards == rewards[0]).all():
         raise PgdiffError(
-            f"`rewards` must differ for an agent to learn from. Got {float(episodes.rewards[0])} "
+            f"`rewards` must differ for an agent to learn from. Got {float(rewards[0])} "
             "in every row, and no terminal; `cloning` needs no rewards."
         )

@@ -3,6 +3,7 @@
 import numpy as np
 
 from pgdiff.data import Episodes
+from pgdiff.data.transitions import rows_of
 from pgdiff.trajectory import Segment
 from pgdiff.validation import PgdiffError
 
@@ -33,7 +34,8 @@ def check_segment(
 
 def check_rewards(episodes: Episodes) -> None:
     """Raise an error if a recorded reward is negative, for a value that is a logarithm."""
-    row = int(np.argmin(episodes.rewards))
+    rows = rows_of(episodes)
+    row = int(rows[np.argmin(episodes.rewards[rows])])
     if episodes.rewards[row] < 0:
         raise PgdiffError(
             "`log_space` must be false where rewards are negative. Got "

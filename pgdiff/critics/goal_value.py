@@ -18,6 +18,7 @@ from pgdiff.critics.latent_distance import LatentDistance
 from pgdiff.data import Episodes
 from pgdiff.data.normalizers import Normalizer, fit_normalizer
 from pgdiff.data.observation_layout import position_of_goals
+from pgdiff.data.selection import selected
 from pgdiff.denoisers.mlp import mlp
 from pgdiff.pretrained import Pretrained, seeded_torch
 from pgdiff.registry import register
@@ -149,7 +150,7 @@ class GoalValue(Pretrained):
         """
         with seeded_torch(seed=seed):
             return cls(
-                normalizer=fit_normalizer(normalizer, [episodes.observations]),
+                normalizer=fit_normalizer(normalizer, [selected(episodes, "observations")]),
                 stride=stride,
                 position=position_of_goals(position, episodes.observation_layout),
                 tolerance=tolerance,
@@ -172,7 +173,7 @@ class GoalValue(Pretrained):
 
         Warns where the recording has terminals: their state is taken for one that goes on.
         """
-        if episodes.terminals.any():
+        if selected(episodes, "terminals").any():
             warnings.warn(
                 "The recording has terminals, which GoalValue does not know: it takes the task for "
                 "one that goes on.",
@@ -221,13 +222,17 @@ class GoalValue(Pretrained):
     def value(
         self, observation: Float[Tensor, "*batch observation"], goal: Float[Tensor, "*#batch goal"]
     ) -> Float[Tensor, "*batch"]:
-        """`(1 - gamma) V` of raw observations for raw goals: share of the steps spent there."""
+        """`(1 - gamma) V` of raw observations for raw goals, in [0, 1].
+
+        It is the share of the steps that are spent at the goal.
+        """
         goal = self._checked_goal(goal).expand(*observation.shape[:-1], -1)
-        return self._value(
+        value = self._value(
             self.value_network,
             self.normalizer.normalize(observation),
             self._normalized_goal(goal.to(observation)),
         )
+        return value.clamp(0.0, 1.0)
 
     def energy(self, segment: Segment, *, trace: float = 1.0) -> Float[Tensor, " batch"]:
         """Worth of each segment for its goal, in units of a mean reward.

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from pgdiff.critics.checks import check_segment
 from pgdiff.data import Episodes, SegmentDataset, discounted_returns
 from pgdiff.data.normalizers import Normalizer, fit_normalizer
+from pgdiff.data.selection import selected
 from pgdiff.denoisers import DenoiserConfig, TransformerConfig
 from pgdiff.diffusion import CosineSchedule, NoiseSchedule
 from pgdiff.diffusion.schedules import add_noise
@@ -110,7 +111,7 @@ class SegmentValue(Pretrained):
         """
         with seeded_torch(seed=seed):
             return cls(
-                normalizer=fit_normalizer(normalizer, [episodes.observations]),
+                normalizer=fit_normalizer(normalizer, [selected(episodes, "observations")]),
                 horizon=horizon,
                 stride=stride,
                 denoiser=denoiser or TransformerConfig(width=64, depth=2),

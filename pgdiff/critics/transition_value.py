@@ -18,12 +18,13 @@ from pgdiff.critics.checks import check_rewards, check_segment
 from pgdiff.critics.lambda_return import lambda_return
 from pgdiff.data import Episodes, SegmentDataset
 from pgdiff.data.normalizers import Normalizer, fit_normalizer
+from pgdiff.data.selection import selected
 from pgdiff.data.transitions import TransitionBatch, TransitionDataset
 from pgdiff.denoisers.mlp import mlp
 from pgdiff.pretrained import Pretrained, seeded_torch
 from pgdiff.registry import register
 from pgdiff.trajectory import Segment
-from pgdiff.validation import check_features, check_positive_int, check_range
+from pgdiff.validation import PgdiffError, check_features, check_positive_int, check_range
 
 
 @register("learner", "transition_value")
@@ -53,6 +54,9 @@ class TransitionValue(Pretrained):
             count in relation to the value, and what is far from a reward is known as well as what
             is near.
         value_features: features of an observation that `V` sees, by index; all if None.
+        value_range: least and greatest `(1 - gamma) V` that is possible, those of a recorded
+            reward, and 0 where episodes end in terminals. Bootstrapped values are limited to it;
+            None for no limits.
     """
 
     def __init__(
@@ -67,6 +71,7 @@ class TransitionValue(Pretrained):
         slow: float = 0.01,
         log_space: bool = False,
         value_features: Sequence[int] | None = None,
+        value_range: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
         self.normalizer = normalizer
@@ -82,6 +87,7 @@ class TransitionValue(Pretrained):
         self.log_space = bool(log_space)
         size = normalizer.features
         self.value_features = check_features(value_features, size=size)
+        self.value_range = _checked_range(value_range)
         self.reward_network = mlp(2 * size, 1, width=width, depth=depth)
         seen = size if self.value_features is None else len(self.value_features)
         self.value_network = mlp(seen, 1, width=width, depth=depth)
@@ -103,13 +109,13 @@ class TransitionValue(Pretrained):
         normalizer: str = "limits",
         seed: int = 0,
     ) -> "TransitionValue":
-        """Make a new value whose normaliser fits recorded experience.
+        """Make a new value whose normaliser and `value_range` fit recorded experience.
 
         `seed` gives the first weights; the other arguments are those of the class.
         """
         with seeded_torch(seed=seed):
             return cls(
-                normalizer=fit_normalizer(normalizer, [episodes.observations]),
+                normalizer=fit_normalizer(normalizer, [selected(episodes, "observations")]),
                 stride=stride,
                 discount=discount,
                 expectile=expectile,
@@ -118,6 +124,7 @@ class TransitionValue(Pretrained):
                 slow=slow,
                 log_space=log_space,
                 value_features=value_features,
+                value_range=_recorded_range(episodes),
             )
 
     # ---------------------------------------------------------------------------------- learning
@@ -133,7 +140,7 @@ class TransitionValue(Pretrained):
         """
         if self.log_space:
             check_rewards(episodes)
-        if episodes.terminals.any():
+        if selected(episodes, "terminals").any():
             return TransitionDataset(episodes, steps=self.stride, discount=self.discount)
         return SegmentDataset(
             episodes, 2, self.stride, fields=("observations", "rewards"), discount=self.discount
@@ -151,7 +158,10 @@ class TransitionValue(Pretrained):
         reward = (1 - self.discount) * raw_reward
         predicted = self.reward_network(torch.cat([observation, following], dim=-1))[:, 0]
         with torch.no_grad():
+            # No value lies outside the range of what can be earned: what does is an error that
+            # would feed itself.
             ahead = read_value(self._raw(self.slow_network, following), log_space=self.log_space)
+            ahead = self._possible(ahead)
             target = reward + self.discount**self.stride * ongoing * ahead
         raw = self._raw(self.value_network, observation)
         error = value_error(raw, target, log_space=self.log_space)
@@ -170,8 +180,8 @@ class TransitionValue(Pretrained):
     # ------------------------------------------------------------------------------------- using
 
     def value(self, observation: Float[Tensor, "*batch observation"]) -> Float[Tensor, "*batch"]:
-        """`(1 - gamma) V` of raw observations."""
-        return self._value(self.normalizer.normalize(observation))
+        """`(1 - gamma) V` of raw observations, within `value_range` where that is known."""
+        return self._possible(self._value(self.normalizer.normalize(observation)))
 
     def energy(self, segment: Segment, *, trace: float = 1.0) -> Float[Tensor, " batch"]:
         """Worth of each segment, in units of a mean reward.
@@ -194,7 +204,13 @@ class TransitionValue(Pretrained):
         pairs = torch.cat([tokens[:, :-1], tokens[:, 1:]], dim=-1)
         rewards = self._reward_unit * self.reward_network(pairs)[..., 0]
         values = self._value(tokens[:, 1:])
-        return lambda_return(rewards, values, discount=self.discount**self.stride, trace=trace)
+        return lambda_return(
+            rewards,
+            values,
+            discount=self.discount**self.stride,
+            trace=trace,
+            in_episode=None if segment.terminals is None else segment.in_episode,
+        )
 
     def _raw(self, network: torch.nn.Module, normalized: Tensor) -> Tensor:
         seen = normalized
@@ -206,6 +222,9 @@ class TransitionValue(Pretrained):
     def _value(self, normalized: Tensor) -> Tensor:
         return read_value(self._raw(self.value_network, normalized), log_space=self.log_space)
 
+    def _possible(self, value: Tensor) -> Tensor:
+        return value if self.value_range is None else value.clamp(*self.value_range)
+
     @property
     def _reward_unit(self) -> float:
         """What the reward network's output is a multiple of.
@@ -214,6 +233,26 @@ class TransitionValue(Pretrained):
         beside the value's.
         """
         return (1 - self.discount) * self.stride
+
+
+def _checked_range(given: Sequence[float] | None) -> tuple[float, float] | None:
+    if given is None:
+        return None
+    if len(given) != 2 or not given[0] <= given[1]:
+        raise PgdiffError(
+            f"`value_range` must be the least and the greatest value, in order. Got {given!r}."
+        )
+    low, high = (check_range("value_range", bound) for bound in given)
+    return low, high
+
+
+def _recorded_range(episodes: Episodes) -> tuple[float, float]:
+    """The range of `(1 - gamma) V`: a mean of recorded rewards, and of 0 after a terminal."""
+    rewards = selected(episodes, "rewards")
+    low, high = float(rewards.min()), float(rewards.max())
+    if selected(episodes, "terminals").any():
+        low, high = min(low, 0.0), max(high, 0.0)
+    return low, high
 
 
 def _pairs(batch: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:

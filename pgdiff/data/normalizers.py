@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pgdiff.registry import register, registered
@@ -17,6 +17,8 @@ from pgdiff.validation import PgdiffError, check_in
 _CONSTANT = 1e-6
 
 _BLOCK_ROWS = 262_144
+
+N = TypeVar("N", bound="Normalizer")
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,31 +32,47 @@ class Normalizer:
         center: `[features]` float32; a sequence of numbers is made a tensor.
         scale: `[features]` float32, positive; likewise.
         factor: `[features]` float32, positive, of what is in the unit range; 1 if empty.
+        variance: `[features]` float32, at least 0, of the fitted data in the unit range, before
+            `factor`; 1 if empty, as in a model that was saved without it.
     """
 
     center: Float[Tensor, "features"]
     scale: Float[Tensor, "features"]
     factor: Float[Tensor, " factors"] = field(default_factory=lambda: torch.zeros(0))
+    variance: Float[Tensor, " variances"] = field(default_factory=lambda: torch.zeros(0))
 
     def __post_init__(self) -> None:
-        for name in ("center", "scale", "factor"):
+        for name in ("center", "scale", "factor", "variance"):
             # A configuration that is read back holds plain numbers.
             value = torch.as_tensor(getattr(self, name), dtype=torch.float32)
+            if name in ("factor", "variance") and not len(value):
+                value = torch.ones_like(self.scale)
             with torch.inference_mode(False):  # autograd cannot use a tensor that is made in it
                 value = value.clone() if value.is_inference() else value
-            if name == "factor" and not len(value):
-                value = torch.ones_like(self.scale)
             object.__setattr__(self, name, value)
             if value.ndim != 1 or value.shape != self.center.shape:
                 raise PgdiffError(
-                    "`center`, `scale` and `factor` must have one equal shape [features]. "
-                    f"Got {list(self.center.shape)}, and {list(value.shape)} of `{name}`."
+                    "`center`, `scale`, `factor` and `variance` must have one equal shape "
+                    f"[features]. Got {list(self.center.shape)}, and {list(value.shape)} of "
+                    f"`{name}`."
                 )
             if not bool(torch.isfinite(value).all()):
                 raise PgdiffError(f"`{name}` must be finite. Got NaN or Inf.")
         for name in ("scale", "factor"):
             if not bool((getattr(self, name) > 0).all()):
                 raise PgdiffError(f"`{name}` must be positive. Got {getattr(self, name).tolist()}.")
+        if not bool((self.variance >= 0).all()):
+            raise PgdiffError(f"`variance` must be at least 0. Got {self.variance.tolist()}.")
+
+    @property
+    def normalized_variance(self) -> Float[Tensor, " features"]:
+        """Variance of each feature of the fitted data after `normalize`; 0 of a constant one."""
+        return self.variance * self.factor.square()
+
+    @property
+    def constant(self) -> Bool[Tensor, " features"]:
+        """Features that were constant in the fitted data, so that their scale means nothing."""
+        return self.variance == 0
 
     @property
     def features(self) -> int:
@@ -66,7 +84,7 @@ class Normalizer:
         """Fit to data, block by block in float64.
 
         Args:
-            x: `[..., features]`, for example `episodes.observations`.
+            x: `[..., features]`, for example `selected(episodes, "observations")`.
 
         Raises:
             PgdiffError: if there are no rows, or some value is NaN or infinite.
@@ -93,11 +111,10 @@ class LimitsNormalizer(Normalizer):
     @classmethod
     def fit(cls, x: Float[np.ndarray, "*rows features"] | Float[Tensor, "*rows features"]) -> Self:
         """Fit to the lowest and highest value of each feature; see `Normalizer.fit`."""
-        low, high = np.full(1, np.inf), np.full(1, -np.inf)
-        for block in _blocks(x):
-            low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
+        data = _Moments.of(x)
         # Half of each first: the sum may overflow where the values do not.
-        return cls(*_stats(low / 2 + high / 2, high / 2 - low / 2, np.maximum(-low, high)))
+        center, half = data.low / 2 + data.high / 2, data.high / 2 - data.low / 2
+        return _made(cls, center, half, data)
 
 
 @register("normalizer", "standard")
@@ -107,8 +124,25 @@ class StandardNormalizer(Normalizer):
     @classmethod
     def fit(cls, x: Float[np.ndarray, "*rows features"] | Float[Tensor, "*rows features"]) -> Self:
         """Fit to mean and standard deviation of each feature; see `Normalizer.fit`."""
-        rows, mean, square, largest = 0, np.float64(0), np.float64(0), np.float64(0)
+        data = _Moments.of(x)
+        return _made(cls, data.mean, np.sqrt(data.variance), data)
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """Range, mean and variance of each feature, in float64."""
+
+    low: np.ndarray
+    high: np.ndarray
+    mean: np.ndarray
+    variance: np.ndarray
+
+    @classmethod
+    def of(cls, x: np.ndarray | Tensor) -> Self:
+        rows, mean, square = 0, np.float64(0), np.float64(0)
+        low, high = np.full(1, np.inf), np.full(1, -np.inf)
         for block in _blocks(x):
+            low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
             # Chan, Golub and LeVeque 1979, eq. 1.5: joins mean and squared deviations of blocks.
             count, block_mean = len(block), block.mean(axis=0)
             step = block_mean - mean
@@ -119,8 +153,7 @@ class StandardNormalizer(Normalizer):
             )
             mean = mean + step * (count / (rows + count))
             rows += count
-            largest = np.maximum(largest, np.abs(block).max(axis=0))
-        return cls(*_stats(np.asarray(mean), np.sqrt(square / rows), np.asarray(largest)))
+        return cls(low, high, np.asarray(mean), np.asarray(square / rows))
 
 
 def _blocks(x: np.ndarray | Tensor) -> Iterable[np.ndarray]:
@@ -140,9 +173,13 @@ def _blocks(x: np.ndarray | Tensor) -> Iterable[np.ndarray]:
         yield block
 
 
-def _stats(center: np.ndarray, scale: np.ndarray, largest: np.ndarray) -> tuple[Tensor, Tensor]:
-    scale = np.where(scale <= _CONSTANT * np.abs(largest), 1.0, scale)
-    return torch.from_numpy(center.astype(np.float32)), torch.from_numpy(scale.astype(np.float32))
+def _made(kind: type[N], center: np.ndarray, scale: np.ndarray, data: _Moments) -> N:
+    largest = np.maximum(np.abs(data.low), np.abs(data.high))
+    constant = scale <= _CONSTANT * largest
+    scale = np.where(constant, 1.0, scale)
+    variance = np.where(constant, 0.0, data.variance / scale**2)
+    stats = (center, scale, np.ones_like(scale), variance)
+    return kind(*(torch.from_numpy(np.asarray(part, np.float32)) for part in stats))
 
 
 def fit_normalizer(
@@ -162,6 +199,8 @@ def fit_normalizer(
     counts = [1] * len(parts) if repeats is None else repeats
     pairs = list(zip(parts, counts, strict=True))
     return chosen(
-        torch.cat([part.center.repeat(count) for part, count in pairs]),
-        torch.cat([part.scale.repeat(count) for part, count in pairs]),
+        *(
+            torch.cat([getattr(part, name).repeat(count) for part, count in pairs])
+            for name in ("center", "scale", "factor", "variance")
+        )
     )

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 
 from pgdiff.data.episodes import Episodes
 from pgdiff.data.returns import chunk_rewards
+from pgdiff.data.selection import selected
 from pgdiff.validation import PgdiffError, check_in, check_positive_int, check_range
 
 FIELDS = (
@@ -180,7 +181,7 @@ class SegmentDataset:
 
     `rewards` of a token at row r is the discounted reward of the steps up to the next token,
     `sum over j < stride of discount**j * rewards[r + j]`, cut at the episode's end; it is 0 at
-    padded tokens.
+    tokens past the episode's end, also where `padding="terminal"` counts them as real.
 
     Args:
         episodes: the recording.
@@ -243,7 +244,9 @@ class SegmentDataset:
             mask = mask & ~(last & ~self.episodes.terminals[rows])
         rewards = np.zeros((len(rows), 0), np.float32)
         if self._rewards is not None:
-            rewards = np.where(mask, self._rewards[rows], np.float32(0))
+            # Past a terminal tokens count as real, but nothing more is earned there.
+            earning = mask & ~self.index.past(indices)
+            rewards = np.where(earning, self._rewards[rows], np.float32(0))
         return SegmentBatch(
             self._observations(indices, rows),
             self._gather("actions", rows),
@@ -306,7 +309,7 @@ class SegmentDataset:
 def token_fields(
     episodes: Episodes, fields: Sequence[str], *, stride: int
 ) -> list[tuple[str, Float[np.ndarray, "rows size"], int]]:
-    """Return name, recorded values and repeats in a token of each field.
+    """Return name, recorded values and repeats in a token of each field, of these episodes alone.
 
     What a normaliser is fitted to: rewards are summed over the stride, actions of a chunk stand in
     a token `stride` times, next observations are normalised as observations are.
@@ -321,11 +324,11 @@ def token_fields(
             sums = chunk_rewards(episodes, stride, 1.0)
             found.append((name, sums[~np.isnan(sums), None], 1))  # NaN is of no episode
         elif name in ("action_chunks", "previous_actions"):
-            found.append((name, episodes.actions, stride))
+            found.append((name, selected(episodes, "actions"), stride))
         elif name == "terminals":
-            found.append((name, episodes.terminals[:, None], 1))
+            found.append((name, selected(episodes, "terminals")[:, None], 1))
         elif name == "next_observations":
-            found.append((name, episodes.observations, 1))
+            found.append((name, selected(episodes, "observations"), 1))
         else:
-            found.append((name, getattr(episodes, name), 1))
+            found.append((name, selected(episodes, name), 1))
     return found

@@ -136,7 +136,9 @@ def _fitted(kind: str, parts: Sequence[FieldPart]) -> Normalizer:
         torch.cat([pair[end].repeat(n) for pair, n in zip(bounds, repeats, strict=True)])
         for end in (0, 1)
     )
-    return ArctanhNormalizer(fitted.center, fitted.scale, low=low, high=high)
+    return ArctanhNormalizer(
+        fitted.center, fitted.scale, variance=fitted.variance, low=low, high=high
+    )
 
 
 def _with_flags(fitted: Normalizer, parts: Sequence[FieldPart]) -> Normalizer:
@@ -147,7 +149,8 @@ def _with_flags(fitted: Normalizer, parts: Sequence[FieldPart]) -> Normalizer:
         ]
     )
     center, scale = (torch.where(flags, 0.5, stat) for stat in (fitted.center, fitted.scale))
-    return type(fitted)(center, scale)
+    variance = fitted.variance * (fitted.scale / scale).square()
+    return type(fitted)(center, scale, variance=variance)
 
 
 def _bounds(name: str, values: np.ndarray) -> tuple[Tensor, Tensor]:

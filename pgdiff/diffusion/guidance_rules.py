@@ -81,7 +81,7 @@ class Score:
         """`v sigma^2 / (v alpha^2 + sigma^2)` at x0, else `sigma^2 / alpha`."""
         alpha, sigma = factors(schedule, level)
         if at == "x0":
-            return variance * sigma.square() / (variance * alpha.square() + sigma.square())
+            return variance_left(variance, alpha, sigma)
         return sigma.square() / alpha.clamp(min=self.floor)
 
 
@@ -173,6 +173,17 @@ class PolicyGuidedRule:
     ) -> Tensor:
         """1."""
         return torch.ones_like(level)[..., None]
+
+
+def variance_left(
+    variance: Variance, alpha: Float[Tensor, "#batch #tokens 1"], sigma: Tensor
+) -> Float[Tensor, "#batch #tokens #features"]:
+    """Variance of clean independent Gaussian data given the noisy sample.
+
+    `v sigma^2 / (v alpha^2 + sigma^2)`; 0 where the data or the noise have no variance.
+    """
+    marginal = variance * alpha.square() + sigma.square()
+    return variance * sigma.square() / torch.where(marginal > 0, marginal, 1.0)
 
 
 DEFAULT_RULES: dict[Place, GuidanceRule] = {

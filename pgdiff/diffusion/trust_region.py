@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pgdiff.diffusion.guidance_rules import Variance
+from pgdiff.diffusion.guidance_rules import Variance, variance_left
 from pgdiff.registry import register
 from pgdiff.validation import PgdiffError, check_in, check_range
 
@@ -77,8 +77,7 @@ class TrustRegion:
                 _ratio(self.radius * self._size(own, free), self._size(alpha * move, free))
             )
         if self.nats is not None:
-            left = variance * sigma.square() / (variance * alpha.square() + sigma.square())
-            deviation = left.sqrt()
+            deviation = variance_left(variance, alpha, sigma).sqrt()
             deviation = torch.where(deviation > 0, deviation, 1.0)
             limits.append(_ratio(math.sqrt(2 * self.nats), self._size(move / deviation, free)))
         return torch.stack(limits).amin(dim=0)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pgdiff.data import Episodes, Normalizer, fit_normalizer
-from pgdiff.data.transitions import TransitionDataset, rows_of
+from pgdiff.data.selection import selected
+from pgdiff.data.transitions import TransitionDataset
 from pgdiff.denoisers.batched_mlp import BatchedMLP
 from pgdiff.pretrained import Pretrained, seeded_torch
 from pgdiff.registry import register
@@ -88,11 +89,12 @@ class DynamicsEnsemble(Pretrained):
         `seed` gives the first weights; the other arguments are those of the class.
         """
         change = TransitionDataset(episodes).changes()
-        rewards = episodes.rewards[rows_of(episodes), None]
-        actions = np.asarray(episodes.actions)
+        rewards = selected(episodes, "rewards")[:, None]
+        actions = selected(episodes, "actions")
+        observations = selected(episodes, "observations")
         with seeded_torch(seed=seed):
             return cls(
-                normalizer=fit_normalizer("standard", [episodes.observations, actions]),
+                normalizer=fit_normalizer("standard", [observations, actions]),
                 changes=fit_normalizer("standard", [change, rewards]),
                 actions=actions.shape[1],
                 low=tuple(map(float, actions.min(axis=0))),

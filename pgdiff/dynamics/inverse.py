@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from pgdiff.data import Episodes, segments
 from pgdiff.data.arrays import as_array
 from pgdiff.data.normalizers import Normalizer, fit_normalizer
+from pgdiff.data.selection import selected
 from pgdiff.denoisers.mlp import mlp
 from pgdiff.pretrained import Pretrained, seeded_torch
 from pgdiff.registry import register
@@ -111,10 +112,10 @@ class InverseDynamics(Pretrained):
 
         `seed` gives the first weights; the other arguments are those of the class.
         """
-        actions = np.asarray(episodes.actions)
+        actions = selected(episodes, "actions")
         with seeded_torch(seed=seed):
             return cls(
-                normalizer=fit_normalizer("standard", [episodes.observations]),
+                normalizer=fit_normalizer("standard", [selected(episodes, "observations")]),
                 actions=actions.shape[1],
                 stride=stride,
                 low=tuple(map(float, actions.min(axis=0))),

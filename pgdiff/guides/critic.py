@@ -27,9 +27,10 @@ from pgdiff.validation import PgdiffError, check_in, check_range
 class Critic(Steered):
     """Steers towards what a critic values.
 
-    The energy is a weighted mean over tokens of `Q(o_k, a_k)` or of the state value `V(o_k)`. `a_k`
-    is the action at the token's row: where tokens hold action chunks, the first of the chunk, and
-    where they hold the actions that lead to them, the first of those that lead to the next.
+    The energy is a weighted mean, over the tokens up to a generated terminal, of `Q(o_k, a_k)` or
+    of the state value `V(o_k)`. `a_k` is the action at the token's row: where tokens hold action
+    chunks, the first of the chunk, and where they hold the actions that lead to them, the first of
+    those that lead to the next.
 
     Args:
         critic: an `ActionCritic`, such as `pgdiff.agents.IQL`, or what has a method
@@ -39,7 +40,8 @@ class Critic(Steered):
         heads: "min" takes the least of the critic's heads at each token (clipped double Q-learning,
             Fujimoto et al. 2018), "mean" their mean.
         where: "every" for the mean over all tokens, "discounted" with weights
-            `discount^(k stride)` that add up to 1, "end" for the last token alone.
+            `discount^(k stride)` that add up to 1, "end" for the last token alone, or
+            the one that a generated terminal ends.
         discount: of "discounted", per environment step, in (0, 1].
         transform: "log" for the logarithm of the whole, whose push is as strong where values are
             small as where they are large; "none" for the value itself.
@@ -105,13 +107,15 @@ class Critic(Steered):
         """
         place(self.critic, segment)
         estimates = self._estimates(segment)
+        counted = segment.in_episode[:, : estimates.shape[1]].detach()
         if self.where == "end":
-            value = estimates[:, -1]
+            last = (counted > 0.5).sum(dim=1, keepdim=True) - 1
+            value = estimates.gather(1, last)[:, 0]
         else:
             steps = torch.arange(estimates.shape[1], device=estimates.device) * segment.stride
             rate = self.discount if self.where == "discounted" else 1.0
-            weights = rate ** steps.to(estimates)
-            value = (estimates * weights).sum(dim=1) / weights.sum()
+            weights = rate ** steps.to(estimates) * counted
+            value = (estimates * weights).sum(dim=1) / weights.sum(dim=1)
         return value if self.transform == "none" else tangent_log(value, floor=self.floor)
 
     def _estimates(self, segment: Segment) -> Float[Tensor, "batch rows"]:

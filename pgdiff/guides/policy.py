@@ -29,11 +29,11 @@ LIMIT = 0.99
 class Policy(Steered):
     """Steers towards what a policy would do (Jackson et al. 2024, "Policy-guided diffusion").
 
-    The energy is `sum_k log pi(a_k | o_k) / temperature` over the tokens, `a_k` being the action at
-    the token's row: where tokens hold action chunks, the first of the chunk, and where they hold
-    the actions that lead to them, the first of those that lead to the next. With the rule "score"
-    and scale 1 the model's law is tilted by the policy's density of each action to the power of
-    1 / temperature. What is published is `at="x"` with
+    The energy is `sum_k log pi(a_k | o_k) / temperature` over the tokens up to a generated
+    terminal, `a_k` being the action at the token's row: where tokens hold action chunks, the first
+    of the chunk, and where they hold the actions that lead to them, the first of those that lead to
+    the next. With the rule "score" and scale 1 the model's law is tilted by the policy's density of
+    each action to the power of 1 / temperature. What is published is `at="x"` with
     `rule="policy_guided"` and `schedule="sine_bump"`.
 
     As there, the policy moves actions alone: an observation is not to go where the policy happens
@@ -108,4 +108,7 @@ class Policy(Steered):
         observations, actions = decisions_of(segment, name=self.name)
         density = self.agent.log_prob(observations, actions, **self._options)
         density = check_estimates(density, actions, method="log_prob", name=self.name)
-        return density.sum(dim=1) / self.temperature
+        # No action is taken after the task has ended. A density may have either sign: it must not
+        # pull an end nearer or push it away.
+        counted = segment.in_episode[:, : density.shape[1]].detach()
+        return (counted * density).sum(dim=1) / self.temperature

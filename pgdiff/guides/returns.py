@@ -21,7 +21,8 @@ class Return(Steered):
 
     The return R, in units of the recorded rewards, is what a `SegmentValue` predicts, or the
     discounted sum `sum_k discount^(k stride) r_k` of the rewards that a model generates whose
-    `fields` hold "rewards". The energy is R, or `-(R - target)^2 / (2 width^2)`.
+    `fields` hold "rewards", up to a generated terminal. The energy is R, or `-(R - target)^2 / (2
+    width^2)`.
 
     The gradient with respect to generated rewards moves those alone, and the rest of a plan only as
     the denoiser follows them in later steps; at="denoiser" moves all at once.
@@ -117,7 +118,8 @@ class Return(Steered):
             raise _no_rewards(self.name)
         rewards = segment.rewards[..., 0]
         steps = torch.arange(rewards.shape[1], device=rewards.device) * segment.stride
-        total: Tensor = (self.discount ** steps.to(rewards) * rewards).sum(dim=1)
+        earned = segment.in_episode * rewards
+        total: Tensor = (self.discount ** steps.to(rewards) * earned).sum(dim=1)
         return total
 
 
