@@ -308,7 +308,7 @@ class Sampled(Pretrained):
         Raises:
             PgdiffError: a condition that does not fit the model's, or a setting out of its range.
         """
-        check_positive_int("batch", batch)
+        batch = check_positive_int("batch", batch)
         check_kinds(
             known=known,
             observed=observed,
@@ -429,7 +429,7 @@ class Sampled(Pretrained):
         most = self.layout.horizon
         if horizon is None or horizon == most:
             return most
-        check_positive_int("horizon", horizon)
+        horizon = check_positive_int("horizon", horizon)
         if horizon > most:
             raise PgdiffError(
                 f"`horizon` must be at most the {most} tokens that the model was trained on. "

@@ -85,7 +85,7 @@ def rollout(
             )
     horizon = model.checked_horizon(horizon)
     check_kinds(history=history)
-    check_positive_int("tokens", tokens)
+    tokens = check_positive_int("tokens", tokens)
     context = max(1, horizon // 2) if context is None else check_positive_int("context", context)
     if context >= horizon:
         raise PgdiffError(

@@ -82,7 +82,9 @@ class Acting:
                 Dict observation of an environment like the one that was recorded, whose goal is
                 then the plan's. With `missing_level`, one that is NaN throughout is not there.
             state: what the last call returned; None to begin.
-            episode_start: where a new episode has begun, one flag an environment.
+            episode_start: where `observation` is the first of an episode, one flag an environment.
+                In a vector environment that resets in the next step (Gymnasium's default) that is
+                a step after `terminated | truncated`; see the page on planning.
             deterministic: accepted for the protocol. A planner draws noise either way, from its
                 seed, so that the same seed gives the same actions.
 

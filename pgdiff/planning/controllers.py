@@ -78,7 +78,7 @@ def check_lookahead(lookahead: int, controller: Any, *, stride: int) -> int:
         controller: its attribute `stride`, where it has one, is how many steps ahead it learned.
         stride: environment steps between way-points.
     """
-    check_positive_int("lookahead", lookahead)
+    lookahead = check_positive_int("lookahead", lookahead)
     learned = getattr(controller, "stride", None)
     if isinstance(learned, int) and lookahead * stride > learned:
         raise PgdiffError(

@@ -96,7 +96,7 @@ class Past(NamedTuple):
 
 def check_context(context: int, model: TrajectoryDiffusion) -> int:
     """Return the number of past tokens, if the model can see observations with them."""
-    check_positive_int("context", context, minimum=0)
+    context = check_positive_int("context", context, minimum=0)
     if not context:
         return 0
     if not model.levels.per_token:

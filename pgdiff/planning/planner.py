@@ -188,7 +188,7 @@ class Planner(Acting):
         self.spacing = LogSnrSpacing(high=LAST_LOG_SNR) if spacing is None else spacing
         self.schedule = schedule
         if replan_every is not None:
-            check_positive_int("replan_every", replan_every)
+            replan_every = check_positive_int("replan_every", replan_every)
         self.replan_every = replan_every
         self.lookahead = check_lookahead(lookahead, controller, stride=model.layout.stride)
         self.solver = DPMSolver() if solver is None else solver
