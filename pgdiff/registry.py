@@ -142,7 +142,7 @@ def _take_numpy_numbers(cls: Any) -> None:
                 object.__setattr__(self, part.name, value.item())
         check(self)
 
-    cls.__post_init__ = converted
+    setattr(cls, check.__name__, converted)
 
 
 def _parameters(cls: type) -> dict[str, inspect.Parameter]:
