@@ -1,6 +1,8 @@
 """Limits of clean estimates: actions stay in the range that was recorded."""
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -9,13 +11,16 @@ from torch import Tensor
 from pgdiff.data import Episodes
 from pgdiff.data.normalizers import LimitsNormalizer, Normalizer
 from pgdiff.data.selection import selected
-from pgdiff.trajectory import Layout
+from pgdiff.trajectory import Layout, Segment
 from pgdiff.validation import PgdiffError, check_range
 
 Range = tuple[tuple[float, ...], tuple[float, ...]]
 Limits = tuple[Float[Tensor, " features"], Float[Tensor, " features"]]
 
 _FIELDS = ("actions", "action_chunks", "previous_actions")
+
+ROUNDING = 1e-5
+"""Share of an action's range by which it may be out of bounds, since it comes from a normaliser."""
 
 
 def recorded_range(episodes: Episodes, layout: Layout) -> Range | None:
@@ -74,3 +79,34 @@ def limits_of(layout: Layout, normalizer: Normalizer, action_range: Range | None
                 free[where] = False
         ends.append(torch.where(free, far, normalizer.normalize(raw)))
     return ends[0], ends[1]
+
+
+def on_bounds(segment: Segment, action_range: Range | None) -> Segment:
+    """Put actions on the ends of their range where rounding alone has left them outside.
+
+    What is limited in normalised units may be off by units in the last place in raw ones, which
+    an environment's action space does not hold. Actions that are further out stay as they are.
+
+    Args:
+        segment: in raw units.
+        action_range: of one action; None for any.
+    """
+    if action_range is None:
+        return segment
+    fields = {name: getattr(segment, name) for name in _FIELDS}
+    limited: dict[str, Any] = {
+        name: _snapped(x, action_range) for name, x in fields.items() if x is not None
+    }
+    return replace(segment, **limited)
+
+
+def _snapped(
+    actions: Float[Tensor, "*batch features"], action_range: Range
+) -> Float[Tensor, "*batch features"]:
+    """The features hold one action, or several one after the other."""
+    count = actions.shape[-1] // len(action_range[0])
+    low, high = (torch.tensor(bound).repeat(count).to(actions) for bound in action_range)
+    digits = torch.finfo(actions.dtype).eps * torch.maximum(low.abs(), high.abs())
+    limited = actions.clamp(low, high)
+    near = (actions - limited).abs() <= ROUNDING * (high - low) + 4 * digits
+    return torch.where(near, limited, actions)

@@ -1,6 +1,7 @@
 """What a model is given of a segment: in training by drawn patterns, in planning by values."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -54,6 +55,33 @@ class KnownPatterns:
             observation=[*range(where.start, where.stop), *range(before.start, before.stop)],
             goal=[where.start + index for index in (*self.position, *self.rest)],
         )
+
+    @cached_property
+    def _covered(self) -> Bool[Tensor, "masks tokens features"]:
+        """Masks that training draws, and those that `fill` makes, of which `given` warns."""
+        where = self.layout.slices["observations"]
+        features = (*self.position, *self.rest)
+        fit = all(0 <= index < where.stop - where.start for index in features)
+        goals = fit and len(set(features)) == len(features)
+        named = ("start", "start_goal", "start_arrival") if goals else ("start",)
+        return torch.cat([self.all_masks, *(self.masks(name) for name in named)])
+
+    def cover(self, given: Bool[Tensor, "#batch tokens features"], *, per_token: bool) -> bool:
+        """Return whether each of these masks is one that a model was trained with.
+
+        Args:
+            given: mask of what is given, for as many tokens as the layout has or fewer.
+            per_token: whether the model was trained with a noise level for each token, so that any
+                further token may be given as a whole.
+        """
+        given = given.cpu()[:, None]
+        trained = self._covered[:, : given.shape[2]]
+        if per_token:
+            whole, needed = given.all(dim=-1, keepdim=True), trained.all(dim=-1, keepdim=True)
+            same = ((given & ~whole) == (trained & ~needed)) & (whole | ~needed)
+        else:
+            same = given == trained
+        return bool(same.flatten(2).all(dim=2).any(dim=1).all())
 
     def _check_features(self, size: int) -> None:
         for key, indices in (("position", self.position), ("rest", self.rest)):

@@ -187,7 +187,7 @@ class TrajectoryDiffusion(Sampled):
             condition_dropout: share of the training's segments whose condition is hidden.
             seed: of the first weights.
         """
-        check_positive_int("stride", stride)
+        stride = check_positive_int("stride", stride)
         parts = token_fields(episodes, fields, stride=stride)
         sizes = tuple((name, array.shape[-1] * repeat) for name, array, repeat in parts)
         layout = Layout(fields=sizes, horizon=horizon, stride=stride)

@@ -73,14 +73,16 @@ def seeded_torch(*, seed: int) -> Iterator[None]:
     """Within it, torch's global generator on the CPU starts from `seed`; it is put back after.
 
     For what knows no other generator: the first weights of PyTorch's layers, the policies of
-    Stable-Baselines3.
+    Stable-Baselines3. Weights that are made within can be differentiated, whatever mode the caller
+    is in.
     """
-    check_seed("seed", seed)
-    with torch.random.fork_rng(devices=[]):
+    seed = check_seed("seed", seed)
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
         torch.default_generator.manual_seed(seed)
         yield
 
 
+@torch.inference_mode(False)
 def load_learner(
     path: str | os.PathLike[str], *, device: str | torch.device = "auto"
 ) -> Pretrained:

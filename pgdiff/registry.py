@@ -3,6 +3,8 @@
 Nothing that a file says is run: a file can only name a class that code has registered.
 """
 
+import dataclasses
+import functools
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -48,6 +50,7 @@ def register(kind: str, name: str) -> Callable[[AnyClass], AnyClass]:
             )
         known[name] = cls
         _NAMES[cls] = (kind, name)
+        _take_numpy_numbers(cls)
         return cls
 
     return decorate
@@ -167,6 +170,27 @@ def _is_foreign(cls: type) -> bool:
 def _identity(cls: type) -> tuple[str, str]:
     # A module that is reloaded (a notebook) may register its class again.
     return cls.__module__, cls.__qualname__
+
+
+def _take_numpy_numbers(cls: Any) -> None:
+    """Let a dataclass turn NumPy's numbers into Python's before it checks them.
+
+    A step count that is a `uint8` would overflow later, and a `float32` would not be equal to the
+    setting that comes back from a file.
+    """
+    check = vars(cls).get("__post_init__")
+    if check is None or not dataclasses.is_dataclass(cls):
+        return
+
+    @functools.wraps(check)
+    def converted(self: Any) -> None:
+        for part in dataclasses.fields(self):
+            value = getattr(self, part.name)
+            if isinstance(value, np.generic):
+                object.__setattr__(self, part.name, value.item())
+        check(self)
+
+    setattr(cls, check.__name__, converted)
 
 
 def _parameters(cls: type) -> dict[str, inspect.Parameter]:

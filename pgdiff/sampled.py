@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import partial, reduce
 from typing import Any, Literal
 
 import numpy as np
@@ -30,6 +30,7 @@ from pgdiff.diffusion import (
     sample,
 )
 from pgdiff.diffusion.classifier_free import ClassifierFree, ConditionVector
+from pgdiff.diffusion.differentiation import recordable
 from pgdiff.diffusion.history_guidance import HistoryGuidance
 from pgdiff.diffusion.level_schedules import FullSequence, LevelMatrix, LevelSchedule
 from pgdiff.diffusion.monte_carlo import MonteCarlo
@@ -52,6 +53,9 @@ from pgdiff.validation import (
 Signal = Float[Tensor, "batch tokens features"]
 Level = Float[Tensor, "#batch tokens"]
 
+_MODES = 2
+"""Frames of the two decorators that leave inference mode and switch gradients off."""
+
 
 class Sampled(Pretrained):
     """What `TrajectoryDiffusion` can do once it is trained; its attributes are described there."""
@@ -66,6 +70,7 @@ class Sampled(Pretrained):
     levels: TrainingLevels
     distilled: bool
     conditioning: Conditioning
+    condition_dropout: float
     action_range: Any
     _patterns: KnownPatterns
 
@@ -116,8 +121,40 @@ class Sampled(Pretrained):
         Raises:
             PgdiffError: a condition that does not fit the model's.
         """
+        self.check_trained_condition(given=condition is not None)
         told = self.conditioning.vector(condition, batch=len(x), like=x)
         return self._estimate(x, level, told)
+
+    def check_trained_condition(self, *, given: bool, weight: float = 1.0) -> None:
+        """Refuse estimates that the network has never been trained to give.
+
+        Args:
+            given: whether there is a condition.
+            weight: of the estimate with the condition against the one without it.
+
+        Raises:
+            PgdiffError: training never hid the condition, or always did (`condition_dropout`), and
+                the estimate needs the other.
+        """
+        if not self.conditioning.names:
+            return
+        if self.condition_dropout == 0 and not given:
+            raise PgdiffError(
+                f"`condition` must give {list(self.conditioning.names)} to a model that was "
+                "trained with condition_dropout=0, never without its condition. Got None. Train "
+                "it with condition_dropout=0.1 to sample without one."
+            )
+        if self.condition_dropout == 0 and weight != 1:
+            raise PgdiffError(
+                "`classifier_free` must have weight 1 for a model that was trained with "
+                f"condition_dropout=0, never without its condition. Got weight {weight:g}. Train "
+                "it with condition_dropout=0.1 for other weights."
+            )
+        if self.condition_dropout == 1 and given and weight != 0:
+            raise PgdiffError(
+                "`condition` must be None for a model that was trained with condition_dropout=1, "
+                "which has never seen a condition. Train it with condition_dropout=0.1."
+            )
 
     def _estimate(
         self,
@@ -133,11 +170,21 @@ class Sampled(Pretrained):
     def _network(
         self, condition: ConditionVector | None, network: CachedCalls | None = None
     ) -> Callable[[Signal, Level], Signal]:
-        """The network, or the one given, as a function of noisy tokens and levels alone."""
+        """The network, or the one given, as a function of noisy tokens and levels alone.
+
+        It takes and gives tokens of any type. A network in half precision, or under autocast,
+        computes in that; levels are not rounded.
+        """
         called = self.network if network is None else network
-        if condition is None:
-            return called
-        return lambda x, level: called(x, level, condition)
+        weight = next(self.network.parameters(), None)
+
+        def call(x: Signal, level: Level) -> Signal:
+            kind = x.dtype if weight is None else weight.dtype
+            given = () if condition is None else (condition.to(kind),)
+            output: Signal = called(x.to(kind), level, *given)
+            return output.to(x.dtype)
+
+        return call
 
     @property
     def causal(self) -> bool:
@@ -170,14 +217,34 @@ class Sampled(Pretrained):
             self._warn_of_pattern(name)
         return Known(raw.mask, self.normalizer.normalize(raw.values))
 
-    def _warn_of_pattern(self, name: str) -> None:
+    def _warn_of_pattern(self, name: str, *, inside: int = 0) -> None:
         if name not in self.known:
             warnings.warn(
                 f"This model was trained with the known patterns {list(self.known)}, not with "
                 f"'{name}'; it may ignore what is given.",
-                stacklevel=3,
+                stacklevel=3 + inside,
             )
 
+    def _warn_of_known(self, parts: Sequence[Known | Observed | None], tokens: int) -> None:
+        """Warn where training has never given what is given here; `given` warns of its patterns."""
+        masks = [part.mask.cpu() for part in parts if part is not None]
+        none = torch.zeros(1, tokens, self.layout.features, dtype=torch.bool)
+        if any(mask.shape[1:] != none.shape[1:] for mask in masks):
+            return  # the sampler's error says so
+        given = reduce(torch.logical_or, masks, none)
+        if self._patterns.cover(given, per_token=self.levels.per_token):
+            return
+        trained = f"This model was trained with the known patterns {list(self.known)}, "
+        warnings.warn(
+            trained + "not with the features that `known` gives here; it may ignore them."
+            if masks
+            else trained + "never with nothing given; what it draws from noise alone may be far "
+            "off. Give `known`, or train it with 'none' among its patterns.",
+            stacklevel=3 + _MODES,
+        )
+
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def sample(
         self,
         *,
@@ -241,7 +308,7 @@ class Sampled(Pretrained):
         Raises:
             PgdiffError: a condition that does not fit the model's, or a setting out of its range.
         """
-        check_positive_int("batch", batch)
+        batch = check_positive_int("batch", batch)
         check_kinds(
             known=known,
             observed=observed,
@@ -262,13 +329,14 @@ class Sampled(Pretrained):
         tokens = self.checked_horizon(horizon)
         matrix = self.level_matrix(steps, spacing=spacing, levels=levels, horizon=horizon)
         known, observed = _cut(known, tokens), _cut(observed, tokens)
+        self._warn_of_known((known, observed), tokens)
         differ = matrix.ndim > 0 and bool((matrix != matrix[..., :1]).any())
         told_apart = differ or observed is not None or history is not None or stabilization > 0
         if told_apart and not self.levels.per_token:
             warnings.warn(
                 f"This model was trained with {self.levels!r}, one level for the whole sequence; "
                 "it has not seen tokens of different levels.",
-                stacklevel=2,
+                stacklevel=2 + _MODES,
             )
         active = [guide for guide in guidance if guide.scale > 0]
         if monte_carlo is not None and active and not any(g.at == "denoiser" for g in active):
@@ -276,14 +344,18 @@ class Sampled(Pretrained):
                 "`monte_carlo` tells near tokens what they are worth by gradients through the "
                 "denoiser; all guides here have another `at`, and move each token by its own part "
                 "of the energy alone. Set at='denoiser' for one.",
-                stacklevel=2,
+                stacklevel=2 + _MODES,
             )
         if clip == "auto":
             clip = limits_of(self.layout, self.normalizer, self.action_range)
         if classifier_free is not None and condition is None:
             raise PgdiffError("`condition` must be given with `classifier_free`. Got None.")
         weighting = ClassifierFree() if classifier_free is None else classifier_free
-        told = self.conditioning.vector(condition, batch=batch, like=next(self.parameters()))
+        self.check_trained_condition(given=condition is not None, weight=weighting.weight)
+        # In half precision a condition such as a return of 1,000 would be rounded.
+        dtype = torch.promote_types(next(self.parameters()).dtype, torch.float32)
+        like = torch.zeros(0, dtype=dtype, device=self.device)
+        told = recordable(self.conditioning.vector(condition, batch=batch, like=like))
         estimate: Callable[..., Tensor] = self._estimate
         network = self.network
         past = known is not None and bool(known.tokens[:, 0].all())
@@ -319,7 +391,7 @@ class Sampled(Pretrained):
             causal=self.causal and weighting.rescale == 0,
             start=start,
             callback=callback,
-            dtype=next(self.parameters()).dtype,
+            dtype=dtype,
             device=self.device,
         )
 
@@ -357,7 +429,7 @@ class Sampled(Pretrained):
         most = self.layout.horizon
         if horizon is None or horizon == most:
             return most
-        check_positive_int("horizon", horizon)
+        horizon = check_positive_int("horizon", horizon)
         if horizon > most:
             raise PgdiffError(
                 f"`horizon` must be at most the {most} tokens that the model was trained on. "
@@ -370,6 +442,8 @@ class Sampled(Pretrained):
             )
         return horizon
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def log_likelihood(
         self,
         batch: Any,
@@ -401,9 +475,10 @@ class Sampled(Pretrained):
         """
         x = self.normalizer.normalize(self.tokens(batch)).to(self.device)
         mask = self.pattern(known).to(self.device)
-        self._warn_of_pattern(known)
+        self._warn_of_pattern(known, inside=_MODES)
         if not batch.mask.all():
             raise PgdiffError("`batch` must hold whole segments. Got padding.")
+        self.check_trained_condition(given=condition is not None)
         told = self.conditioning.vector(condition, batch=len(x), like=x)
         found = log_likelihood(
             lambda x, level: self._estimate(x, level, told),

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pgdiff.clipping import Limits
+from pgdiff.clipping import Limits, on_bounds
 from pgdiff.diffusion import Guidance, HistoryGuidance, Known, MonteCarlo, Solver, TrustRegion
 from pgdiff.diffusion.classifier_free import ClassifierFree
 from pgdiff.diffusion.level_schedules import LevelSchedule
@@ -85,7 +85,7 @@ def rollout(
             )
     horizon = model.checked_horizon(horizon)
     check_kinds(history=history)
-    check_positive_int("tokens", tokens)
+    tokens = check_positive_int("tokens", tokens)
     context = max(1, horizon // 2) if context is None else check_positive_int("context", context)
     if context >= horizon:
         raise PgdiffError(
@@ -126,9 +126,9 @@ def rollout(
             **settings,
         )
         x = torch.cat([x, window[:, context:]], dim=1)
-    made = model.segment(x[:, :tokens])
-    last = None if until is None else _arrival(until, made)
-    return made if last is None else model.segment(x[:, : last + 1])
+    last = None if until is None else _arrival(until, model.segment(x[:, :tokens]))
+    kept = x[:, : tokens if last is None else last + 1]
+    return on_bounds(model.segment(kept), model.action_range)
 
 
 def _arrival(until: Callable[[Segment], Tensor], segment: Segment) -> int | None:

@@ -155,7 +155,8 @@ class Agent(nn.Module):
             seen = self.vec_normalize(raw).cpu().numpy().astype(np.float32)
         with self._evaluating():
             actions, state = self.policy.predict(seen, state, episode_start, deterministic)
-        return actions, state
+        # Scaled back from [-1, 1], an action at a bound may be off by a unit in the last place.
+        return np.clip(actions, self.action_space.low, self.action_space.high), state
 
     def action(
         self, observation: Float[Tensor, "*batch observation"]

@@ -32,6 +32,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 """Activations that a file may ask for, by PyTorch's name."""
 
 
+@torch.inference_mode(False)
 def load(
     source: Any,
     *,

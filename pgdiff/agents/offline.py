@@ -86,8 +86,8 @@ class OfflineAgent(Pretrained):
             "action_low": low,
             "action_high": high,
         }
-        check_positive_int("members", members)
-        check_seed("seed", seed)
+        members = check_positive_int("members", members)
+        seed = check_seed("seed", seed)
         states = []
         for number in range(members):
             with seeded_torch(seed=seed + number):

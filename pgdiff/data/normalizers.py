@@ -2,11 +2,11 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from pgdiff.registry import register, registered
@@ -44,9 +44,9 @@ class Normalizer:
     def __post_init__(self) -> None:
         for name in ("center", "scale", "factor", "variance"):
             # A configuration that is read back holds plain numbers.
-            value = torch.as_tensor(getattr(self, name), dtype=torch.float32)
+            value = as_statistics(getattr(self, name))
             if name in ("factor", "variance") and not len(value):
-                value = torch.ones_like(self.scale)
+                value = as_statistics(torch.ones_like(self.scale))
             object.__setattr__(self, name, value)
             if value.ndim != 1 or value.shape != self.center.shape:
                 raise PgdiffError(
@@ -66,6 +66,11 @@ class Normalizer:
     def normalized_variance(self) -> Float[Tensor, " features"]:
         """Variance of each feature of the fitted data after `normalize`; 0 of a constant one."""
         return self.variance * self.factor.square()
+
+    @property
+    def constant(self) -> Bool[Tensor, " features"]:
+        """Features that were constant in the fitted data, so that their scale means nothing."""
+        return self.variance == 0
 
     @property
     def features(self) -> int:
@@ -147,6 +152,13 @@ class _Moments:
             mean = mean + step * (count / (rows + count))
             rows += count
         return cls(low, high, np.asarray(mean), np.asarray(square / rows))
+
+
+def as_statistics(values: Any) -> Tensor:
+    """Return numbers as a float32 tensor that autograd can use, whatever mode the caller is in."""
+    with torch.inference_mode(False):
+        tensor = torch.as_tensor(values, dtype=torch.float32)
+        return tensor.clone() if tensor.is_inference() else tensor
 
 
 def _blocks(x: np.ndarray | Tensor) -> Iterable[np.ndarray]:

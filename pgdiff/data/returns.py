@@ -34,7 +34,7 @@ def chunk_rewards(episodes: Episodes, stride: int, discount: float) -> Float[np.
 
     Rows that belong to none of the episodes are NaN.
     """
-    check_positive_int("stride", stride)
+    stride = check_positive_int("stride", stride)
     check_range("discount", discount, low=0.0, high=1.0, open_low=True)
     return _sums(episodes, discount, min(stride, int(episodes.lengths.max())))
 

@@ -142,8 +142,8 @@ def segments(
     Raises:
         PgdiffError: if an argument is out of range or no episode is long enough.
     """
-    check_positive_int("horizon", horizon)
-    check_positive_int("stride", stride)
+    horizon = check_positive_int("horizon", horizon)
+    stride = check_positive_int("stride", stride)
     check_in("padding", padding, PADDINGS)
     if padding != "repeat":
         if min_tokens not in (None, horizon):

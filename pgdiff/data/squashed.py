@@ -8,7 +8,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pgdiff.data.normalizers import Normalizer, StandardNormalizer, fit_normalizer
+from pgdiff.data.normalizers import (
+    Normalizer,
+    StandardNormalizer,
+    as_statistics,
+    fit_normalizer,
+)
 from pgdiff.registry import register
 from pgdiff.validation import PgdiffError, check_in, check_range
 
@@ -43,9 +48,9 @@ class ArctanhNormalizer(StandardNormalizer):
         super().__post_init__()
         check_range("limit", self.limit, low=0.0, high=1.0, open_low=True, open_high=True)
         for name in ("low", "high"):
-            value = torch.as_tensor(getattr(self, name), dtype=torch.float32)
+            value = as_statistics(getattr(self, name))
             if not len(value):
-                value = torch.zeros_like(self.center)
+                value = as_statistics(torch.zeros_like(self.center))
             if value.shape != self.center.shape or not bool(torch.isfinite(value).all()):
                 raise PgdiffError(
                     f"`{name}` must be {self.features} finite numbers, one a feature. "

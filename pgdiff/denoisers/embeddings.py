@@ -31,6 +31,15 @@ def sinusoids(
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
+def in_type_of(layers: nn.Sequential, x: Tensor) -> Tensor:
+    """Return `x` in the type of the layers' weights.
+
+    Levels and positions come in float32 or more, whatever the weights are: bfloat16 has too few
+    digits to tell neighbouring levels, or places beyond 256, apart.
+    """
+    return x.to(next(layers.parameters()).dtype)
+
+
 class LevelEmbedding(nn.Module):
     """Embedding of every token's noise level, plus that of a condition where there is one.
 
@@ -71,7 +80,8 @@ class LevelEmbedding(nn.Module):
         Raises:
             PgdiffError: a condition is missing, or given to a network without one.
         """
-        embedding: Tensor = self.level_in(sinusoids(self.scale * level, self.width, shift=1))
+        waves = sinusoids(self.scale * level, self.width, shift=1)
+        embedding: Tensor = self.level_in(in_type_of(self.level_in, waves))
         return add_condition(embedding, condition, self.condition_in)
 
 

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from pgdiff.denoisers.attention import ATTENTIONS, Attention, sight
 from pgdiff.denoisers.cache import KeysValues, KeyValueCache, join
-from pgdiff.denoisers.embeddings import add_condition, sinusoids
+from pgdiff.denoisers.embeddings import add_condition, in_type_of, sinusoids
 from pgdiff.denoisers.transformer_block import Block, modulate
 from pgdiff.registry import register
 from pgdiff.validation import PgdiffError, check_in, check_positive_int
@@ -220,8 +220,9 @@ class Transformer(nn.Module):
             shown=self._shown(level, cache),
             device=x.device,
         )
-        position = torch.arange(first, first + x.shape[1], device=x.device, dtype=x.dtype)
-        h = self.token_in(x) + sinusoids(position, config.width)
+        exact = torch.promote_types(x.dtype, torch.float32)
+        position = torch.arange(first, first + x.shape[1], device=x.device, dtype=exact)
+        h = self.token_in(x) + sinusoids(position, config.width).to(x.dtype)
         c = self._embed(level, condition)
         layers: list[KeysValues] = []
         for n, block in enumerate(self.blocks):
@@ -235,7 +236,8 @@ class Transformer(nn.Module):
     def _embed(self, level: Tensor, condition: Tensor | None) -> Tensor:
         """Embed levels, and the condition with them, `[batch or 1, tokens, width]`."""
         # The factor spreads levels in [0, 1] over the frequencies made for 1,000 time steps.
-        c = self.level_in(sinusoids(1000 * level, self.config.width))
+        waves = sinusoids(1000 * level, self.config.width)
+        c = self.level_in(in_type_of(self.level_in, waves))
         return F.silu(add_condition(c, condition, self.condition_in))
 
     def _shown(self, level: Tensor, cache: KeyValueCache | None) -> Tensor | None:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pgdiff.diffusion.differentiation import differentiable, recordable
 from pgdiff.diffusion.guidance_rules import (
     DEFAULT_RULES,
     PLACES,
@@ -142,8 +143,9 @@ class Guidance:
         self, x: Signal, level: Level
     ) -> tuple[Float[Tensor, " batch"], Signal]:
         """The energies, and the gradient of their sum, at `x`."""
-        with torch.enable_grad():
-            point = x.detach().requires_grad_(True)
+        with differentiable(f"The energy of '{self.name}'"):
+            point = recordable(x.detach()).requires_grad_(True)
+            level = recordable(level)
             energy = checked_energy(self.energy(point, level), batch=len(x), name=self.name)
             # An energy with weights of its own requires a gradient even if it does not see `point`.
             gradient: Tensor | None = None

@@ -105,7 +105,7 @@ class Trapezoid:
 
 def full_sequence(*, steps: int, tokens: int) -> Matrix:
     """All tokens together, from level 1 to 0 in `steps` equal steps."""
-    check_positive_int("steps", steps)
+    steps = check_positive_int("steps", steps)
     column = torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float64).float()
     return FullSequence().matrix(column, tokens=tokens)
 

@@ -91,8 +91,8 @@ def log_likelihood(
             level 1, a denoiser that is not differentiable or not finite.
     """
     check_in("method", method, ("exact", "hutchinson"))
-    check_positive_int("steps", steps)
-    check_positive_int("probes", probes, minimum=2)
+    steps = check_positive_int("steps", steps)
+    probes = check_positive_int("probes", probes, minimum=2)
     low, high = _bounds(schedule, noise_min=noise_min, noise_max=noise_max)
     # In inference mode nothing can be differentiated, not even what is made anew.
     with torch.inference_mode(False), torch.no_grad():

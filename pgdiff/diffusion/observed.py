@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pgdiff.diffusion.differentiation import recordable
 from pgdiff.diffusion.known import check_given
 from pgdiff.diffusion.level_schedules import LevelMatrix
 from pgdiff.diffusion.schedules import NoiseSchedule, factors
@@ -60,8 +61,9 @@ class Observed:
         """The same on another device."""
         level = self.level
         if isinstance(level, Tensor):
-            level = level.to(device=device, dtype=dtype)
-        return Observed(self.mask.to(device), self.values.to(device=device, dtype=dtype), level)
+            level = recordable(level.to(device=device, dtype=dtype))
+        values = recordable(self.values.to(device=device, dtype=dtype))
+        return Observed(recordable(self.mask.to(device)), values, level)
 
     @property
     def tokens(self) -> Bool[Tensor, "#batch tokens"]:

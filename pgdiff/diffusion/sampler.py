@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pgdiff.diffusion.differentiation import recordable
 from pgdiff.diffusion.guidance import Guidance
 from pgdiff.diffusion.guidance_rules import Variance
 from pgdiff.diffusion.history_guidance import HistoryGuidance
@@ -50,6 +51,7 @@ class SamplerStep:
     trace: Trace = field(default_factory=Trace)
 
 
+@torch.inference_mode(False)
 @torch.no_grad()
 def sample(
     denoise: Denoise,
@@ -106,7 +108,8 @@ def sample(
             and no callback looks at them.
         start: `x` at the first row; noise of the first row's sigma if None.
         callback: called after every row.
-        dtype: of the samples.
+        dtype: of the tokens that `denoise` takes and gives. Samples and levels are at least
+            float32: in half precision neighbouring levels would be one.
         device: of the samples.
 
     Returns:
@@ -114,6 +117,7 @@ def sample(
     """
     batch, tokens, _ = shape
     device = torch.device(device)
+    denoise, dtype = _in_float32(denoise, dtype)
     denoise = stabilized(denoise, stabilization, schedule=schedule)
     share = share_of(batch, generators)
     if known is not None:
@@ -126,17 +130,18 @@ def sample(
     given = _given(known, observed)
     check_levels(levels, batch=batch, tokens=tokens, known=given, started=start is not None)
     if isinstance(clip, tuple):
-        low, high = (bound.to(device=device, dtype=dtype) for bound in clip)
+        low, high = (recordable(bound.to(device=device, dtype=dtype)) for bound in clip)
     elif clip is not None:
         high = torch.tensor(check_range("clip", clip, low=0.0, open_low=True)).to(device, dtype)
         low = -high
     if hasattr(solver, "check"):
         solver.check(schedule=schedule, distilled=distilled)
-    levels = levels.to(device=device, dtype=dtype)
+    levels = recordable(levels.to(device=device, dtype=dtype))
     if levels.ndim == 2:
         levels = levels[:, None]
     if known is not None:
-        known = Known(known.mask.to(device), known.values.to(device=device, dtype=dtype))
+        values = known.values.to(device=device, dtype=dtype)
+        known = Known(recordable(known.mask.to(device)), recordable(values))
         levels = torch.stack([known.levels(row) for row in levels])
     if observed is not None:
         observed = observed.to(device=device, dtype=dtype)
@@ -279,6 +284,14 @@ def sample(
     if not torch.isfinite(x).all():
         raise PgdiffError("Sampling gave NaN or Inf. Check the model's weights and guide scales.")
     return x
+
+
+def _in_float32(denoise: Denoise, dtype: torch.dtype) -> tuple[Denoise, torch.dtype]:
+    """Return the type of the samples, and `denoise` as a function of tokens of that type."""
+    least = torch.promote_types(dtype, torch.float32)
+    if least == dtype:
+        return denoise, dtype
+    return lambda x, level: denoise(x.to(dtype), level).to(least), least
 
 
 def _given(known: Known | None, observed: Observed | None) -> Tensor | None:

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from pgdiff.diffusion.differentiation import differentiable
 from pgdiff.diffusion.guidance import Guidance
 from pgdiff.diffusion.guidance_rules import Variance
 from pgdiff.diffusion.monte_carlo import MonteCarlo
@@ -205,7 +206,7 @@ class Steering:
 
         One pass back through the network serves all guides that are treated alike.
         """
-        with torch.enable_grad():
+        with differentiable("`denoise`"):
             point = x.detach().requires_grad_(True)
             if self.monte_carlo is None:
                 graph = self._held(denoise(point, level))

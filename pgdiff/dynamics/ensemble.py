@@ -171,7 +171,7 @@ class DynamicsEnsemble(Pretrained):
         Raises:
             PgdiffError: a roll-out that leaves what numbers can hold; shorten it, or train longer.
         """
-        check_positive_int("steps", steps)
+        steps = check_positive_int("steps", steps)
         count = len(starts)
         source = torch.Generator().manual_seed(check_seed("seed", seed))
         member = torch.randint(self.members, (count,), generator=source)

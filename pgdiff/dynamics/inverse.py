@@ -14,7 +14,7 @@ from pgdiff.data.selection import selected
 from pgdiff.denoisers.mlp import mlp
 from pgdiff.pretrained import Pretrained, seeded_torch
 from pgdiff.registry import register
-from pgdiff.validation import PgdiffError, check_positive_int
+from pgdiff.validation import PgdiffError, as_array, check_positive_int
 
 
 class PairBatch(NamedTuple):
@@ -101,8 +101,6 @@ class InverseDynamics(Pretrained):
             )
         self.width, self.depth = width, depth
         self.network = mlp(2 * normalizer.features + 1, actions, width=width, depth=depth)
-        self.register_buffer("_low", torch.tensor(self.low), persistent=False)
-        self.register_buffer("_high", torch.tensor(self.high), persistent=False)
 
     @classmethod
     def from_episodes(
@@ -149,8 +147,9 @@ class InverseDynamics(Pretrained):
         now, then = self.normalizer.normalize(observation), self.normalizer.normalize(waypoint)
         # The difference, not the way-point itself: what is to be covered is small against both.
         inputs = torch.cat([now, then - now, steps_left[:, None] / self.stride], dim=-1)
-        out: Tensor = self.network(inputs)
-        return out
+        weight = next(self.network.parameters())
+        out: Tensor = self.network(inputs.to(weight.dtype))
+        return out.to(observation.dtype)
 
     @torch.no_grad()
     def act(
@@ -161,9 +160,11 @@ class InverseDynamics(Pretrained):
     ) -> Float[np.ndarray, "batch action"]:
         """Action within the recorded bounds; a planner's controller."""
         inputs = [
-            torch.tensor(np.asarray(array, dtype=np.float32), device=self.device)
+            torch.tensor(as_array("observation", array).astype(np.float32), device=self.device)
             for array in (observation, waypoint, steps_left)
         ]
-        action = self(*inputs).clamp(self.get_buffer("_low"), self.get_buffer("_high"))
-        result: np.ndarray = action.cpu().numpy()
-        return result
+        action: np.ndarray = self(*inputs).cpu().numpy()
+        # Not the buffers, which a network in half precision rounds.
+        low, high = (np.array(bound, np.float32) for bound in (self.low, self.high))
+        limited: np.ndarray = np.clip(action, low, high)
+        return limited

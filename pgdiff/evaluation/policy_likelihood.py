@@ -2,10 +2,12 @@
 
 import inspect
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from pgdiff.data import Episodes
 from pgdiff.data.transitions import rows_of
@@ -42,7 +44,7 @@ def policy_likelihood(
     """
     chosen = np.sort(np.random.default_rng(seed).permutation(rows_of(episodes))[:rows])
     observation, action = (
-        torch.from_numpy(np.array(values[chosen]))
+        torch.from_numpy(np.array(values[chosen])).to(_device(agent))
         for values in (episodes.observations, episodes.actions)
     )
     options = {"limit": 0.99} if "limit" in inspect.signature(agent.log_prob).parameters else {}
@@ -55,3 +57,9 @@ def policy_likelihood(
     # The variance of a mean over clusters: sums of deviations within an episode are independent.
     error = np.sqrt((sums**2).sum() * count / (count - 1)) / len(each) if count > 1 else np.nan
     return PolicyLikelihood(mean, float(error))
+
+
+def _device(agent: Any) -> torch.device:
+    """Where an agent's tensors are; the CPU for one that is no module or has none."""
+    tensors = chain(agent.parameters(), agent.buffers()) if isinstance(agent, nn.Module) else ()
+    return next((tensor.device for tensor in tensors), torch.device("cpu"))

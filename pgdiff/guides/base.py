@@ -1,8 +1,9 @@
 """What a guide is, and how it meets a model."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -61,11 +62,30 @@ class BoundEnergy:
     goal: Float[Tensor, "#batch goal"] | None = None
 
     def __call__(self, x: Float[Tensor, "batch tokens features"], level: Level) -> Tensor:
-        """Energy of each trajectory."""
+        """Energy of each trajectory, in full precision: candidates may differ by little.
+
+        Raises:
+            PgdiffError: the guide computes in another precision than the samples have.
+        """
         segment = self.model.segment(x)
         if self.goal is not None:
             segment = replace(segment, goal=self.goal.to(segment.observations))
-        return self.guide.energy(segment, level)
+        with _no_autocast(x.device.type):
+            try:
+                return self.guide.energy(segment, level)
+            except RuntimeError as error:
+                if "dtype" not in str(error):
+                    raise
+                raise PgdiffError(
+                    f"The guide '{self.guide.name}' must compute in {x.dtype}, as the samples "
+                    f"are. Convert its network with .to({x.dtype}). ({error})"
+                ) from error
+
+
+def _no_autocast(device: str) -> AbstractContextManager[Any]:
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 def needs_goal(guide: Guide) -> bool:

@@ -93,7 +93,9 @@ class Acting:
                 Dict observation of an environment like the one that was recorded, whose goal is
                 then the plan's. With `missing_level`, one that is NaN throughout is not there.
             state: what the last call returned; None to begin.
-            episode_start: where a new episode has begun, one flag an environment.
+            episode_start: where `observation` is the first of an episode, one flag an environment.
+                In a vector environment that resets in the next step (Gymnasium's default) that is
+                a step after `terminated | truncated`; see the page on planning.
             deterministic: accepted for the protocol. A planner draws noise either way, from its
                 seed, so that the same seed gives the same actions.
 
@@ -148,7 +150,7 @@ class Acting:
                 observations = observations.copy()
                 observations[due] = waypoints[:, 0]
         if self.controller == "actions":
-            action = memory.action()
+            action = self._done(memory.action())
         else:
             waypoint, steps_left = memory.target(self.model.layout.stride, self.lookahead)
             action = self.controller.act(observations, waypoint, steps_left)
@@ -187,12 +189,15 @@ class Acting:
         return None if made is None else tuple(made.shape[1:])
 
     def _done(self, action: np.ndarray) -> np.ndarray:
-        """What a model can be told of an action: it has learned of none out of the recorded range.
+        """Return the action within the recorded range: a model has learned of none beyond it.
 
-        Nor does an environment do any that is out of its own, which most recordings fill.
+        Nor does an environment do any that is out of its own range, which most recordings fill.
         """
         limits = self.model.action_range
-        return np.asarray(action) if limits is None else np.clip(action, *np.asarray(limits))
+        if limits is None:
+            return np.asarray(action)
+        done: np.ndarray = np.clip(action, *np.asarray(limits, dtype=action.dtype))
+        return done
 
     def _previous(self, memory: PlanMemory, due: np.ndarray) -> Previous | None:
         """What is left of the plans that are followed where new ones are due."""

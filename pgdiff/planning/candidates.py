@@ -4,6 +4,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from pgdiff.clipping import on_bounds
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.trajectory import Plan
 
@@ -28,7 +29,7 @@ def plans_of(
         goals: what was asked for.
     """
     count, candidates = scores.shape
-    segment = model.segment(x)
+    segment = on_bounds(model.segment(x), model.action_range)
     shape = (count, candidates, model.layout.horizon, -1)
     observations = segment.observations.reshape(shape).cpu().numpy()
     found = segment.every_action

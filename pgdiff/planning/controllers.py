@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from pgdiff.model import TrajectoryDiffusion
-from pgdiff.validation import PgdiffError, check_positive_int
+from pgdiff.validation import PgdiffError, as_array, check_positive_int
 
 
 @runtime_checkable
@@ -58,7 +58,7 @@ def checked_actions(
         count: number of environments.
         size: features of an action; None where the model knows none.
     """
-    found = np.asarray(actions)
+    found = as_array("actions", actions)
     if found.ndim != 2 or len(found) != count or size not in (None, found.shape[1]):
         raise PgdiffError(
             f"`controller` must give actions of the shape [{count}, "
@@ -77,7 +77,7 @@ def check_lookahead(lookahead: int, controller: Any, *, stride: int) -> int:
         controller: its attribute `stride`, where it has one, is how many steps ahead it learned.
         stride: environment steps between way-points.
     """
-    check_positive_int("lookahead", lookahead)
+    lookahead = check_positive_int("lookahead", lookahead)
     learned = getattr(controller, "stride", None)
     if isinstance(learned, int) and lookahead * stride > learned:
         raise PgdiffError(

@@ -12,6 +12,7 @@ from gymnasium.spaces import Box, Space
 from jaxtyping import Float
 from torch import Tensor
 
+from pgdiff.clipping import ROUNDING, on_bounds
 from pgdiff.diffusion import Guidance, Known, SamplerStep
 from pgdiff.diffusion.noise import draw
 from pgdiff.guides import Guide, Policy, Sum, bind
@@ -19,7 +20,7 @@ from pgdiff.planning.explanation import Explanation, Outcome
 from pgdiff.planning.goals import GOAL, shared_out
 from pgdiff.planning.pushes import push_sizes
 from pgdiff.trajectory import Condition, Plan
-from pgdiff.validation import PgdiffError
+from pgdiff.validation import PgdiffError, check_seed
 
 if TYPE_CHECKING:
     from pgdiff.planning.planner import Planner
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 __all__ = ["Explanation", "Outcome", "explain"]
 
 Bounds = tuple[np.ndarray, np.ndarray]
-ROUNDING = 1e-5
-"""Share of an action's range by which it may be out of bounds, since it comes from a normaliser."""
 
 
+@torch.inference_mode(False)
+@torch.no_grad()
 def explain(
     planner: "Planner",
     observation: Float[np.ndarray, " observation"] | Mapping[str, np.ndarray],
@@ -61,7 +62,7 @@ def explain(
     """
     _check(planner)
     model = planner.model
-    seed = planner.seed if seed is None else seed
+    seed = planner.seed if seed is None else check_seed("seed", seed)
     agents = list(_agents(planner.guides)) if model.layout.action_size else []
     if behaviour is not None:
         agents.append(Policy(behaviour, name="behaviour"))
@@ -175,7 +176,7 @@ def _outcome(
     clean = x.new_zeros(1, x.shape[1])
     for number, guide in enumerate(guidance):
         energy[number, -1] = guide.energy(x, clean)
-    segment = planner.model.segment(x)
+    segment = on_bounds(planner.model.segment(x), planner.model.action_range)
     found = segment.every_action
     actions = None if found is None else _array(found)
     judged = 1 if segment.decisions is None else segment.decisions[1].shape[1]

@@ -12,7 +12,7 @@ from pgdiff.guides import Guide
 from pgdiff.guides.base import needs_goal
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.trajectory import Condition
-from pgdiff.validation import PgdiffError, check_positive_int
+from pgdiff.validation import PgdiffError, as_array, check_positive_int
 
 GOAL = "goal"
 """The condition that `goal` of `plan` gives."""
@@ -32,7 +32,8 @@ def checked_goals(
     goals: Float[np.ndarray, "environments goal"], *, count: int
 ) -> Float[np.ndarray, "environments goal"]:
     """Return goals as float32 if there is a finite one for each of `count` environments."""
-    checked = np.array(goals, dtype=np.float32)  # a copy, which a planner keeps in its state
+    # A copy, which a planner keeps in its state.
+    checked = np.array(as_array("goals", goals), dtype=np.float32)
     if checked.ndim != 2 or len(checked) != count or not np.isfinite(checked).all():
         raise PgdiffError(
             f"`goals` must be finite and of shape [{count}, goal]. Got {checked.tolist()}."

@@ -18,6 +18,10 @@ from pgdiff.validation import PgdiffError, check_range
 FAR_OF_LIMITS, FAR_OF_DEVIATIONS = 3.0, 10.0
 """From how many half-ranges, or standard deviations, an observation is far outside the data."""
 
+FAR_OF_CONSTANT, ROUNDING = 1e-3, 1e-5
+"""How far a feature may be from a value that it had throughout the data, in units of what the
+network sees, where data spread over about 1; and how far as a share of that value."""
+
 
 def checked_observations(
     observations: np.ndarray, *, shape: tuple[int, ...]
@@ -54,20 +58,28 @@ def warn_far(
     """
     where = model.layout.slices["observations"]
     normalizer = model.normalizer
-    center, scale = (
-        values[where].cpu().numpy() for values in (normalizer.center, normalizer.scale)
+    center, scale, constant = (
+        values[where].cpu().numpy()
+        for values in (normalizer.center, normalizer.scale, normalizer.constant)
     )
     limits = isinstance(normalizer, LimitsNormalizer)
-    size = np.abs(observations - center) / scale
+    far = FAR_OF_LIMITS if limits else FAR_OF_DEVIATIONS
+    # In units of the distance from which on a value is far.
+    least = np.maximum(FAR_OF_CONSTANT, ROUNDING * np.abs(center))
+    size = np.abs(observations - center) / np.where(constant, least, far * scale)
     row, feature = np.unravel_index(size.argmax(), size.shape)
-    if size[row, feature] <= (FAR_OF_LIMITS if limits else FAR_OF_DEVIATIONS):
+    if size[row, feature] <= 1:
         return False
     low, high = (center + sign * scale for sign in (-1, 1))
+    if constant[feature]:
+        data = f"the data have {center[feature]:.4g} throughout"
+    else:
+        data = "the data lie" if limits else "the middle of the data lies"
+        data += f" in [{low[feature]:.4g}, {high[feature]:.4g}]"
     warnings.warn(
         f"Feature {feature} of `observation` is far outside the data that the model has learned "
-        f"from: {float(observations[row, feature]):.4g} for environment {row}, where "
-        + ("the data lie" if limits else "the middle of the data lies")
-        + f" in [{low[feature]:.4g}, {high[feature]:.4g}]. Plans from there mean little.",
+        f"from: {float(observations[row, feature]):.4g} for environment {row}, where {data}. "
+        "Plans from there mean little.",
         stacklevel=4,
     )
     return True
@@ -103,6 +115,8 @@ def check_scale_factors(factors: Sequence[float] | None) -> tuple[float, ...] | 
     """Return the factors of the guides' scales, each at least 0; None for none."""
     if factors is None:
         return None
+    if isinstance(factors, np.ndarray | Tensor):
+        factors = factors.tolist()
     if isinstance(factors, str) or not isinstance(factors, Sequence) or not factors:
         raise PgdiffError(
             f"`scale_factors` must be numbers, for example [0.25, 0.5, 1]. Got {factors!r}."

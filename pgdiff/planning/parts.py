@@ -31,7 +31,7 @@ def check_parts(planner: Any, guidance: Sequence[Guidance]) -> None:
         warnings.warn(
             "`context` has no effect where observations have no noise and none is missing: "
             "set `observation_level` or `missing_level`.",
-            stacklevel=3,
+            stacklevel=4,  # Planner, and the mode it sets
         )
     if planner.monte_carlo is not None and blurred and not planner.context:
         _check_futures(planner.model)

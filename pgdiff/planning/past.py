@@ -96,7 +96,7 @@ class Past(NamedTuple):
 
 def check_context(context: int, model: TrajectoryDiffusion) -> int:
     """Return the number of past tokens, if the model can see observations with them."""
-    check_positive_int("context", context, minimum=0)
+    context = check_positive_int("context", context, minimum=0)
     if not context:
         return 0
     if not model.levels.per_token:
@@ -117,6 +117,11 @@ def check_context(context: int, model: TrajectoryDiffusion) -> int:
         )
     if not model.causal:
         raise PgdiffError(f"`context` must be 0 for a model that is not causal. Got {context}.")
+    if model.conditioning.names and model.condition_dropout == 0:
+        raise PgdiffError(
+            "`context` must be 0 for a model that was trained with condition_dropout=0, whose "
+            f"estimates of the past need one without a condition. Got {context}."
+        )
     return context
 
 

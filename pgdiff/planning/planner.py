@@ -134,6 +134,7 @@ class Planner(Acting):
             `predict`, which the last bits of a plan depend on; None changes nothing.
     """
 
+    @torch.inference_mode(False)  # in which weights that move to a device could not be used again
     def __init__(
         self,
         model: TrajectoryDiffusion,
@@ -197,7 +198,7 @@ class Planner(Acting):
         self.spacing = LogSnrSpacing(high=LAST_LOG_SNR) if spacing is None else spacing
         self.schedule = schedule
         if replan_every is not None:
-            check_positive_int("replan_every", replan_every)
+            replan_every = check_positive_int("replan_every", replan_every)
         self.replan_every = replan_every
         self.lookahead = check_lookahead(lookahead, controller, stride=model.layout.stride)
         self.solver = DPMSolver() if solver is None else solver
@@ -210,6 +211,9 @@ class Planner(Acting):
         if missing_level is not None:
             check_level("missing_level", missing_level)
         check_parts(self, bound)
+        asked = bool(self.condition) or GOAL in model.conditioning.names
+        weight = 1.0 if classifier_free is None else classifier_free.weight
+        model.check_trained_condition(given=asked, weight=weight)
         self.spacing.levels(self.steps, schedule=model.schedule)
         if clip is not None and clip != "auto":
             check_range("clip", clip, low=0.0, open_low=True)
@@ -347,10 +351,24 @@ class Planner(Acting):
         if len(seeds) != count:
             raise PgdiffError(f"`seeds` must be {count}, one an environment. Got {len(seeds)}.")
         seeds = [check_seed("seed", seed) for seed in seeds]
+        with torch.inference_mode(False), torch.no_grad():
+            return self._planned(observations, seeds, goals, previous, levels, callback)
+
+    def _planned(
+        self,
+        observations: Float[np.ndarray, "environments observation"],
+        seeds: Sequence[int],
+        goals: Float[np.ndarray, "environments goal"] | None,
+        previous: Previous | None,
+        levels: Float[np.ndarray, " environments"] | None,
+        callback: Callable[[SamplerStep], None] | None,
+    ) -> list[Plan]:
+        """Plan from checked observations; the arguments are those of `plan_batch`."""
+        count = len(observations)
         if goals is None and GOAL in self.condition:
             goals = self.condition[GOAL].expand(count, -1).float().numpy()
         start = self._each_candidate(observations)
-        goal = None if goals is None else self._each_candidate(np.asarray(goals))
+        goal = None if goals is None else self._each_candidate(as_array("goals", goals))
         values = dict(self.condition)
         if goal is not None and GOAL in self.model.conditioning.names:
             values[GOAL] = goal
@@ -440,7 +458,9 @@ class Planner(Acting):
 
     def _observed(self, observations: np.ndarray) -> np.ndarray:
         """The observations, checked; warns once of ones that are far outside the data."""
-        checked = checked_observations(observations, shape=self.observation_shape)
+        checked = checked_observations(
+            as_array("observations", observations), shape=self.observation_shape
+        )
         if not self._warned_far:
             self._warned_far = warn_far(checked, self.model)
         return checked

@@ -84,8 +84,8 @@ def generate(
         PgdiffError: a model that generates no transitions, guides that do not fit it or diverge,
             an existing `out`, shards of other settings or damaged ones, or a full disk.
     """
-    check_positive_int("transitions", transitions)
-    check_positive_int("workers", workers)
+    transitions = check_positive_int("transitions", transitions)
+    workers = check_positive_int("workers", workers)
     sampler = ShardSampler(
         model=model,
         guides=tuple(guides),
@@ -143,9 +143,10 @@ def write_part(
     Raises:
         PgdiffError: as `generate`.
     """
-    check_positive_int("transitions", transitions)
-    check_positive_int("workers", workers)
-    if check_positive_int("part", part, minimum=0) >= check_positive_int("parts", parts):
+    transitions = check_positive_int("transitions", transitions)
+    workers = check_positive_int("workers", workers)
+    part, parts = check_positive_int("part", part, minimum=0), check_positive_int("parts", parts)
+    if part >= parts:
         raise PgdiffError(f"`part` must be 0 to {parts - 1}, below `parts`. Got {part}.")
     share = -(-transitions // parts)
     bar = tqdm(total=share, desc=f"part {part} of {parts}", unit="row", disable=not progress)

@@ -65,9 +65,9 @@ class ShardSampler:
 
     def __post_init__(self) -> None:
         check_layout(self.model.layout)
-        check_seed("seed", self.seed)
+        self.seed = check_seed("seed", self.seed)
         for name in ("batch", "steps", "threads"):
-            check_positive_int(name, getattr(self, name))
+            setattr(self, name, check_positive_int(name, getattr(self, name)))
         self.solver = Churn() if self.solver is None else self.solver
         for guide in self.guides:
             bind(guide, self.model)  # the clearest error, before anything is written

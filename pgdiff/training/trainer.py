@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 ON_NAN = ("stop", "skip")
+HALF = (torch.float16, torch.bfloat16)
 
 
 class Trainer:
@@ -208,6 +209,7 @@ class Trainer:
         self._pending.update(metrics)
 
     @on_own_threads
+    @torch.inference_mode(False)  # where the caller is in inference or no-grad mode: gradients on
     def fit(self, learner: AnyLearner, episodes: "Episodes") -> AnyLearner:
         """Train, and return the learner with averaged weights, in evaluation mode.
 
@@ -267,6 +269,13 @@ class Trainer:
         parameters = [p for p in module.parameters() if p.requires_grad]
         if not parameters:
             raise PgdiffError(f"{type(module).__name__} has no parameter to train.")
+        half = next((p.dtype for p in parameters if p.dtype in HALF), None)
+        if half is not None:
+            raise PgdiffError(
+                f"The weights of {type(module).__name__} must be float32 or float64 to be trained. "
+                f"Got {half}, in which small updates and their average are lost to rounding. "
+                "Convert it with .float(), and to half precision after training."
+            )
         fused = self.device.type in ("cpu", "cuda") and all(
             p.is_floating_point() for p in parameters
         )

@@ -4,7 +4,8 @@ import math
 
 import numpy as np
 import pytest
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from pgdiff import Episodes
 from pgdiff.evaluation.policy_likelihood import policy_likelihood
@@ -27,6 +28,22 @@ def recording(actions: np.ndarray, *, length: int) -> Episodes:
         terminals=np.zeros(rows, bool),
         timeouts=np.arange(1, rows + 1) % length == 0,
     )
+
+
+class Elsewhere(nn.Module):
+    """An agent on another device, for which the meta device stands."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1, device="meta"))
+
+    def log_prob(self, observation: Tensor, action: Tensor) -> Tensor:
+        assert observation.device == action.device == self.weight.device
+        return torch.zeros(len(observation))
+
+
+def test_an_agent_is_asked_on_its_own_device() -> None:
+    assert policy_likelihood(Elsewhere(), recording(np.zeros((4, 2)), length=2)).mean == 0
 
 
 def test_mean_and_error_of_independent_rows() -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from toys import fit, generator, record, tiny_model, walk
 
-from pgdiff import Episodes, TrajectoryDiffusion
+from pgdiff import Episodes, Planner, TrajectoryDiffusion
 from pgdiff.data import ClassCondition, GoalCondition, ReturnCondition, SegmentDataset
 from pgdiff.denoisers import TransformerConfig
 from pgdiff.diffusion import full_sequence
@@ -340,3 +340,29 @@ def test_a_horizon_that_the_network_cannot_take_is_refused_at_once() -> None:
     TrajectoryDiffusion.from_episodes(EPISODES, horizon=4, denoiser=Even(width=16, depth=1))
     with pytest.raises(PgdiffError, match=r"`horizon` must be even\. Got 5"):
         TrajectoryDiffusion.from_episodes(EPISODES, horizon=5, denoiser=Even(width=16, depth=1))
+
+
+# ----------------------------------------------------------------------- what was never trained
+
+
+def test_estimates_that_were_never_trained_are_refused() -> None:
+    always = tiny_model(EPISODES, conditions=CONDITIONS, condition_dropout=0.0)
+    never = tiny_model(EPISODES, conditions=CONDITIONS, condition_dropout=1.0)
+    batch = tensors(always, EPISODES, 2)
+    for weight in (0.0, 3.0):
+        with pytest.raises(PgdiffError, match=r"`classifier_free` .*condition_dropout=0.*weight"):
+            draw(always, condition=CONDITION, classifier_free=ClassifierFree(weight=weight))
+    level = torch.full((1, 6), 0.5)
+    for call in (
+        lambda: draw(always),
+        lambda: always.denoise(torch.zeros(2, 6, 4), level),
+        lambda: always.log_likelihood(batch, steps=1),
+        lambda: Planner(tiny_model(conditions=[ReturnCondition()], condition_dropout=0.0)),
+    ):
+        with pytest.raises(PgdiffError, match=r"`condition` must give .*condition_dropout=0"):
+            call()
+    with pytest.raises(PgdiffError, match=r"`condition` must be None .*condition_dropout=1"):
+        draw(never, condition=CONDITION)
+    draw(always, condition=CONDITION, classifier_free=ClassifierFree(weight=1.0))
+    draw(never, condition=CONDITION, classifier_free=ClassifierFree(weight=0.0))
+    draw(never)

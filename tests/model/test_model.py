@@ -1,5 +1,6 @@
 """The trajectory diffusion model: what is given, what the output means, what it learns."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,14 @@ from pgdiff import TrajectoryDiffusion
 from pgdiff.clipping import limits_of
 from pgdiff.data import LimitsNormalizer
 from pgdiff.denoisers import TransformerConfig
-from pgdiff.diffusion import CosineSchedule, LinearSchedule, SamplerStep, X0Prediction
+from pgdiff.diffusion import (
+    CosineSchedule,
+    IndependentLevels,
+    Known,
+    LinearSchedule,
+    SamplerStep,
+    X0Prediction,
+)
 from pgdiff.diffusion.predictions import EDMPrediction, EpsilonPrediction, VPrediction
 from pgdiff.diffusion.training_levels import SequenceLevels
 from pgdiff.trajectory import Layout
@@ -107,6 +115,26 @@ def test_an_untrained_pattern_is_warned_of_by_name() -> None:
     with pytest.warns(UserWarning, match="not with 'start'"):
         tiny_model(known=("none", "start_goal")).given(START)
     tiny_model(known=("none", "start")).given(START)
+
+
+def test_samples_from_what_was_never_given_are_warned_of() -> None:
+    """A model with a level for each token takes any whole tokens beside those of its patterns."""
+    for levels, known, tokens, features, expected in (
+        (None, ("start",), [], 4, "never with nothing given"),
+        (None, ("none",), [], 4, None),
+        (None, ("start",), [0], 4, None),
+        (None, ("start",), [0, 1], 4, "not with the features that `known` gives"),
+        (IndependentLevels(), ("none",), [0, 1, 4], 4, None),
+        (IndependentLevels(), ("start",), [0, 3], 4, None),
+        (IndependentLevels(), ("none",), [3], 2, "not with the features that `known` gives"),
+        (IndependentLevels(), ("start",), [], 4, "never with nothing given"),
+    ):
+        mask = torch.zeros(1, 6, 4, dtype=torch.bool)
+        mask[:, tokens, :features] = True
+        given = Known(mask, torch.zeros(1, 6, 4)) if tokens else None
+        warns = nullcontext() if expected is None else pytest.warns(UserWarning, match=expected)
+        with warns:
+            draw(tiny_model(levels=levels, known=known), known=given, steps=1)
 
 
 # -------------------------------------------------------------------------------------- denoising

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toys import stir, tiny_model, walk
+from toys import record, stir, tiny_model, walk
 
 from pgdiff import Planner, SegmentValue, TransitionValue
 from pgdiff.denoisers import TransformerConfig
@@ -149,6 +149,21 @@ def test_far_observations_are_named_once() -> None:
     with pytest.warns(UserWarning, match=r"Feature 2 .*1e\+04 for environment 5, where"):
         planner.plan_batch(far, seeds=range(8))
     planner.plan_batch(far, seeds=range(8))  # a second warning would be an error
+
+
+@pytest.mark.parametrize("normalizer", ["limits", "standard"])
+def test_a_feature_that_was_constant_is_far_where_it_differs(normalizer: str) -> None:
+    episodes = walk()
+    observations = np.array(episodes.observations)
+    observations[:, 3] = 5.0
+    actions, rewards = episodes.actions, episodes.rewards
+    still = record(observations, actions, rewards, lengths=[80] * 6)
+    planner = make(model=tiny_model(still, normalizer=normalizer))
+    here = observations[:2].copy()
+    planner.plan_batch(here + 1e-6, seeds=[0, 1])
+    here[1, 3] = 5.5
+    with pytest.warns(UserWarning, match=r"Feature 3 .* 5.5 for environment 1, .* 5 throughout"):
+        planner.plan_batch(here, seeds=[0, 1])
 
 
 def test_a_scale_of_zero_chooses_among_unguided_candidates() -> None:
