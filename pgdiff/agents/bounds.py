@@ -24,9 +24,10 @@ def recorded_bounds(
 ) -> tuple[Bounds, Bounds]:
     """Return the given bounds; for those that are None, -1 and 1, or the data's where wider.
 
-    A recording does not say how far actions may go. Where the recorded ones fill less than half of
-    the interval that is assumed, a warning says so: an agent may then act outside the action space,
-    and noise in units of the interval (`policy_noise` of TD3) is larger than the paper's.
+    A recording does not say how far actions may go. Where neither bound is given and the recorded
+    actions fill less than half of the interval that is assumed, a warning says so: an agent may
+    then act outside the action space, and noise in units of the interval (`policy_noise` of TD3)
+    is larger than the paper's.
 
     Args:
         episodes: the recording.
@@ -47,7 +48,7 @@ def recorded_bounds(
                 f"`{name}` must be {actions.shape[1]} numbers, one for each feature of an action. "
                 f"Got {given!r}."
             )
-    if acts and (low is None or high is None):
+    if acts and low is None and high is None:
         _warn_wide(least, greatest, np.asarray(lowest), np.asarray(highest))
     return tuple(map(float, lowest)), tuple(map(float, highest))
 
@@ -55,8 +56,11 @@ def recorded_bounds(
 def _warn_wide(
     least: np.ndarray, greatest: np.ndarray, lowest: np.ndarray, highest: np.ndarray
 ) -> None:
-    """Warn if recorded actions fill less than half of the bounds that are assumed for them."""
-    share = (greatest - least) / (highest - lowest)
+    """Warn if recorded actions fill less than half of the bounds that are assumed for them.
+
+    A feature that never varies says nothing about its bounds.
+    """
+    share = np.where(greatest > least, (greatest - least) / (highest - lowest), 1.0)
     feature = int(np.argmin(share))
     if share[feature] < _HALF:
         warnings.warn(

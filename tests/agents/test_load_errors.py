@@ -46,7 +46,7 @@ def torch_file(content: object, **options: Any) -> bytes:
 
 def test_paths(tmp_path: Path, saved: Members) -> None:
     refuse(tmp_path / "absent.zip", r"There is no file '.*absent\.zip'")
-    refuse(tmp_path, r"must be a file\. Got a folder")
+    refuse(tmp_path, r"has no manifest\.json: it is half-written or no folder of this library")
     (tmp_path / "text.zip").write_text("hello")
     refuse(tmp_path / "text.zip", r"text\.zip' is no zip archive, or a damaged one")
     (tmp_path / "empty.zip").write_bytes(b"")

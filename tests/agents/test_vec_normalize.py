@@ -110,7 +110,7 @@ def test_statistics_that_cannot_be(spoil: Any, message: str, tmp_path: Path) -> 
         read_vec_normalize(tmp_path / "v.pkl")
 
 
-@pytest.mark.parametrize("protocol", range(2, pickle.HIGHEST_PROTOCOL + 1))
+@pytest.mark.parametrize("protocol", range(3, pickle.HIGHEST_PROTOCOL + 1))
 def test_statistics_of_dictionaries_say_what_to_do(tmp_path: Path, protocol: int) -> None:
     env = used()
     env.obs_rms, env.norm_obs_keys = {"a": env.obs_rms}, {"a"}
