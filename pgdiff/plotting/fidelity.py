@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pgdiff.data import Episodes
+from pgdiff.data.transitions import rows_of
 from pgdiff.plotting.canvas import COLOURS, INK, PathLike, heading, new_figure, save_png, tidy
 from pgdiff.plotting.names import action_names, observation_names
 
@@ -45,7 +46,7 @@ def fidelity_picture(found: Mapping[str, Any], path: PathLike) -> Path:
         else:
             axes.text(0.5, 0.5, "not simulated", ha="center", transform=axes.transAxes)
     heading(bars, "Neighbourhoods")
-    tidy(bars)
+    tidy(bars, x="measure", y="value of the measure")
     bars.set_xticks(np.arange(4), MEASURES)
     figure.legend(frameon=False, fontsize=8, loc="outside right upper")
     return save_png(figure, path)
@@ -68,12 +69,7 @@ def marginals_picture(
         rows: of each, the first ones.
         features: shown at most.
     """
-    shown = {
-        name: np.concatenate(
-            [e.observations[:rows], e.actions[:rows], e.rewards[:rows, None]], axis=1
-        )
-        for name, e in data.items()
-    }
+    shown = {name: _rows(episodes, rows) for name, episodes in data.items()}
     real = next(iter(data.values()))
     names = [
         *observation_names(env, real.observations.shape[1], layout=real.observation_layout),
@@ -101,12 +97,20 @@ def marginals_picture(
                 linestyle=_look(number)[1],
                 label=name,
             )
-        heading(axes, names[feature])
-        tidy(axes)
+        tidy(axes, x=names[feature], y="density")
+        axes.xaxis.label.set_fontsize(9)
+        axes.yaxis.label.set_fontsize(9)
         axes.set_yticks([])
     handles, labels = grid[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8, loc="outside right upper")
     return save_png(figure, path)
+
+
+def _rows(episodes: Episodes, most: int) -> np.ndarray:
+    """Return the first rows of the episodes that are selected, all features side by side."""
+    rows = rows_of(episodes)[:most]
+    rewards = episodes.rewards[rows][:, None]
+    return np.concatenate([episodes.observations[rows], episodes.actions[rows], rewards], axis=1)
 
 
 def _look(number: int) -> tuple[str, str]:

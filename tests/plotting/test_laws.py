@@ -12,11 +12,13 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from pgdiff.data import Episodes
 from pgdiff.plotting import (
     ShownEpisode,
     comparison_picture,
     failures_picture,
     level_picture,
+    marginals_picture,
     plan_picture,
     reach_picture,
     value_picture,
@@ -211,3 +213,20 @@ def test_masked_cells_are_those_that_no_recorded_state_has_visited(drawn: Drawn)
     assert not np.ma.getmaskarray(mesh.get_array()).any()
     with pytest.raises(PgdiffError, match="`visited`"):
         drawn(value_picture, farther, visited=recorded + 9, **options)
+
+
+def test_marginals_are_of_the_selected_episodes_alone(drawn: Drawn) -> None:
+    values = np.repeat([0.0, 1.0], 50)
+    episodes = Episodes.from_arrays(
+        observations=values[:, None],
+        actions=values[:, None],
+        rewards=values,
+        terminals=np.zeros(100, bool),
+        timeouts=np.arange(1, 101) % 50 == 0,
+    )
+    figure = drawn(marginals_picture, {"real": episodes, "last": episodes.select([1])})
+    axes = figure.axes[0]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("feature 0", "density")
+    last = next(patch for patch in axes.patches if patch.get_label() == "last")
+    outline = last.get_path().vertices  # type: ignore[union-attr]
+    assert np.asarray(outline)[np.asarray(outline)[:, 1] > 0, 0].min() > 0.9
