@@ -27,7 +27,7 @@ def test_the_matrix_beside_the_plan(plan: Any, maze: Any, tmp_path: Path, place:
     )
     with Image.open(path) as image:
         width, height = image.size
-        assert 1500 < width < 1900 and 400 < height < 600
+        assert 1500 < width < 2100 and 400 < height < 600
         shown = np.asarray(image.convert("RGB"))
     assert len(np.unique(shown.reshape(-1, 3), axis=0)) > 50
     if place == "maze":
