@@ -60,11 +60,12 @@ def train(episodes: Episodes, tmp_path: Path):
     return run
 
 
-def test_stages_end_in_a_finished_run(train, tmp_path: Path) -> None:
+def test_stages_end_in_a_finished_run(train, episodes: Episodes, tmp_path: Path) -> None:
     guides = {"value": {"scale": 2.0}}
     info = train(VALUE, INVERSE, guides=guides, guide="value", planner={"candidates": 4})
     assert info.finished
     assert read_run(tmp_path / "run") == info
+    assert info.data.pop("least_reward") == episodes.rewards.min()
     assert info.data | {"sha256": ""} == {"path": "", "steps": 200, "episodes": 10, "sha256": ""}
     assert isinstance(info.load("value", device="cpu"), TransitionValue)
     assert last_metrics(info, "value")["step"] == 6
