@@ -147,8 +147,9 @@ class InverseDynamics(Pretrained):
         now, then = self.normalizer.normalize(observation), self.normalizer.normalize(waypoint)
         # The difference, not the way-point itself: what is to be covered is small against both.
         inputs = torch.cat([now, then - now, steps_left[:, None] / self.stride], dim=-1)
-        weight = next(self.network.parameters())
-        out: Tensor = self.network(inputs.to(weight.dtype))
+        weight = next(self.network.parameters(), None)
+        kind = inputs.dtype if weight is None else weight.dtype
+        out: Tensor = self.network(inputs.to(kind))
         return out.to(observation.dtype)
 
     @torch.no_grad()
