@@ -1,7 +1,9 @@
 """What a model is given of a segment: in training by drawn patterns, in planning by values."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -148,3 +150,15 @@ def _check_given(name: str, value: Tensor, shape: list[int]) -> None:
         raise PgdiffError(f"`{name}` must have shape {shape}. Got {list(value.shape)}.")
     if not torch.isfinite(value).all():
         raise PgdiffError(f"`{name}` must be finite. Got NaN or Inf.")
+
+
+def cut(part: Any, tokens: int) -> Any:
+    """What is given of the first tokens, where a shorter segment is asked for."""
+    if part is None or part.mask.shape[1] <= tokens:
+        return part
+    if part.mask[:, tokens:].any():
+        raise PgdiffError(
+            f"`horizon` must hold all that is given. Got {tokens} tokens, where token "
+            f"{int(part.mask.any(dim=-1).any(dim=0).nonzero().amax())} is given too."
+        )
+    return replace(part, mask=part.mask[:, :tokens], values=part.values[:, :tokens])

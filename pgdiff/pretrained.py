@@ -77,7 +77,13 @@ def seeded_torch(*, seed: int) -> Iterator[None]:
     is in.
     """
     seed = check_seed("seed", seed)
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False):
+    # Leaving inference mode switches gradients on.
+    gradients = torch.is_grad_enabled() or torch.is_inference_mode_enabled()
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.inference_mode(False),
+        torch.set_grad_enabled(gradients),
+    ):
         torch.default_generator.manual_seed(seed)
         yield
 

@@ -136,7 +136,9 @@ def check_imported(kind: str, config: Mapping[str, Any]) -> None:
         config: as `to_config` made it.
     """
     name, module = config.get("name"), config.get(_MODULE)
-    if name in _REGISTRY.get(kind, {}) or not isinstance(module, str):
+    if not isinstance(name, str) or not isinstance(module, str):
+        return
+    if name in _REGISTRY.get(kind, {}):
         return
     shown = module[:100].encode("unicode_escape").decode("ascii")
     mend = (

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial, reduce
 from typing import Any, Literal
 
@@ -38,7 +37,7 @@ from pgdiff.diffusion.parts import check_kinds
 from pgdiff.diffusion.predictions import Prediction, clean_estimate
 from pgdiff.diffusion.spacing import Spacing, UniformSpacing
 from pgdiff.diffusion.training_levels import TrainingLevels
-from pgdiff.given import KnownPatterns
+from pgdiff.given import KnownPatterns, cut
 from pgdiff.pretrained import Pretrained
 from pgdiff.trajectory import Condition, Layout, Segment
 from pgdiff.validation import (
@@ -328,7 +327,7 @@ class Sampled(Pretrained):
         check_level("stabilization", stabilization)
         tokens = self.checked_horizon(horizon)
         matrix = self.level_matrix(steps, spacing=spacing, levels=levels, horizon=horizon)
-        known, observed = _cut(known, tokens), _cut(observed, tokens)
+        known, observed = cut(known, tokens), cut(observed, tokens)
         self._warn_of_known((known, observed), tokens)
         differ = matrix.ndim > 0 and bool((matrix != matrix[..., :1]).any())
         told_apart = differ or observed is not None or history is not None or stabilization > 0
@@ -497,15 +496,3 @@ class Sampled(Pretrained):
     def segment(self, x: Signal) -> Segment:
         """Normalised tokens as a segment in raw units, differentiable."""
         return self.layout.segment(self.normalizer.unnormalize(x))
-
-
-def _cut(part: Any, tokens: int) -> Any:
-    """What is given of the first tokens, where a shorter segment is asked for."""
-    if part is None or part.mask.shape[1] <= tokens:
-        return part
-    if part.mask[:, tokens:].any():
-        raise PgdiffError(
-            f"`horizon` must hold all that is given. Got {tokens} tokens, where token "
-            f"{int(part.mask.any(dim=-1).any(dim=0).nonzero().amax())} is given too."
-        )
-    return replace(part, mask=part.mask[:, :tokens], values=part.values[:, :tokens])

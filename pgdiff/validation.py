@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class PgdiffError(ValueError):
@@ -114,7 +115,7 @@ def _shown(value: object) -> str:
     return text if told else f"a {type(value).__name__}"
 
 
-def as_array(name: str, value: Any) -> np.ndarray:
+def as_array(name: str, value: Any) -> "np.ndarray":
     """Return a value as a NumPy array; a PyTorch tensor is detached and copied to the CPU.
 
     Args:
@@ -124,6 +125,8 @@ def as_array(name: str, value: Any) -> np.ndarray:
     Raises:
         PgdiffError: the value cannot be made one array.
     """
+    import numpy as np  # the command line's help does without
+
     if hasattr(value, "detach"):
         value = value.detach().cpu()
         if str(value.dtype) == "torch.bfloat16":  # NumPy has no such type

@@ -22,6 +22,8 @@ class ActingAgent:
     def __init__(self, agent: OfflineAgent, settings: dict[str, Any]) -> None:
         self.agent, self.settings = agent, settings
         self.observation_space, self.action_space = agent.observation_space, agent.action_space
+        self._acted: list[list[np.ndarray]] = []
+        self._first = 0  # episode of the batch
 
     def predict(
         self,
@@ -30,8 +32,18 @@ class ActingAgent:
         episode_start: Any = None,
         deterministic: bool = True,
     ) -> tuple[np.ndarray, Any]:
-        """See `pgdiff.agents.offline.OfflineAgent.predict`."""
-        return self.agent.predict(observation, state, episode_start, deterministic)
+        """See `pgdiff.agents.offline.OfflineAgent.predict`; actions of a batch are kept."""
+        actions, state = self.agent.predict(observation, state, episode_start, deterministic)
+        if episode_start is not None and np.all(episode_start):
+            self._first = len(self._acted)
+            self._acted += [[] for _ in actions]
+        for kept, action in zip(self._acted[self._first :], actions, strict=True):
+            kept.append(np.array(action))
+        return actions, state
+
+    def actions(self, episode: int, *, steps: int) -> list[np.ndarray]:
+        """Return the actions of the first `steps` steps of an episode."""
+        return self._acted[episode][:steps] if episode < len(self._acted) else []
 
     def plans(self, episode: int, *, steps: int) -> list[Plan] | None:
         """Return None: an agent makes no plans."""

@@ -81,7 +81,7 @@ def run(settings: dict[str, Any]) -> int:
         if not pictured:
             print("no pictures: matplotlib is not installed (pip install 'pgdiff-rl[viz]')")
         else:
-            said = _named(plan, run, guides)
+            said = _named(plan, run, planner)
             plan_picture(plan, out / "plan.png", **look, **said)
             if position_of(env) and (features is not None or plan.actions is not None):
                 chosen = features or list(range(min(plan.observations.shape[1], PANELS)))
@@ -137,15 +137,18 @@ def _features(settings: dict[str, Any], planner: Planner, env: Any) -> list[int]
     return chosen_features(chosen, names, most=PANELS)
 
 
-def _named(plan: Plan, run: RunInfo, guides: dict[str, dict[str, Any]]) -> dict[str, Any]:
+def _named(plan: Plan, run: RunInfo, planner: Planner) -> dict[str, Any]:
     """Return the title of a plan's picture, with task and guides, and the name of its scores."""
-    scales = [f"{name} x {guide['scale']:g}" for name, guide in guides.items()]
-    guided = f"guided by {', '.join(scales)}" if guides else "no guide"
+    names = [guide.name for guide in planner.guides]
+    scales = [f"{guide.name} x {guide.scale:g}" for guide in planner.guides]
+    guided = f"guided by {', '.join(scales)}" if scales else "no guide"
     count = len(plan.candidates)
     chosen = f"chosen from {count} candidates" if count > 1 else "one candidate"
     return {
         "title": f"{run.task.get('name')}: {guided}\n{chosen}",
-        "score_label": f"objective of {' + '.join(guides)}" if guides else "score",
+        "score_label": f"objective of {' + '.join(g.name for g in planner.guides)}"
+        if scales
+        else "score",
     }
 
 

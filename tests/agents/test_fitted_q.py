@@ -159,7 +159,7 @@ def test_a_folder_stands_for_all_its_members(tmp_path: Path) -> None:
     ]
     assert np.array_equal(*actions) and actions[0].shape == (50, 1, 3, 2)
     of_members.save_pretrained(tmp_path / "q")
-    with pytest.raises(PgdiffError, match=r"`policies` must hold agents\. Got a FittedQ in"):
+    with pytest.raises(PgdiffError, match=r"must hold an agent, which acts\. Got a FittedQ"):
         FittedQ.from_episodes(episodes, policies=[str(tmp_path / "q")])
 
 
@@ -200,7 +200,7 @@ class Wrong:
         ("agent", r"`policies` must be a list of agents"),
         (None, r"`policies` must be a list of agents"),
         ([3], r"`policies` must have `predict`\. Got a int"),
-        (["nowhere"], r"There is no folder"),
+        (["nowhere"], r"There is no file"),
         ([Wrong([0.0])], r"Policy 0 of `policies` must return finite actions .* shape \[300, 1\]"),
         ([Wrong([0.0, np.nan])], r"Policy 0 of `policies` .* with NaN or Inf"),
     ],

@@ -23,13 +23,13 @@ def test_the_truth_of_a_run_s_plans(pgdiff, run_folder: Path) -> None:
     assert "it was left out" in content["empty"]["likelihood"]
     assert "infeasible legs" in result.out
     again = pgdiff(*words)
-    assert again.code == 1 and "must be a folder without a truth.json" in again.error
+    assert again.code == 1 and "must be a folder without earlier results" in again.error
 
 
 def test_what_is_refused(pgdiff, own_run: Path, data: Path) -> None:
     words = ["evaluate", f"run={own_run}", "truth=true", *QUICK]
     Path("file").touch()
-    assert "must be a folder that can be written to" in pgdiff(*words, "out=file/e").error
+    assert "must be a place that can be written to" in pgdiff(*words, "out=file/e").error
     assert "`truth_starts` must be" in pgdiff(*words, "truth_starts=0").error
     assert "`truth` must be false with ablation" in pgdiff(*words, "ablation=true").error
     content = json.loads((own_run / "run.json").read_text())

@@ -157,7 +157,7 @@ ROWS = {
     ),
     "infinite reward": Row(("rewards must be finite", "inf"), env=broken(reward=np.inf)),
     "no info": Row(
-        ("a dict as its info", "'Walk' returned a NoneType", "step 1", "seed 7"),
+        ("a dict as info", "'Walk' returned None", "step 1", "seed 7"),
         env=broken(step=lambda whole: (*whole[:4], None)),
     ),
     "no reward": Row(("rewards must be finite", "None"), env=broken(reward=None)),

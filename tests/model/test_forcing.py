@@ -378,7 +378,8 @@ def test_bad_input_is_named() -> None:
 
 
 def test_a_model_of_one_level_has_not_seen_histories() -> None:
-    with pytest.warns(UserWarning, match="has not seen histories"):
+    histories = pytest.warns(UserWarning, match="has not seen histories")
+    with histories, pytest.warns(UserWarning, match="trained with the known patterns"):
         rollout(tiny_model(walk()), OBSERVATIONS, tokens=9, steps=2)
     plain = tiny_model(walk())
     for options in (

@@ -78,7 +78,7 @@ def outputs(learner: Any) -> list[Tensor]:
     if isinstance(learner, SegmentValue):
         return [learner.energy(segment, LEVEL)]
     actions = learner.act(*OBSERVATIONS[:, :2].unbind(1), torch.arange(1, 6))
-    return [torch.from_numpy(actions), learner.get_buffer("_low")]
+    return [torch.from_numpy(actions), torch.tensor(learner.low)]
 
 
 each_learner = pytest.mark.parametrize(

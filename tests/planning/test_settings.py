@@ -22,7 +22,7 @@ from pgdiff.validation import PgdiffError
 
 def test_every_setting_is_an_argument_of_the_planner() -> None:
     own = set(inspect.signature(Planner).parameters)
-    of_the_run = {"model", "guides", "seed", "device", "noise_device"}
+    of_the_run = {"model", "guides", "seed", "device", "noise_device", "threads"}
     assert own - of_the_run == set(PLANNER_SETTINGS)
     said = set(inspect.signature(Planner.from_run).parameters) | set(
         PlannerSettings.__annotations__

@@ -143,9 +143,6 @@ def test_jobs_share_a_data_set(tmp_path: Path) -> None:
         write_part(other, transitions=300, out=shared, part=0, parts=3, progress=False)
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("unchecked")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own
 def compiles() -> bool:
     """Whether torch.compile works here: it needs a C++ compiler, and paths without a space."""
     from torch._dynamo.exc import TorchDynamoException
@@ -159,6 +156,9 @@ def compiles() -> bool:
     return True
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own
 def test_compiled_networks_make_the_same_rows() -> None:
     plain = pgdiff.generate(model(), transitions=100, **SMALL)
     try:

@@ -387,7 +387,7 @@ CHECKPOINTS: dict[str, tuple[Spoil, list[str]]] = {
     ),
     "other data of the same size": (
         config(lambda content: content["settings"].update(first_batch="0"), "trainer.json"),
-        ["the data must be '0'", "to resume exactly"],
+        ["`episodes` must be the very rows", "to resume exactly"],
     ),
     "settings that do not exist": (
         config(lambda content: content["settings"].update(momentum=0.9), "trainer.json"),

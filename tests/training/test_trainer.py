@@ -1,4 +1,5 @@
 import json
+import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -38,8 +39,12 @@ def test_learns_the_least_squares_answer() -> None:
     assert learner.updates == 1500
 
 
-def test_a_message_says_how_many_episodes_are_used(caplog: Any) -> None:
+def test_a_message_says_how_many_episodes_are_used(
+    caplog: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """90 of 100 episodes are shorter than a segment."""
+    # A test before this one may have configured logging, which disables loggers that exist.
+    monkeypatch.setattr(logging.getLogger("pgdiff.training.trainer"), "disabled", False)
     lengths = np.array([40] * 10 + [5] * 90)
     rows = int(lengths.sum())
     timeouts = np.isin(np.arange(1, rows + 1), lengths.cumsum())
