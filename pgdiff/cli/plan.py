@@ -146,9 +146,7 @@ def _named(plan: Plan, run: RunInfo, planner: Planner) -> dict[str, Any]:
     chosen = f"chosen from {count} candidates" if count > 1 else "one candidate"
     return {
         "title": f"{run.task.get('name')}: {guided}\n{chosen}",
-        "score_label": f"objective of {' + '.join(g.name for g in planner.guides)}"
-        if scales
-        else "score",
+        "score_label": f"objective of {' + '.join(names)}" if names else "score",
     }
 
 
