@@ -19,6 +19,8 @@ class ActingAgent:
         settings: for the table and the file of an evaluation; "agent" is its name.
     """
 
+    stride = 1
+
     def __init__(self, agent: OfflineAgent, settings: dict[str, Any]) -> None:
         self.agent, self.settings = agent, settings
         self.observation_space, self.action_space = agent.observation_space, agent.action_space

@@ -121,7 +121,7 @@ def failures_gallery(
     ]
     unit = "return" if result.normalized_scores is None else "score"
     title = f"{result.settings.get('env')}: the {len(shown)} worst of {len(scores)} episodes"
-    stride = watched.planner.model.layout.stride
+    stride = watched.stride
     return failures_picture(
         shown, out / "failures.png", env=env, stride=stride, unit=unit, title=title
     )

@@ -37,6 +37,11 @@ class Watched:
         self._step = 0
 
     @property
+    def stride(self) -> int:
+        """Environment steps between the way-points of a plan."""
+        return int(self.planner.model.layout.stride)
+
+    @property
     def plans_made(self) -> int:
         """How many plans the planner has made."""
         return self.planner.plans_made
