@@ -131,7 +131,7 @@ class MazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
     @property
     def task(self) -> Task | None:
-        """The task whose id this environment was made by; None for a maze of one's own."""
+        """The task whose id this environment was made by; None for a custom maze."""
         return None if self.spec is None else TASKS.get(self.spec.id)
 
     @property

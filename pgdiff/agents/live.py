@@ -54,7 +54,7 @@ class NormalizedAgent:
 def of_raw_observations(agent: Any, env: gym.Env[Any, Any] | None = None) -> Any:
     """Return an agent that takes the observations of `env`, where a live model would not.
 
-    A model that was trained in `VecNormalize` gets its statistics. Anything that is no live model
+    A model that was trained in `VecNormalize` gets its statistics. Anything else than a live model
     of Stable-Baselines3 is returned as it is; so is `model.policy`, which takes observations as
     they come.
 

@@ -16,7 +16,7 @@ def map_array(path: Path) -> np.memmap:
     it at once.
 
     Raises:
-        OSError, ValueError, EOFError: the file cannot be read, or is no whole .npy file.
+        OSError, ValueError, EOFError: the file cannot be read, or is not a complete .npy file.
     """
     with path.open("rb") as file:
         version = np.lib.format.read_magic(file)

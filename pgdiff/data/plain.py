@@ -33,7 +33,7 @@ def open_file(path: Path, problems: list[Problem]) -> h5py.File | None:
             "file",
             None,
             f"'{path}' is empty (0 bytes).",
-            "Fetch it anew, or wait until its recorder has closed it.",
+            "Download it again, or wait until its recorder has closed it.",
         )
     else:
         try:
@@ -69,7 +69,7 @@ def _unreadable(path: Path, error: Exception) -> tuple[str, str]:
     if "truncated" in str(error):
         return (
             f"'{path}' is truncated: it holds {path.stat().st_size} bytes, and more were written.",
-            "Fetch or record it anew; if its recorder still runs, wait until it has closed the "
+            "Download or record it again; if its recorder still runs, wait until it has closed the "
             "file.",
         )
     if "signature not found" in str(error):

@@ -84,7 +84,7 @@ class Scoring:
         assert self._normalize is not None
         try:
             number = _number(self._normalize(0.0))
-        except ValueError as error:  # a task of one's own, or one that was changed
+        except ValueError as error:  # a custom task, or one that was changed
             self._drop(f"no score: {error}")
             return
         if not math.isfinite(number):

@@ -306,10 +306,10 @@ GOOD_LAYOUT = '{"fields": [["a", 4]], "goal": null, "position": []}'
 FILES: dict[str, tuple[Build, str, str, str]] = {
     "absent": (lambda folder: folder / "none.hdf5", "file", "does not exist", "Check the path"),
     "a folder": (lambda folder: folder, "file", "is no file", "Name an HDF5 file"),
-    "empty": (bytes_of(b""), "file", "0 bytes", "Fetch it anew"),
+    "empty": (bytes_of(b""), "file", "0 bytes", "Download it again"),
     "another format": (bytes_of(b"PK\x03\x04 no" * 100), "file", "not an HDF5 file", "D4RL"),
     "a pickle": (bytes_of(b"\x80\x04cos\nsystem\n"), "file", "not an HDF5 file", "D4RL"),
-    "truncated": (half, "file", "truncated", "anew"),
+    "truncated": (half, "file", "truncated", "again"),
     "not closed by its recorder": (unclosed, "file", "that writes it", "Wait until its recorder"),
     "damaged values": (flipped, "rewards", "cannot be read", "Fetch the file anew"),
     "soft link": (replaced("rewards", soft), "rewards", "link to another place", PLAIN),
