@@ -1,5 +1,4 @@
 import json
-import logging
 import warnings
 from pathlib import Path
 from typing import Any
@@ -43,7 +42,7 @@ def test_a_message_says_how_many_episodes_are_used(monkeypatch: pytest.MonkeyPat
     """90 of 100 episodes are shorter than a segment."""
     said: list[str] = []
     # Not by pytest's `caplog`: a test before this one may have configured logging.
-    monkeypatch.setattr(logging.getLogger("pgdiff.training.trainer"), "warning", said.append)
+    monkeypatch.setattr("pgdiff.training.trainer._LOG.warning", said.append)
     lengths = np.array([40] * 10 + [5] * 90)
     rows = int(lengths.sum())
     timeouts = np.isin(np.arange(1, rows + 1), lengths.cumsum())
