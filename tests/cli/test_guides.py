@@ -22,6 +22,7 @@ from pgdiff.pretrained import seeded_torch
 
 ENV = "pgdiff_envs:maze2d-umaze-v1"
 STEPS = ["trainer.steps=4", "trainer.batch_size=8"]
+SCALE = settings("train", ["recipe=strided"])["task"]["value_guide"]["scale"]
 FIELDS = "recipe.stages.model.arguments.fields=[observations,actions]"
 
 
@@ -72,7 +73,7 @@ def test_every_choice_of_a_guide_has_the_same_keys() -> None:
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        ([], [(Value, "value", 100.0)]),
+        ([], [(Value, "value", SCALE)]),
         (["guide=policy", "guide.agent={sac}", "guide.scale=0.3"], [(Policy, "policy", 0.3)]),
         (["guide=policy", "guide.stage=cloning"], [(Policy, "policy", 1.0)]),
         (["guide=critic", "guide.stage=iql"], [(Critic, "critic", 1.0)]),
@@ -81,7 +82,7 @@ def test_every_choice_of_a_guide_has_the_same_keys() -> None:
         (["guide=cloning"], [(Policy, "cloning", 1.0)]),
         (["guide=goal", "guide.goal=[1, 2]"], [(Goal, "goal", 1.0)]),
         (["guide.name=mine", "guide.kind=policy", "guide.stage=iql"], [(Policy, "mine", 1.0)]),
-        (["guide.also=iql"], [(Value, "value", 100.0), (Critic, "iql", 1.0)]),
+        (["guide.also=iql"], [(Value, "value", SCALE), (Critic, "iql", 1.0)]),
         (["guide.also=[iql, goal]", "guide.scale=2"], [
             (Value, "value", 2.0), (Critic, "iql", 1.0), (Goal, "goal", 1.0)
         ]),
@@ -133,7 +134,7 @@ def test_an_evaluation_says_all_guides(pgdiff, acting: Path, tmp_path: Path, qui
     words.append("planner.replan_every=100")
     result = pgdiff("evaluate", "out=e", *words)
     assert result.code == 0, result.err
-    assert "value x 100, 3 cand., replan 100, also policy x 0.1" in result.out
+    assert f"value x {SCALE:g}, 3 cand., replan 100, also policy x 0.1" in result.out
     found = json.loads((tmp_path / "e" / "evaluation.json").read_text())["settings"]["guides"]
     assert found["policy"] == {"agent": str(acting / "sac.zip"), "scale": 0.1}
     assert found["value"]["trace"] == 0.7
@@ -148,9 +149,9 @@ def test_an_evaluation_says_all_guides(pgdiff, acting: Path, tmp_path: Path, qui
     }
     assert scales == {
         "no_guide": [],
-        "gradient": [100.0, 0.1],
+        "gradient": [SCALE, 0.1],
         "selection": [0.0, 0.0],
-        "both": [100.0, 0.1],
+        "both": [SCALE, 0.1],
     }
 
 
