@@ -4,6 +4,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TASK ?= maze2d-umaze-v1
 EPISODES ?= 50
+# Updates of the demo's model; `make demo STEPS=` makes as many as the task says.
+STEPS ?= 2000
 WORKERS ?= 2
 DEMO := runs/demo
 # What is installed, and what builds it; older versions of pip take the first variable for both.
@@ -32,10 +34,12 @@ test: setup
 fast: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
 
-# Record, train, plan, evaluate: from nothing to a guided planner with its pictures.
+# Record, train, plan, evaluate: from nothing to a guided planner with its pictures. With one thread:
+# a second one slows it down where another process is busy, and changes the last bits of the results.
+demo: export OMP_NUM_THREADS ?= 1
 demo: setup
 	$(BIN)/pgdiff collect task=$(TASK) out=$(DEMO)/$(TASK).hdf5 overwrite=true
-	$(BIN)/pgdiff train recipe=strided task=$(TASK) data=$(DEMO)/$(TASK).hdf5 out=$(DEMO)/run overwrite=true
+	$(BIN)/pgdiff train recipe=strided task=$(TASK) data=$(DEMO)/$(TASK).hdf5 out=$(DEMO)/run overwrite=true $(if $(STEPS),task.training_steps=$(STEPS))
 	$(BIN)/pgdiff plan run=$(DEMO)/run seed=10003 out=$(DEMO)/plan overwrite=true
 	$(BIN)/pgdiff evaluate run=$(DEMO)/run episodes=$(EPISODES) ablation=true out=$(DEMO)/evaluation overwrite=true
 	$(BIN)/pgdiff evaluate run=$(DEMO)/run episodes=1 out=$(DEMO)/episode overwrite=true
