@@ -130,7 +130,7 @@ def _cell(figure: dict[str, float] | None, *, percent: bool = False) -> str:
     value, low, high = (figure[key] * (100 if percent else 1) for key in ("value", "low", "high"))
     if percent:
         return f"{value:.1f} % [{low:.1f}, {high:.1f}]"
-    digits = 1 if abs(value) >= 10 else 2
+    digits = 1 if abs(value) >= 10 else 2 if abs(value) >= 0.1 else 3
     return f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
