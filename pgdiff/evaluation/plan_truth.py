@@ -130,9 +130,11 @@ def plan_truth(
 def without_guides(planner: Planner) -> Planner:
     """Return a planner of the same model and sampling whose plans are single, unguided samples.
 
-    Condition and classifier-free weight stay; a goal that is held is held at the last token.
+    Condition and classifier-free weight stay; a goal that the planner holds is held at the last
+    token.
     """
     free = copy.copy(planner)
+    free.hold_goal = planner.holds_goal  # not held because no guide is told it any more
     free.guides = ()
     free.candidates = 1
     free.keep_plan = False

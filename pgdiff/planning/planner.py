@@ -451,6 +451,12 @@ class Planner(Acting):
         held = self.hold_goal and knows_goals(self.model)
         return held or steered_to_goal(self.model) or any(map(needs_goal, self.guides))
 
+    @property
+    def holds_goal(self) -> bool:
+        """Whether a goal that it is told is held in the plans, and not only told to guides."""
+        told_otherwise = steered_to_goal(self.model) or any(map(needs_goal, self.guides))
+        return self.hold_goal and (knows_goals(self.model) or not told_otherwise)
+
     def _each_candidate(self, values: Any) -> Tensor:
         """Values of each environment, once for each of its candidates."""
         tensor = torch.tensor(values, dtype=torch.float32, device=self.model.device)
@@ -469,6 +475,4 @@ class Planner(Acting):
 
     def _held(self, goal: Tensor | None) -> Tensor | None:
         """The goal, if it is to be held in the plans."""
-        told_otherwise = steered_to_goal(self.model) or any(map(needs_goal, self.guides))
-        held = self.hold_goal and (knows_goals(self.model) or not told_otherwise)
-        return goal if held else None
+        return goal if self.holds_goal else None

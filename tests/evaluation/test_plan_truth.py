@@ -303,3 +303,16 @@ def test_without_guides_is_the_model_alone() -> None:
     for plan, other in zip(free, plain.plan_batch(start, seeds=seeds), strict=True):
         np.testing.assert_array_equal(plan.candidates, other.candidates)
     assert guided.candidates == 4 and guided.guides
+
+
+def test_without_guides_no_goal_is_held_that_guides_alone_are_told(recording: Episodes) -> None:
+    goals = np.array([[1.0, 3.0], [3.0, 3.0]], np.float32)
+    model = tiny_model(recording, horizon=TOKENS, stride=STRIDE)
+    guided, plain = (
+        Planner(model, guides=guides, candidates=1, device="cpu") for guides in ((Distance(),), ())
+    )
+    start, seeds = recording.observations[:2], [3, 4]
+    assert not guided.holds_goal and without_guides(plain).holds_goal
+    told = without_guides(guided).plan_batch(start, seeds=seeds, goals=goals)
+    for plan, other in zip(told, plain.plan_batch(start, seeds=seeds), strict=True):
+        np.testing.assert_array_equal(plan.candidates, other.candidates)
