@@ -38,7 +38,7 @@ def read_file(path: str | os.PathLike[str], *, limit: int = MAX_BYTES) -> bytes:
     if file.is_dir():
         raise PgdiffError(f"'{file}' must be a file. Got a folder.")
     if not file.is_file():
-        raise PgdiffError(f"There is no file '{file}'.")
+        raise PgdiffError(f"'{file}' does not exist.")
     try:
         with open(file, "rb") as stream:
             data = stream.read(limit + 1)

@@ -134,7 +134,7 @@ def without_guides(planner: Planner) -> Planner:
     token.
     """
     free = copy.copy(planner)
-    free.hold_goal = planner.holds_goal  # not held because no guide is told it any more
+    free.hold_goal = planner.holds_goal  # as with the guides
     free.guides = ()
     free.candidates = 1
     free.keep_plan = False

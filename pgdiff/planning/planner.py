@@ -453,9 +453,9 @@ class Planner(Acting):
 
     @property
     def holds_goal(self) -> bool:
-        """Whether a goal that it is told is held in the plans, and not only told to guides."""
-        told_otherwise = steered_to_goal(self.model) or any(map(needs_goal, self.guides))
-        return self.hold_goal and (knows_goals(self.model) or not told_otherwise)
+        """Whether a goal is held in the plans, and not only passed to guides or as a condition."""
+        passed_on = steered_to_goal(self.model) or any(map(needs_goal, self.guides))
+        return self.hold_goal and (knows_goals(self.model) or not passed_on)
 
     def _each_candidate(self, values: Any) -> Tensor:
         """Values of each environment, once for each of its candidates."""

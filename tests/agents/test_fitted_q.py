@@ -200,7 +200,7 @@ class Wrong:
         ("agent", r"`policies` must be a list of agents"),
         (None, r"`policies` must be a list of agents"),
         ([3], r"`policies` must have `predict`\. Got a int"),
-        (["nowhere"], r"There is no file"),
+        (["nowhere"], r"does not exist"),
         ([Wrong([0.0])], r"Policy 0 of `policies` must return finite actions .* shape \[300, 1\]"),
         ([Wrong([0.0, np.nan])], r"Policy 0 of `policies` .* with NaN or Inf"),
     ],

@@ -45,7 +45,7 @@ def torch_file(content: object, **options: Any) -> bytes:
 
 
 def test_paths(tmp_path: Path, saved: Members) -> None:
-    refuse(tmp_path / "absent.zip", r"There is no file '.*absent\.zip'")
+    refuse(tmp_path / "absent.zip", r"'.*absent\.zip' does not exist")
     refuse(tmp_path, r"has no manifest\.json: it is half-written or no folder of this library")
     (tmp_path / "text.zip").write_text("hello")
     refuse(tmp_path / "text.zip", r"text\.zip' is no zip archive, or a damaged one")
@@ -282,7 +282,7 @@ WIDE = gym.spaces.Box(-1, 1, (5,))
         ),
         ({"observation_space": 3}, r"`observation_space` must be a Gymnasium Box.*Got 3"),
         ({"device": "abacus"}, r"`device` must be 'auto'.*'abacus'"),
-        ({"vec_normalize": "absent.pkl"}, r"There is no file 'absent\.pkl'"),
+        ({"vec_normalize": "absent.pkl"}, r"'absent\.pkl' does not exist"),
     ],
 )
 def test_arguments(options: dict[str, Any], message: str, saved: Members, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_files_that_are_none(tmp_path: Path) -> None:
         (tmp_path / "v.pkl").write_bytes(content)
         with pytest.raises(PgdiffError, match=message):
             read_vec_normalize(tmp_path / "v.pkl")
-    with pytest.raises(PgdiffError, match=r"There is no file"):
+    with pytest.raises(PgdiffError, match=r"does not exist"):
         read_vec_normalize(tmp_path / "absent.pkl")
     with pytest.raises(PgdiffError, match=r"must be a file\. Got a folder"):
         read_vec_normalize(tmp_path)

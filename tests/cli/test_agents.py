@@ -132,7 +132,7 @@ def test_the_papers_settings() -> None:
         ("td3_bc", ["arguments.normalizer=standart"], "Did you mean 'standard'"),
         ("cloning", ["arguments.width=0"], "`width`"),
         ("fitted_q", [], "`policies` must be a list of agents"),
-        ("fitted_q", ["arguments.policies=[nowhere]"], "There is no file 'nowhere'"),
+        ("fitted_q", ["arguments.policies=[nowhere]"], "'nowhere' does not exist"),
         ("fitted_q", ["learner=fited_q"], "Did you mean 'fitted_q'"),
     ],
 )

@@ -81,7 +81,7 @@ def test_of_a_run_without_actions(pgdiff, run_folder: Path, tmp_path: Path, quic
         (["explain_behaviour=cloning"], "`explain` must be true with `explain_behaviour`"),
         (["explain_likelihood=true"], "`explain` must be true with `explain_likelihood`"),
         (["explain=true", "explain_likelihood=3"], "`explain_likelihood` must be true or false"),
-        (["explain=true", "explain_behaviour=clonin"], "There is no file 'clonin'"),
+        (["explain=true", "explain_behaviour=clonin"], "'clonin' does not exist"),
         (["explain=true", "explain_behaviour=value"], "with the method log_prob. Got a Transition"),
         (["explain=true", "explain_behaviour={run}/cloning", "explan=1"], "Did you mean 'explain'"),
         (

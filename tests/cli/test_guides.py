@@ -187,7 +187,7 @@ def test_a_recipe_may_name_any_guide(pgdiff, acting: Path, tmp_path: Path, quick
     [
         (["guide=polcy"], "Did you mean 'policy'"),
         (["guide=policy"], "must be given an `agent`, by its path, or a `stage`"),
-        (["guide=policy", "guide.agent=nowhere.zip"], "There is no file 'nowhere.zip'"),
+        (["guide=policy", "guide.agent=nowhere.zip"], "'nowhere.zip' does not exist"),
         (["guide=policy", "guide.agent={other}"], "`policy` must be of the model's task"),
         (["guide=critic", "guide.stage=cloning"], "must be one that has learned a critic"),
         (["guide=critic", "guide.stage=iq"], "Did you mean 'iql'"),
@@ -230,7 +230,7 @@ def test_an_agent_for_a_run_without_actions(pgdiff, run_folder: Path, acting: Pa
     [
         (["+recipe.guides.critic={stage: value}"], "must be one that has learned a critic"),
         (["+recipe.guides.critic={stage: iql}"], "`stage of the guide 'critic'` must be one of"),
-        (["+recipe.guides.policy={agent: nowhere.zip}"], "There is no file 'nowhere.zip'"),
+        (["+recipe.guides.policy={agent: nowhere.zip}"], "'nowhere.zip' does not exist"),
         (["+recipe.guides.mine={scale: 3}"], "`kind` of the guide 'mine' must be one of"),
         (["+recipe.guides.value.schedule={name: powr}"], "Did you mean 'power'"),
         (["recipe.guides.value.scale=.nan"], "`scale` must be a number"),

@@ -235,7 +235,7 @@ def test_runs_that_neither_plan_nor_act(pgdiff, own_run: Path, tmp_path: Path) -
         (["collect", "task.id=Nothing-v0", "policy=RUN/model"], "environment id must be one of"),
         (["collect", "task=hopper", "policy=RUN"], "must be the folder of an agent"),
         (["collect", "task=hopper", "policy=RUN/model"], "TrajectoryDiffusion, without a policy"),
-        (["generate", "run=RUN", "policy=nowhere.zip"], "There is no file 'nowhere.zip'"),
+        (["generate", "run=RUN", "policy=nowhere.zip"], "'nowhere.zip' does not exist"),
         (["generate", "run=DATA"], "`run` must be a run folder"),
         (["compare", "real=DATA"], "`synthetic` must be given"),
         (["compare", "real=DATA", "synthetic=[]"], "`synthetic` must be a path or a list"),
@@ -249,7 +249,7 @@ def test_runs_that_neither_plan_nor_act(pgdiff, own_run: Path, tmp_path: Path) -
         (["plan", "run=RUN", "guide.agent=a=b.zip"], "has no 'agent'"),
         (
             ["plan", "run=RUN", "explain=true", "explain_behaviour=é.zip"],
-            "There is no file 'é.zip'",
+            "'é.zip' does not exist",
         ),
     ],
 )

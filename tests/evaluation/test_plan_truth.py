@@ -305,7 +305,7 @@ def test_without_guides_is_the_model_alone() -> None:
     assert guided.candidates == 4 and guided.guides
 
 
-def test_without_guides_no_goal_is_held_that_guides_alone_are_told(recording: Episodes) -> None:
+def test_without_guides_a_goal_for_guides_alone_is_not_held(recording: Episodes) -> None:
     goals = np.array([[1.0, 3.0], [3.0, 3.0]], np.float32)
     model = tiny_model(recording, horizon=TOKENS, stride=STRIDE)
     guided, plain = (
@@ -313,6 +313,6 @@ def test_without_guides_no_goal_is_held_that_guides_alone_are_told(recording: Ep
     )
     start, seeds = recording.observations[:2], [3, 4]
     assert not guided.holds_goal and without_guides(plain).holds_goal
-    told = without_guides(guided).plan_batch(start, seeds=seeds, goals=goals)
-    for plan, other in zip(told, plain.plan_batch(start, seeds=seeds), strict=True):
+    free = without_guides(guided).plan_batch(start, seeds=seeds, goals=goals)
+    for plan, other in zip(free, plain.plan_batch(start, seeds=seeds), strict=True):
         np.testing.assert_array_equal(plan.candidates, other.candidates)

@@ -141,7 +141,7 @@ def test_plans_come_to_be_worth_more(transform: Any) -> None:
         (Known(), {"floor": 0.0}, "`floor` must be"),
         (nn.Linear(6, 1), {}, "`critic` must be .* with the method q or value. Got a Linear"),
         (nn.Linear(6, 1), {"of": "value"}, "`critic` must be .* method value. Got a Linear"),
-        ("nowhere.zip", {}, "There is no file 'nowhere.zip'"),
+        ("nowhere.zip", {}, "'nowhere.zip' does not exist"),
     ],
 )
 def test_bad_settings_are_named(critic: Any, options: dict[str, Any], message: str) -> None:

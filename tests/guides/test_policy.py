@@ -157,7 +157,7 @@ class Told(Own):
         (Own, {"rule": "scores"}, "`guidance_rule` must be .* Did you mean 'score'"),
         (lambda: nn.Linear(4, 2), {}, r"`agent` must be the path .* method log_prob. Got a Linear"),
         (lambda: Own, {}, "`agent` must be the path of an agent.* Got a type"),
-        (lambda: "nowhere.zip", {}, "There is no file 'nowhere.zip'"),
+        (lambda: "nowhere.zip", {}, "'nowhere.zip' does not exist"),
     ],
 )
 def test_bad_settings_are_named(agent: Any, options: dict[str, Any], message: str) -> None:

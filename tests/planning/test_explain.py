@@ -385,7 +385,7 @@ class Wide(Mean):
         ),
         ({"solver": DDPM(), "resample": Resample()}, {}, r"`resample` must be None for a plan"),
         ({}, {"behaviour": nn.Linear(2, 2)}, r"`agent` must be .* method log_prob. Got a Linear"),
-        ({}, {"behaviour": "nowhere.zip"}, r"There is no file 'nowhere.zip'"),
+        ({}, {"behaviour": "nowhere.zip"}, r"'nowhere.zip' does not exist"),
         ({}, {"behaviour": Wide()}, r"`behaviour` must be of the model's task. Got .* \(7,\)"),
         ({"model": BARE}, {"behaviour": Mean()}, r"must hold 'actions' .* for 'behaviour'"),
         ({}, {"action_space": Box(-1, 1, (3,))}, r"`action_space` must be a Box of shape \(2,\)"),

@@ -381,7 +381,7 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     ("return", {"stage": "value"}, r"learned a value of noisy segments. 'value' is a Transition"),
     ("value", {"stage": "iql"}, r"`stage` of the guide 'value' must be .* a value. 'iql' is a IQL"),
     ("return", {"stage": "noisy", "discount": 0.5}, r"`discount` must be None .* own is 0.9"),
-    ("policy", {"agent": "nowhere.zip"}, r"There is no file 'nowhere.zip'"),
+    ("policy", {"agent": "nowhere.zip"}, r"'nowhere.zip' does not exist"),
     ("policy", {"agent": 3}, r"`agent` must be the path of an agent.* Got a int"),
     (
         "policy",
