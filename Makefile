@@ -1,18 +1,18 @@
-# Everything runs in .venv, which the first target makes. PYTHON is 3.11 or later.
+# All commands run in .venv, which the target `setup` creates. PYTHON must be 3.11 or later.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TASK ?= maze2d-umaze-v1
 EPISODES ?= 50
-# Training steps of the demo's model; `make demo STEPS=` uses the task's own number.
+# Training steps of the demo's model; `make demo STEPS=` uses the number of the task.
 STEPS ?= 2000
 WORKERS ?= 2
 DEMO := runs/demo
-# What is installed, and what builds it; older versions of pip take the first variable for both.
+# Constraints of the installed packages and of their builds; older pip uses the first for both.
 PINS := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup test fast demo lock test-newest test-oldest clean
+.PHONY: setup lint check test test-all demo lock test-newest test-oldest clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/.installed
@@ -22,37 +22,51 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PINS) $(BIN)/python $(INSTALL) -e ".[dev]"
 	touch $@
 
-# What CI runs. Processes of one thread each: on networks as small as the tests' a second thread only
-# gets in the way. A file stays together, for what its tests share is made once.
-test: setup
+# Processes of one thread each, because a second thread slows down the small networks of the tests.
+# The tests of a file run in one process, because they share fixtures.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+SHAPES := --jaxtyping-packages=pgdiff.diffusion,pgdiff.denoisers,pgdiff.nn,pgdiff.model,beartype.beartype
+MATHEMATICS := tests/diffusion tests/nn tests/denoisers tests/model
+UNITS := tests/core tests/data tests/diffusion tests/nn tests/denoisers tests/critics tests/dynamics tests/guides tests/testing tests/packaging
+
+lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --cov=pgdiff --cov-report=term --cov-fail-under=90 --durations=10
 
-fast: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow"
+# Before a commit: linters, types, imports and unit tests.
+check: lint
+	$(PYTEST) -m "not slow" $(UNITS)
 
-# Record, train, plan, evaluate: from nothing to a guided planner with its pictures. With one thread:
-# a second one slows it down where another process is busy, and changes the last bits of the results.
+# The tests of CI: all but the slow ones; the mathematics runs with checks of annotated shapes.
+test: lint
+	$(PYTEST) -m "not slow" $(SHAPES) $(MATHEMATICS)
+	$(PYTEST) -m "not slow" --durations=10 $(addprefix --ignore=,$(MATHEMATICS)) tests
+
+# All tests, including kills, long trainings and whole notebooks.
+test-all: lint
+	$(PYTEST) --cov=pgdiff --cov-report=term --cov-fail-under=90 --durations=20 tests
+
+# Record, train, plan and evaluate a guided planner, with pictures. One thread: a second one is slower
+# next to a busy process, and changes the last bits of the results.
 demo: export OMP_NUM_THREADS ?= 1
 demo: setup
 	$(BIN)/pgdiff collect task=$(TASK) out=$(DEMO)/$(TASK).hdf5 overwrite=true
-	$(BIN)/pgdiff train recipe=strided task=$(TASK) data=$(DEMO)/$(TASK).hdf5 out=$(DEMO)/run overwrite=true $(if $(STEPS),task.training_steps=$(STEPS))
+	$(BIN)/pgdiff train recipe=strided task=$(TASK) data=$(DEMO)/$(TASK).hdf5 out=$(DEMO)/run overwrite=true $(if $(STEPS),recipe.stages.model.trainer.steps=$(STEPS))
 	$(BIN)/pgdiff plan run=$(DEMO)/run seed=10003 out=$(DEMO)/plan overwrite=true
 	$(BIN)/pgdiff evaluate run=$(DEMO)/run episodes=$(EPISODES) ablation=true out=$(DEMO)/evaluation overwrite=true
 	$(BIN)/pgdiff evaluate run=$(DEMO)/run episodes=1 out=$(DEMO)/episode overwrite=true
 
 # Pin every package of the environment for every Python and system that pyproject.toml allows, in
-# constraints.txt. What is pinned stays so while it is allowed: UPGRADE=--upgrade renews everything,
-# UPGRADE="--upgrade-package numpy" one package.
+# constraints.txt. Pinned versions are kept while they are allowed: UPGRADE=--upgrade updates all
+# packages, UPGRADE="--upgrade-package numpy" one.
 lock: setup
 	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --no-annotate \
 		--custom-compile-command "make lock" $(UPGRADE) --quiet --output-file constraints.txt
 
-# The tests with the newest and with the oldest versions that pyproject.toml allows, each in an
-# environment of its own. Another version's own warnings are no failures. TESTS=tests/data is a part.
+# The tests with the newest and with the oldest versions that pyproject.toml allows, in separate
+# environments. Warnings of these versions are not errors. TESTS=tests/data runs a part.
 test-newest:
 	$(PYTHON) -m venv $(VENV)-newest
 	$(VENV)-newest/bin/python $(INSTALL) --upgrade --upgrade-strategy eager -e ".[test]"
@@ -65,7 +79,7 @@ test-oldest: setup
 	$(VENV)-oldest/bin/python $(INSTALL) -c $(VENV)/oldest.txt -e ".[test]"
 	OMP_NUM_THREADS=1 $(VENV)-oldest/bin/python -m pytest -W default $(TESTS)
 
-# Caches and build products; data, runs and environments stay.
+# Remove caches and build products; data, runs and environments are kept.
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis .coverage
 	find pgdiff envs tests -name __pycache__ -type d -prune -exec rm -rf {} +

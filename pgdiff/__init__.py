@@ -6,7 +6,7 @@ The names below are loaded when they are first used, so that `pgdiff --help` is 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from pgdiff.threads import let_threads_sleep
+from pgdiff.core.openmp import let_threads_sleep
 from pgdiff.version import __version__
 
 let_threads_sleep()  # of use only before PyTorch is imported
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         synthesis,
         testing,
     )
+    from pgdiff.core.pretrained import load_learner
+    from pgdiff.core.validation import PgdiffError
     from pgdiff.critics import GoalValue, SegmentValue, TransitionValue
     from pgdiff.data import (
         Episodes,
@@ -35,34 +37,54 @@ if TYPE_CHECKING:
         write_hdf5,
         write_minari,
     )
+    from pgdiff.diffusion import DiffusionProcess, Sampling
     from pgdiff.dynamics import InverseDynamics
-    from pgdiff.model import TrajectoryDiffusion
-    from pgdiff.planning import Planner
-    from pgdiff.pretrained import load_learner
+    from pgdiff.model import Conditioning, InpaintingPatterns, Tokens, TrajectoryDiffusion
+    from pgdiff.model.rollout import rollout
+    from pgdiff.planning import (
+        Goals,
+        ObservationFilter,
+        Planner,
+        Plausibility,
+        Replanning,
+        Selection,
+        WarmStart,
+        explain,
+    )
+    from pgdiff.runs import load_planner
     from pgdiff.synthesis import generate
     from pgdiff.training import EvaluationCallback, Trainer, TrainingInterrupted
     from pgdiff.trajectory import Condition, Layout, Plan, Segment
-    from pgdiff.validation import PgdiffError
-    from pgdiff.windows import rollout
-    from pgdiff.workflows.collect import collect
+    from pgdiff.workflows.recording.collect import collect
 
 __all__ = [
     "Condition",
+    "Conditioning",
+    "DiffusionProcess",
     "Episodes",
     "EvaluationCallback",
     "GoalValue",
+    "Goals",
+    "InpaintingPatterns",
     "InverseDynamics",
     "Layout",
+    "ObservationFilter",
     "ObservationLayout",
     "PgdiffError",
     "Plan",
     "Planner",
+    "Plausibility",
+    "Replanning",
+    "Sampling",
     "Segment",
     "SegmentValue",
+    "Selection",
+    "Tokens",
     "Trainer",
     "TrainingInterrupted",
     "TrajectoryDiffusion",
     "TransitionValue",
+    "WarmStart",
     "__version__",
     "agents",
     "check",
@@ -72,11 +94,13 @@ __all__ = [
     "diffusion",
     "dynamics",
     "evaluation",
+    "explain",
     "from_replay_buffer",
     "generate",
     "guides",
     "load_episodes",
     "load_learner",
+    "load_planner",
     "plotting",
     "rollout",
     "synthesis",
@@ -87,6 +111,17 @@ __all__ = [
 ]
 
 _HOMES = {
+    "WarmStart": "planning",
+    "Tokens": "model",
+    "Selection": "planning",
+    "Sampling": "diffusion",
+    "Replanning": "planning",
+    "Plausibility": "planning",
+    "ObservationFilter": "planning",
+    "InpaintingPatterns": "model",
+    "Goals": "planning",
+    "DiffusionProcess": "diffusion",
+    "Conditioning": "model",
     "Condition": "trajectory",
     "Episodes": "data",
     "EvaluationCallback": "training",
@@ -94,7 +129,7 @@ _HOMES = {
     "InverseDynamics": "dynamics",
     "Layout": "trajectory",
     "ObservationLayout": "data",
-    "PgdiffError": "validation",
+    "PgdiffError": "core.validation",
     "Plan": "trajectory",
     "Planner": "planning",
     "Segment": "trajectory",
@@ -104,12 +139,14 @@ _HOMES = {
     "TrajectoryDiffusion": "model",
     "TransitionValue": "critics",
     "check": "data",
-    "collect": "workflows.collect",
+    "collect": "workflows.recording.collect",
+    "explain": "planning",
     "from_replay_buffer": "data",
     "generate": "synthesis",
     "load_episodes": "data",
-    "load_learner": "pretrained",
-    "rollout": "windows",
+    "load_learner": "core.pretrained",
+    "load_planner": "runs",
+    "rollout": "model.rollout",
     "to_replay_buffer": "data",
     "write_hdf5": "data",
     "write_minari": "data",

@@ -1,6 +1,6 @@
-"""What the numbers of a trajectory mean: the layout of a token, segments and plans in raw units."""
+"""The layout of tokens, and segments, conditions and plans in raw units."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -10,31 +10,27 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pgdiff.registry import register
-from pgdiff.validation import PgdiffError, check_in, check_positive_int
-
-FIELDS = (
-    "observations",
-    "actions",
-    "action_chunks",
-    "previous_actions",
-    "rewards",
-    "terminals",
-    "next_observations",
-)
-"""What a token may hold; the names of `Segment`."""
+from pgdiff.core.registry import register
+from pgdiff.core.validation import PgdiffError, check_positive_int
+from pgdiff.data.fields import ActionField, token_field
 
 
 @register("layout", "tokens")
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """What the D features of each of T tokens are.
+    """The fields of the D features of each of T tokens.
 
     Attributes:
-        fields: name and size of each field, in the order in which they lie in a token, for example
-            `(("observations", 4),)`. Names are those of `Segment`.
+        fields: name and size of each field in the order of a token's features, for example
+            `(("observations", 4),)`; see `pgdiff.data.fields`.
         horizon: number of tokens T of a segment.
         stride: environment steps between neighbouring tokens.
+
+    Example:
+        >>> from pgdiff import Layout
+        >>> layout = Layout(fields=(("observations", 4), ("actions", 2)), horizon=8)
+        >>> layout.features, layout.slices["actions"]
+        (6, slice(4, 6, None))
     """
 
     fields: tuple[tuple[str, int], ...]
@@ -43,39 +39,20 @@ class Layout:
 
     def __post_init__(self) -> None:
         for name, size in self.fields:
-            check_in("fields", name, FIELDS)
+            token_field(name)
             check_positive_int(f"size of field '{name}'", size)
         names = [name for name, _ in self.fields]
         if "observations" not in names or len(set(names)) < len(names):
             raise PgdiffError(
-                "`fields` must hold 'observations', and each field once. Got "
+                "`fields` must hold 'observations', and no field twice. Got "
                 f"{', '.join(names) or 'none'}."
             )
         check_positive_int("horizon", self.horizon)
         check_positive_int("stride", self.stride)
         sizes = dict(self.fields)
-        for name in ("action_chunks", "previous_actions"):
-            if sizes.get(name, 0) % self.stride:
-                raise PgdiffError(
-                    f"`fields` must give '{name}' the size of `stride` actions. Got "
-                    f"{sizes[name]} with a stride of {self.stride}."
-                )
-        if "previous_actions" in sizes and (
-            self.horizon < 2 or "actions" in sizes or "action_chunks" in sizes
-        ):
-            raise PgdiffError(
-                "`fields` may hold 'previous_actions' without other actions, and with a `horizon` "
-                f"of at least 2. Got {', '.join(sizes)} and a horizon of {self.horizon}."
-            )
-        for name in ("rewards", "terminals"):
-            if sizes.get(name, 1) != 1:
-                raise PgdiffError(f"`fields` must give '{name}' the size 1. Got {sizes[name]}.")
-        if sizes.get("next_observations", sizes["observations"]) != sizes["observations"]:
-            raise PgdiffError(
-                "`fields` must give 'next_observations' the size of the observations, "
-                f"{sizes['observations']}. Got {sizes['next_observations']}."
-            )
-        # A layout that is read back from JSON, which has lists only, must equal the one written.
+        for name in names:
+            token_field(name).check(sizes, horizon=self.horizon, stride=self.stride)
+        # A layout that is read from JSON, which has only lists, must equal the saved layout.
         object.__setattr__(self, "fields", tuple((name, int(size)) for name, size in self.fields))
 
     @property
@@ -85,7 +62,7 @@ class Layout:
 
     @property
     def slices(self) -> Mapping[str, slice]:
-        """Where each field lies in a token."""
+        """Slice of each field in a token's features."""
         ends = list(accumulate(size for _, size in self.fields))
         return {
             name: slice(end - size, end)
@@ -94,57 +71,186 @@ class Layout:
 
     @property
     def action_size(self) -> int | None:
-        """Number of features of one action; None where tokens hold none."""
-        sizes = dict(self.fields)
-        for name in ("action_chunks", "previous_actions"):
-            if name in sizes:
-                return sizes[name] // self.stride
-        return sizes.get("actions")
+        """Number of features of one action; None for tokens without actions."""
+        return self.spec.action_size
+
+    @property
+    def spec(self) -> "SegmentSpec":
+        """Fields, sizes and way-points of the segments that `segment` returns."""
+        return SegmentSpec(sizes=dict(self.fields), waypoints=self.horizon, stride=self.stride)
 
     def segment(self, x: Float[Tensor, "batch tokens features"]) -> "Segment":
-        """Name the fields of `x`, which is in raw units."""
+        """Return `x`, in raw units, as named fields."""
         parts: dict[str, Any] = {name: x[..., where] for name, where in self.slices.items()}
         return Segment(stride=self.stride, **parts)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segment:
-    """A batch of trajectory pieces in raw units, differentiable; what a guide sees.
+class SegmentSpec:
+    """The fields of a decoded segment, their sizes, and its way-points.
 
     Attributes:
-        observations: `[batch, tokens, observation]`, the state at every `stride`-th step.
-        actions: `[batch, tokens, action]`, or None where the model does not generate them.
-        action_chunks: `[batch, tokens, stride * action]`, the actions of the `stride` steps from
-            each token on, one after the other; or None.
-        previous_actions: `[batch, tokens, stride * action]`, the actions of the `stride` steps that
-            lead from the token before to each token, as Chen et al. (2024), section 4.2, lay them
-            out; 0 at the first token. Or None.
-        rewards: `[batch, tokens, 1]`, or None.
-        terminals: `[batch, tokens, 1]`, above 0.5 where the task ends after the token's step; None
-            where the model does not generate them.
-        next_observations: `[batch, tokens, observation]`, what follows each token's step; or None.
-        stride: environment steps between neighbouring tokens.
-        goal: `[batch or 1, goal]`, what the plans are to reach, or None where none was asked for.
+        sizes: number of features of each field of `Segment`, by name.
+        waypoints: tokens of the segment.
+        stride: environment steps between neighbouring way-points.
+
+    Example:
+        >>> from pgdiff.trajectory import SegmentSpec
+        >>> spec = SegmentSpec(sizes={"observations": 4, "actions": 2}, waypoints=8, stride=3)
+        >>> spec.observation_size, spec.action_size, spec.action_stride
+        (4, 2, 3)
     """
 
-    observations: Float[Tensor, "batch tokens observation"]
-    actions: Float[Tensor, "batch tokens action"] | None = None
-    action_chunks: Float[Tensor, "batch tokens chunk"] | None = None
-    previous_actions: Float[Tensor, "batch tokens chunk"] | None = None
-    rewards: Float[Tensor, "batch tokens 1"] | None = None
-    terminals: Float[Tensor, "batch tokens 1"] | None = None
-    next_observations: Float[Tensor, "batch tokens observation"] | None = None
-    stride: int = 1
-    goal: Float[Tensor, "#batch goal"] | None = None
+    sizes: Mapping[str, int]
+    waypoints: int
+    stride: int
+
+    @property
+    def observation_size(self) -> int:
+        """Number of features of an observation."""
+        return self.sizes["observations"]
+
+    @property
+    def action_size(self) -> int | None:
+        """Number of features of one action; None for segments without actions."""
+        field = _action_field(self.sizes)
+        return None if field is None else self.sizes[field.name] // field.count(self.stride)
+
+    @property
+    def action_stride(self) -> int:
+        """Environment steps between neighbouring actions of `Segment.every_action`."""
+        field = _action_field(self.sizes)
+        return 1 if field is None or field.every_step else self.stride
+
+    @property
+    def action_shape(self) -> tuple[int, int] | None:
+        """Shape `(steps, action)` of `Segment.every_action`; None for segments without actions."""
+        field, size = _action_field(self.sizes), self.action_size
+        if field is None or size is None:
+            return None
+        return field.steps(self.waypoints, self.stride), size
+
+
+def _action_field(names: Iterable[str], *, every_step: bool = True) -> ActionField | None:
+    """Return the field with the actions of a segment; None if there are none.
+
+    Args:
+        names: names of the segment's fields.
+        every_step: whether to prefer a field with the actions of every step.
+    """
+    fields = [field for field in map(token_field, names) if isinstance(field, ActionField)]
+    return min(fields, key=lambda field: field.every_step != every_step, default=None)
+
+
+@dataclass(frozen=True, init=False, eq=False)
+class Segment:
+    """A batch of trajectory segments in raw units, differentiable; the input of guides.
+
+    Args:
+        observations: `[batch, tokens, observation]`, the state at every `stride`-th step.
+        stride: environment steps between neighbouring tokens.
+        condition: raw values that the plans are conditioned on, `[batch or 1, ...]` each, by name;
+            a batch of 1 applies to all segments.
+        fields: further fields by name, `[batch, tokens, size]` each, such as `actions`, `rewards`
+            or a field of an own class (`pgdiff.data.fields`). Fields that are None are left out.
+
+    Attributes:
+        fields: the fields by name. Those of pgdiff are attributes too, None if absent.
+        stride: environment steps between neighbouring tokens.
+        condition: raw values of the conditions by name; empty without conditions.
+
+    Example:
+        >>> import torch
+        >>> from pgdiff import Segment
+        >>> chunks = torch.arange(8.0).reshape(1, 2, 4)
+        >>> segment = Segment(observations=torch.zeros(1, 2, 3), action_chunks=chunks, stride=2)
+        >>> segment.every_action.shape, sorted(segment.fields)
+        (torch.Size([1, 4, 2]), ['action_chunks', 'observations'])
+    """
+
+    fields: Mapping[str, Tensor]
+    stride: int
+    condition: Mapping[str, Tensor]
+
+    def __init__(
+        self,
+        *,
+        observations: Float[Tensor, "batch tokens observation"],
+        stride: int = 1,
+        condition: Mapping[str, Tensor] | None = None,
+        **fields: Float[Tensor, "batch tokens _"] | None,
+    ) -> None:
+        for name in fields:
+            token_field(name)
+        given = {name: value for name, value in fields.items() if value is not None}
+        object.__setattr__(self, "fields", {"observations": observations, **given})
+        object.__setattr__(self, "stride", stride)
+        object.__setattr__(self, "condition", {} if condition is None else dict(condition))
+
+    def replace(self, **changes: Any) -> "Segment":
+        """Return a segment with other fields, stride or condition; None removes a field.
+
+        Example:
+            >>> import torch
+            >>> from pgdiff import Segment
+            >>> segment = Segment(observations=torch.zeros(1, 2, 3))
+            >>> segment.replace(condition={"goal": torch.zeros(1, 2)}).goal.shape
+            torch.Size([1, 2])
+        """
+        parts = {"stride": self.stride, "condition": self.condition, **self.fields}
+        return Segment(**{**parts, **changes})
+
+    @property
+    def observations(self) -> Float[Tensor, "batch tokens observation"]:
+        """State at every `stride`-th step."""
+        return self.fields["observations"]
+
+    @property
+    def actions(self) -> Float[Tensor, "batch tokens action"] | None:
+        """Action at each token."""
+        return self.fields.get("actions")
+
+    @property
+    def action_chunks(self) -> Float[Tensor, "batch tokens chunk"] | None:
+        """Actions of the `stride` steps from each token on, concatenated."""
+        return self.fields.get("action_chunks")
+
+    @property
+    def previous_actions(self) -> Float[Tensor, "batch tokens chunk"] | None:
+        """Actions of the `stride` steps before each token, concatenated; 0 at the first token.
+
+        See Chen et al. (2024), section 4.2.
+        """
+        return self.fields.get("previous_actions")
+
+    @property
+    def rewards(self) -> Float[Tensor, "batch tokens 1"] | None:
+        """Sum of the rewards up to the next token."""
+        return self.fields.get("rewards")
+
+    @property
+    def terminals(self) -> Float[Tensor, "batch tokens 1"] | None:
+        """Above 0.5 if the task ends after the token's step."""
+        return self.fields.get("terminals")
+
+    @property
+    def next_observations(self) -> Float[Tensor, "batch tokens observation"] | None:
+        """Observation after each token's step."""
+        return self.fields.get("next_observations")
+
+    @property
+    def goal(self) -> Float[Tensor, "#batch goal"] | None:
+        """Condition of the name "goal"; None without a goal."""
+        return self.condition.get("goal")
 
     @property
     def in_episode(self) -> Float[Tensor, "batch tokens"]:
-        """How far each token belongs to the episode: `min over j < k of 1 - terminal_j`.
+        """Probability that each token is in the episode: `min over j < k of 1 - terminal_j`.
 
-        1 up to the token whose terminal ends the task, 0 after it; 1 everywhere where the model
-        generates no terminals. Differentiable; terminals are first limited to [0, 1]. Recorded
-        terminals stay 1 after the end, so that for an estimate between 0 and 1 the minimum is the
-        probability that the task has not ended, where a product would count an end several times.
+        1 up to the token whose terminal ends the task and 0 after it; 1 everywhere without
+        terminals. Differentiable; terminals are first limited to [0, 1]. Recorded terminals stay 1
+        after the end. For estimates between 0 and 1 the minimum is therefore the probability that
+        the task has not ended; a product would count an end several times.
         """
         if self.terminals is None:
             return torch.ones_like(self.observations[..., 0])
@@ -154,46 +260,42 @@ class Segment:
 
     @property
     def every_action(self) -> Float[Tensor, "batch steps action"] | None:
-        """All actions that the tokens hold, in the order of time; None where they hold none."""
-        chunks = self.action_chunks
-        if chunks is None and self.previous_actions is not None:
-            chunks = self.previous_actions[:, 1:]  # nothing leads to the first token
-        if chunks is None:
-            return self.actions
-        return torch.unflatten(chunks, -1, (self.stride, -1)).flatten(1, 2)
+        """All actions of the tokens in temporal order; None without actions."""
+        field = _action_field(self.fields)
+        return None if field is None else field.actions(self.fields[field.name], self.stride)
 
     @property
     def decisions(
         self,
     ) -> tuple[Float[Tensor, "batch rows observation"], Float[Tensor, "batch rows action"]] | None:
-        """Observations and the action taken at each: the token's own, or the first of a chunk.
+        """Observations and the action at each: the token's action, or the first of a chunk.
 
-        Where tokens hold the actions that lead to them, what is done at the last is not told, and
-        there is a row less than tokens. None where they hold none.
+        With previous actions, the action at the last token is unknown, and the result has one row
+        less than tokens. None without actions.
         """
-        if self.actions is not None:
-            return self.observations, self.actions
-        if self.action_chunks is not None:
-            size = self.action_chunks.shape[-1] // self.stride
-            return self.observations, self.action_chunks[..., :size]
-        if self.previous_actions is not None:
-            size = self.previous_actions.shape[-1] // self.stride
-            return self.observations[:, :-1], self.previous_actions[:, 1:, :size]
-        return None
+        field = _action_field(self.fields, every_step=False)
+        if field is None:
+            return None
+        actions = field.decisions(self.fields[field.name], self.stride)
+        return self.observations[:, : actions.shape[1]], actions
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Condition:
-    """What a batch of trajectories is to be like, by name, in raw units: a return, a goal, a class.
-
-    The names are those of the model's conditions (`TrajectoryDiffusion.conditions`).
+    """Values of the conditions of a batch of trajectories, in raw units: a return, a goal, a class.
 
     Attributes:
-        values: `[batch or 1, size]` for each name; a batch of 1 stands for all trajectories alike.
-            Sequences and integers are made tensors of float32.
+        values: `[batch or 1, ...]` for the name of each of the model's conditions
+            (`TrajectoryDiffusion.conditions`): vectors, maps or tracks. A batch of 1 applies to all
+            trajectories. Sequences and integers are converted to float32 tensors.
+
+    Example:
+        >>> from pgdiff import Condition
+        >>> Condition(values={"return": [[100.0], [50.0]]}).batch
+        2
     """
 
-    values: Mapping[str, Float[Tensor, "#batch size"]]
+    values: Mapping[str, Float[Tensor, "#batch ..."]]
 
     def __post_init__(self) -> None:
         if not isinstance(self.values, Mapping) or not self.values:
@@ -209,7 +311,7 @@ class Condition:
 
     @property
     def batch(self) -> int:
-        """Number of trajectories; 1 also for any number of them."""
+        """Number of trajectories; 1 also stands for any number."""
         return max(len(value) for value in self.values.values())
 
 
@@ -218,8 +320,10 @@ def _condition(name: str, value: Any) -> Tensor:
         tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
         raise PgdiffError(f"`{name}` must be numbers [batch, size]. Got {value!r}.") from error
-    if tensor.ndim != 2 or tensor.numel() == 0 or tensor.is_complex():
-        raise PgdiffError(f"`{name}` must have shape [batch, size]. Got {list(tensor.shape)}.")
+    if tensor.ndim < 2 or tensor.numel() == 0 or tensor.is_complex():
+        raise PgdiffError(
+            f"`{name}` must have shape [batch, size], or more dimensions. Got {list(tensor.shape)}."
+        )
     if not tensor.is_floating_point():
         tensor = tensor.float()
     if not torch.isfinite(tensor).all():
@@ -229,22 +333,33 @@ def _condition(name: str, value: Any) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A plan for one environment, with all that it was chosen from, in raw units.
+    """A plan for one environment, with the candidates that it was chosen from, in raw units.
 
     Attributes:
-        observations: `[tokens, observation]`, the way-points of the chosen candidate; the first is
-            the observation that was planned from, up to float32 rounding in the normaliser, or,
-            where that was noisy or not there, what the plan takes it for.
-        actions: the chosen candidate's own: `[tokens * stride, action]`, one for every environment
-            step from now on, where its tokens hold action chunks; `[tokens, action]` where they
-            hold the action at their row; None where the model generates none.
-        candidates: `[candidates, tokens, observation]`.
-        scores: `[candidates]`, the guides' energy of each candidate; NaN without a guide.
+        observations: `[tokens, observation]`, way-points of the chosen candidate. The first is the
+            present observation, up to float32 rounding in the normaliser, or the plan's estimate of
+            it if it is noisy or missing.
+        actions: actions of the chosen candidate: `[tokens * stride, action]`, one for every
+            environment step from now on, with action chunks; `[tokens, action]` with an action for
+            each token; None without actions.
+        candidates: `[candidates, tokens, observation]`, way-points of all candidates.
+        scores: `[candidates]`, the guides' objective of each candidate; NaN without a guide.
         best: index of the chosen candidate.
         stride: environment steps between neighbouring way-points.
-        goal: the goal `(x, y)` that was asked for, or None.
-        moves: `[candidates]`, how far the denoiser would move a token of each candidate
-            (`pgdiff.planning.Plausibility`), or None where that was not asked.
+        goal: goal features of the plan; None without a goal.
+        moves: `[candidates]`, distance by which the denoiser would move a token of each candidate
+            (`pgdiff.planning.Plausibility`); None without this check.
+
+    Example:
+        >>> import numpy as np
+        >>> from pgdiff import Plan
+        >>> waypoints = np.zeros((2, 8, 4), np.float32)
+        >>> plan = Plan(
+        ...     observations=waypoints[0], actions=None, candidates=waypoints,
+        ...     scores=np.zeros(2, np.float32), best=0, stride=1,
+        ... )
+        >>> plan.observations.shape
+        (8, 4)
     """
 
     observations: Float[np.ndarray, "tokens observation"]

@@ -9,9 +9,9 @@ from pathlib import Path
 import jaxtyping
 import pytest
 
-# MuJoCo's simulation needs no renderer, and the one that is named here may be missing.
+# MuJoCo's simulation needs no renderer, and the configured one may be missing.
 os.environ.pop("MUJOCO_GL", None)
-sys.path.insert(0, str(Path(__file__).parent / "model"))  # `toys.py`, small worlds and models
+sys.path.insert(0, str(Path(__file__).parent / "model"))  # for `toys.py`, small worlds and models
 
 
 HANDLERS = {
@@ -23,7 +23,7 @@ HANDLERS = {
 
 @pytest.fixture(autouse=True)
 def signals_as_in_a_terminal() -> Iterator[None]:
-    """Whatever the parent process ignores or blocks; a shell's background job ignores SIGINT."""
+    """Handle signals as in a terminal; a parent process or background job may ignore them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -41,7 +41,7 @@ def signals_as_in_a_terminal() -> Iterator[None]:
 
 @pytest.fixture
 def unchecked() -> Iterator[None]:
-    """Switch runtime type checks off: wrong input then meets the errors that users see."""
+    """Switch runtime type checks off: wrong input then raises the errors that users get."""
     before = jaxtyping.config.jaxtyping_disable
     jaxtyping.config.update("jaxtyping_disable", True)
     yield
@@ -50,10 +50,10 @@ def unchecked() -> Iterator[None]:
 
 @pytest.fixture
 def own_registry(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Parts that a test registers are gone after it."""
-    registry = importlib.import_module("pgdiff.registry")
-    for home in ("pgdiff.workflows.stages", "pgdiff.planning"):
-        importlib.import_module(home)  # all of the package's own parts are there by now
+    """Restore the registry after a test that registers parts."""
+    registry = importlib.import_module("pgdiff.core.registry")
+    for home in ("pgdiff.runs.stages", "pgdiff.planning"):
+        importlib.import_module(home)  # all of the package's parts are registered by now
     kinds = {kind: dict(parts) for kind, parts in registry._REGISTRY.items()}
     monkeypatch.setattr(registry, "_REGISTRY", kinds)
     monkeypatch.setattr(registry, "_NAMES", dict(registry._NAMES))

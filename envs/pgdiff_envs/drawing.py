@@ -1,4 +1,4 @@
-"""The maze and its plans in matplotlib axes."""
+"""Drawing of mazes and plans into matplotlib axes."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ BALL = "#2563c8"
 def draw_maze(
     axes: "Axes", layout: Layout, *, ball: Float[np.ndarray, "2"], goal: Float[np.ndarray, "2"]
 ) -> None:
-    """Draw walls as squares, the goal as a star in its circle of reward, and the ball."""
+    """Draw walls as squares, the goal as a star in its reward circle, and the ball."""
     patches = require("matplotlib.patches", extra="viz")
     collections = require("matplotlib.collections", extra="viz")
     width, height = layout.shape
@@ -45,10 +45,10 @@ def draw_maze(
 
 
 def draw_plan(axes: "Axes", plan: Any) -> None:
-    """Draw a plan's candidates, coloured by score (yellow is best), and the plan itself in bold.
+    """Draw the plan in bold and its candidates coloured by score (yellow is best).
 
     Raises:
-        PgdiffEnvsError: the plan has no `observations` of shape [tokens, >= 2].
+        PgdiffEnvsError: `plan.observations` is missing or not of shape [tokens, >= 2].
     """
     collections = require("matplotlib.collections", extra="viz")
     best = np.asarray(getattr(plan, "observations", None), dtype=object)
@@ -63,7 +63,7 @@ def draw_plan(axes: "Axes", plan: Any) -> None:
         lines = np.asarray(candidates, np.float64)[..., :2]
         scores = getattr(plan, "scores", None)
         values = np.zeros(len(lines)) if scores is None else np.asarray(scores, np.float64)
-        # The best are drawn last, on top.
+        # The best candidates are drawn last, on top.
         order = np.argsort(values, kind="stable")
         colours = collections.LineCollection(
             list(lines[order]), cmap="viridis", linewidths=1.0, alpha=0.6, zorder=3

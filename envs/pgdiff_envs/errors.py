@@ -1,4 +1,4 @@
-"""The one error class of this package, and the import of optional modules."""
+"""Error class of this package, and the import of optional modules."""
 
 import difflib
 import importlib
@@ -7,7 +7,16 @@ from typing import Any
 
 
 class PgdiffEnvsError(ValueError):
-    """An argument is at fault, or an optional package is missing; the message names the mend."""
+    """An argument is invalid or an optional package is missing; the message names the fix.
+
+    Example:
+        >>> import pgdiff_envs
+        >>> try:
+        ...     pgdiff_envs.normalized_score("maze2d-tiny-v1", 10.0)
+        ... except pgdiff_envs.PgdiffEnvsError as error:
+        ...     print(str(error)[:24])
+        `task_id` must be one of
+    """
 
 
 def nearest(name: str, choices: Iterable[str]) -> str:
@@ -19,11 +28,11 @@ def nearest(name: str, choices: Iterable[str]) -> str:
 
 
 def require(module: str, *, extra: str) -> Any:
-    """Import an optional module, or say which extra of pgdiff brings it.
+    """Import an optional module; raise with the name of its extra if it is missing.
 
     Args:
         module: dotted name of the module.
-        extra: the extra of pgdiff that installs it.
+        extra: extra of pgdiff that installs the module.
 
     Raises:
         PgdiffEnvsError: the module is not installed.

@@ -1,4 +1,4 @@
-"""D4RL's recording controller: plan on the grid, then push the ball from way-point to way-point."""
+"""D4RL's recording controller: plans on the grid and drives the ball along the way-points."""
 
 import math
 from typing import Any
@@ -16,36 +16,36 @@ VELOCITY_GAIN = -1.0
 SOLVED_DISTANCE = 0.1
 #: ... and when the last step moved the ball less than this.
 SOLVED_STEP = 0.1
-#: Way-points but the last are shifted by minus uniform(0, this): towards the middle of the cells,
-#: which lies 0.2 below their (w, h).
+#: All way-points except the last are shifted by minus uniform(0, this), towards the middle of the
+#: cells, which lies 0.2 below their (w, h).
 WAYPOINT_SHIFT = 0.2
 
 
 class Expert:
-    """Walks to one random goal after another, as the controller that recorded D4RL's maze2d.
+    """Controller that recorded D4RL's maze2d: it walks to one random goal after another.
 
-    Value iteration finds the way on the grid, and a PD law follows it. Its target is the goal's
-    cell (w, h), not the goal itself, which lies up to 0.1 beside it. When the present goal is
-    solved, or was not within `goal_steps`, the next call draws a new one. It follows
-    Stable-Baselines3's protocol (`predict`), for one environment.
+    Value iteration finds the path on the grid, and a PD law follows it. Its target is the goal's
+    cell (w, h), not the exact goal, which lies up to 0.1 away. When the present goal is reached, or
+    after `goal_steps` steps, the next call draws a new one. The controller has
+    Stable-Baselines3's `predict`, for one environment.
 
-    D4RL's script keeps the stale observation once whenever the goal changes, so that its files
-    repeat one. This one acts on what it is given and repeats nothing.
+    D4RL's script repeats an old observation whenever the goal changes. This controller always acts
+    on the present observation.
 
     Sources: D4RL, `d4rl/pointmaze/waypoint_controller.py` and
     `scripts/generation/generate_maze2d_datasets.py`.
 
     Args:
         layout: the maze.
-        seed: an integer or a generator; of goals, way-points and noise.
-        noise: standard deviation of the normal noise on the action; D4RL's noisy kind has 0.5.
-        goal: walk to this goal (x, y) and stay, drawing no other.
-        goal_steps: give a goal up after so many steps; D4RL's recordings take the step limit.
+        seed: an integer or a generator, for goals, way-points and noise.
+        noise: standard deviation of the normal noise on the action; D4RL's noisy variant uses 0.5.
+        goal: fixed goal (x, y): walk to it and stay. None draws random goals.
+        goal_steps: number of steps after which a goal is abandoned; D4RL uses the step limit.
 
     Attributes:
-        goal: [2], the goal of the last prediction; at first, that of the next one.
-        goal_reached: whether the goal was solved at the last prediction.
-        goal_abandoned: whether the goal was given up at the last prediction.
+        goal: [2], goal of the last prediction (of the first one before any prediction).
+        goal_reached: True if the goal was reached at the last prediction.
+        goal_abandoned: True if the goal was abandoned at the last prediction.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Expert:
         self.goal_reached = False
         self.goal_abandoned = False
         self._goal_age = 0
-        # The cell that the way-points lead to; None asks for new ones.
+        # The cell at the end of the way-points; None requests new way-points.
         self._target: Cell | None = None
         self._waypoints: list[tuple[float, float]] = []
         self._next = 0
@@ -82,30 +82,31 @@ class Expert:
         episode_start: Any = None,
         deterministic: bool = False,
     ) -> tuple[Float[np.ndarray, "*batch 2"], Any]:
-        """Return the action for the observation of the one environment that this drives.
+        """Return the action for an observation of the environment.
 
         Args:
             observation: [4] or [1, 4], x, y, vx, vy.
-            state: handed back as it is; the controller keeps its own.
-            episode_start: true where the environment was reset: the way is planned anew.
-            deterministic: leave the action noise out.
+            state: returned unchanged; the controller stores its state itself.
+            episode_start: True after a reset of the environment; the path is then planned again.
+            deterministic: disable the action noise.
 
         Returns:
             The action, [2] or [1, 2], float32, and `state`.
 
         Raises:
-            PgdiffEnvsError: another shape, NaN, or a position from which no way leads to the goal.
+            PgdiffEnvsError: `observation` has a wrong shape or holds NaN, or no path leads from it
+                to the goal.
         """
-        given = np.asarray(observation)
+        values = np.asarray(observation)
         try:
-            x, y, vx, vy = given.tolist() if given.ndim == 1 else given.reshape(4).tolist()
+            x, y, vx, vy = values.tolist() if values.ndim == 1 else values.reshape(4).tolist()
         except (TypeError, ValueError):
             raise PgdiffEnvsError(
                 "`observation` must have the shape (4,) or (1, 4): one expert drives one "
-                f"environment. Got the shape {given.shape}."
+                f"environment. Got the shape {values.shape}."
             ) from None
         if not math.isfinite(x + y + vx + vy):
-            raise PgdiffEnvsError(f"`observation` must be finite. Got {given.tolist()}.")
+            raise PgdiffEnvsError(f"`observation` must be finite. Got {values.tolist()}.")
         if episode_start is not None and np.any(episode_start):
             self._target = None
             self._goal_age = 0
@@ -124,10 +125,10 @@ class Expert:
         )
         self._goal_age += 1
         action = np.array([ax, ay], dtype=np.float32)
-        return (action if given.ndim == 1 else action[None]), state
+        return (action if values.ndim == 1 else action[None]), state
 
     def _act(self, x: float, y: float, vx: float, vy: float) -> tuple[float, float]:
-        """The PD law without noise; also moves on to the next way-point."""
+        """Return the action of the PD law without noise, and advance to the next way-point."""
         target = self._cell(*self.goal.tolist())
         if target != self._target:
             self._plan(self._cell(x, y), target)
@@ -147,7 +148,9 @@ class Expert:
             self._q[target] = q_values(self._layout, target)
         path = greedy_path(self._q[target], start, target)
         if not path or path[-1] != target:
-            raise PgdiffEnvsError(f"The expert finds no way from cell {start} to goal {target}.")
+            raise PgdiffEnvsError(
+                f"`goal` must be reachable from the ball's cell {start}. Got the cell {target}."
+            )
         self._waypoints = []
         for cell in path:
             shift = [0.0, 0.0]
@@ -159,6 +162,6 @@ class Expert:
         self._last_x, self._last_y = start
 
     def _cell(self, x: float, y: float) -> Cell:
-        """D4RL's rounding; where that falls into a wall, the cell in which the point lies."""
+        """Return the cell by D4RL's rounding, or the cell of the point if that is a wall."""
         rounded = (round(x), round(y))
         return rounded if self._layout.is_free(*rounded) else self._layout.cell(x, y)

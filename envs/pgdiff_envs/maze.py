@@ -1,4 +1,4 @@
-"""The environment: a force-driven ball in a maze, as D4RL's `MazeEnv`."""
+"""Environment with a force-driven ball in a maze, as in D4RL's `MazeEnv`."""
 
 import math
 from collections.abc import Sequence
@@ -20,35 +20,37 @@ from pgdiff_envs.tracker import Tracker
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-#: Within this distance of the goal the sparse reward is 1 and the step counts as a success.
+#: Distance to the goal within which the sparse reward is 1 and the step counts as a success.
 GOAL_RADIUS = 0.5
 
 
 class MazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
-    """A ball that two motors push through a maze; it is paid for being near the goal.
+    """Ball driven through a maze by two motors; the reward is given near the goal.
 
     The observation is [x, y, vx, vy], float64, in metres and metres per second. The action is the
     command of the two motors, in [-1, 1]. A step lasts 0.01 s. The sparse reward is 1 within 0.5 of
-    the goal and else 0, the dense reward is exp(-distance); both are of the state *after* the step.
-    An episode never terminates. `info` holds "goal", [2], and "is_success", whether the ball is
-    within 0.5 of the goal. The goal is not part of the observation, not even where it is random.
+    the goal and else 0, the dense reward is exp(-distance); both belong to the state *after* the
+    step. Episodes never terminate. `info` holds "goal", [2], and "is_success", True if the ball is
+    within 0.5 of the goal. The goal is not part of the observation, even if it is random.
 
-    D4RL bounds no observation. Here the box is finite, and wider than the ball can go.
+    D4RL's observation space is unbounded. Here it is a finite box that contains all reachable
+    states.
 
     Args:
-        layout: name of a maze, or its rows of '#', 'O' and 'G'.
+        layout: name of a maze, or rows of '#', 'O' and 'G'.
         reward: "sparse" or "dense".
-        random_goal: draw a goal at every reset: a free cell's (w, h) plus uniform(-0.1, 0.1).
-        reference_scores: the returns whose normalised scores are 0 and 100.
-        force_noise: standard deviation of a Gaussian force on each motor, drawn anew for every step
-            from the environment's generator, in units of the greatest command; D4RL has none. It is
-            added behind the motor's own limit.
-        goal_steps: the expert gives a goal up after so many steps; each task names its step limit.
-        render_mode: None or "rgb_array". Pictures are drawn in NumPy and need no display.
-        render_size: pixels of the picture's longer side.
+        random_goal: draw a goal at every reset: (w, h) of a free cell plus uniform(-0.1, 0.1).
+        reference_scores: returns whose normalised scores are 0 and 100.
+        force_noise: standard deviation of a Gaussian force on each motor, drawn at every step from
+            the environment's generator, in units of the largest command. It is added after the
+            motor's limit. D4RL uses 0.
+        goal_steps: steps after which the expert abandons a goal; the registered tasks use their
+            step limit.
+        render_mode: None or "rgb_array". Images are drawn in NumPy and need no display.
+        render_size: length of the image's longer side in pixels.
 
     Raises:
-        PgdiffEnvsError: a bad argument, or MuJoCo is missing.
+        PgdiffEnvsError: an argument is invalid, or MuJoCo is missing.
     """
 
     metadata: ClassVar[dict[str, Any]] = {  # type: ignore[misc]
@@ -105,68 +107,68 @@ class MazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         self._model = mujoco.MjModel.from_xml_string(build_xml(self.layout))
         self.data = mujoco.MjData(self._model)
         self._mj_step, self._mj_reset = mujoco.mj_step, mujoco.mj_resetData
-        # Views into MuJoCo's memory: asking `data` for them at each step would be slow.
+        # Views into MuJoCo's memory: looking them up in `data` at each step would be slow.
         self._qpos, self._qvel, self._ctrl = self.data.qpos, self.data.qvel, self.data.ctrl
         self._task_goal = _point(self.layout.goal_cell)
-        self._place_goal(self._task_goal)
+        self._set_goal(self._task_goal)
 
     @property
     def maze(self) -> tuple[str, ...]:
-        """The layout's rows: row `w`, column `h` is the cell around (w - 0.2, h - 0.2)."""
+        """Rows of the layout: row `w`, column `h` is the cell around (w - 0.2, h - 0.2)."""
         return self.layout.rows
 
     @property
     def goal(self) -> Float[np.ndarray, "2"]:
-        """The present goal (x, y), a copy."""
+        """Copy of the present goal (x, y)."""
         return self._goal.copy()
 
     def set_goal(self, xy: Any) -> None:
-        """Move the goal, now and for later episodes (a random goal is drawn anew at each reset).
+        """Set the goal of this and later episodes; a random goal is replaced at the next reset.
 
         Raises:
-            PgdiffEnvsError: not two finite numbers, or not in a free cell.
+            PgdiffEnvsError: `xy` is not two finite numbers, or not in a free cell.
         """
-        self._task_goal = self._checked_goal("xy", xy)
-        self._place_goal(self._task_goal)
+        self._task_goal = self._check_goal("xy", xy)
+        self._set_goal(self._task_goal)
 
     @property
     def task(self) -> Task | None:
-        """The task whose id this environment was made by; None for a custom maze."""
+        """Registered task of this environment; None for a custom maze."""
         return None if self.spec is None else TASKS.get(self.spec.id)
 
     @property
     def touch_reward(self) -> float | None:
-        """The reward of every step at the goal: 1 where rewards are sparse, None where dense.
+        """Reward of each step at the goal: 1 for sparse rewards, None for dense ones.
 
-        It is for scores that count from the first touch of the goal on: other steps are worth 0,
-        the goal rests within an episode, and an episode goes on after it.
+        Scores that count the steps after the first touch of the goal use it: all other steps have
+        reward 0, the goal is fixed within an episode, and the episode continues after the touch.
         """
         return 1.0 if self.reward == "sparse" else None
 
     @property
     def reference_steps(self) -> int | None:
-        """The time limit of the episodes that `reference_scores` are of; None for any."""
+        """Time limit of the episodes of `reference_scores`; None if any."""
         return None if self.task is None else self.task.steps
 
     @property
     def reference_scores(self) -> tuple[float, float]:
-        """The returns whose normalised scores are 0 (random) and 100 (D4RL's controller).
+        """Returns whose normalised scores are 0 (random policy) and 100 (D4RL's controller).
 
         Raises:
-            PgdiffEnvsError: this environment was made without any, or by the id of a task but with
-                another layout, reward or goal, which the task's scores do not fit.
+            PgdiffEnvsError: no reference scores were given, or the environment was made by a task
+                id but with another layout, reward or goal.
         """
         if self._reference_scores is None:
             raise PgdiffEnvsError(
-                "`reference_scores` is not set for this maze: give it to MazeEnv, or make the "
-                "environment by one of the ids of pgdiff_envs.TASKS."
+                "`reference_scores` is not set for this maze. Pass it to MazeEnv, or make the "
+                "environment by an id of pgdiff_envs.TASKS."
             )
         if self.task is not None and tuple(self._reference_scores) == self.task.reference:
             self._check_is_task(self.task)
         return self._reference_scores
 
     def _check_is_task(self, task: Task) -> None:
-        """Raise an error if the reference scores of a task do not fit what was made of it."""
+        """Raise if the environment differs from the task of its reference scores."""
         assert self.spec is not None
         changed = {
             "layout": self.layout.rows != get_layout(task.layout).rows,
@@ -177,15 +179,16 @@ class MazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         }
         if names := [name for name, differs in changed.items() if differs]:
             raise PgdiffEnvsError(
-                f"`reference_scores` of '{self.spec.id}' do not fit another {' and '.join(names)}: "
-                "make the environment by its id alone, or give `reference_scores` of your own."
+                f"`reference_scores` of '{self.spec.id}' are not valid for a changed "
+                f"{' and '.join(names)}. Make the environment by its id alone, or pass "
+                "`reference_scores`."
             )
 
     def normalized_score(self, returns: Any) -> Float[np.ndarray, "..."]:
-        """D4RL's normalised score times 100, of one or many undiscounted returns.
+        """Return D4RL's normalised scores (times 100) of undiscounted returns.
 
         Raises:
-            PgdiffEnvsError: as `reference_scores`.
+            PgdiffEnvsError: as in `reference_scores`.
         """
         low, high = self.reference_scores
         return np.asarray(100.0 * (np.asarray(returns, dtype=np.float64) - low) / (high - low))
@@ -193,64 +196,64 @@ class MazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Float[np.ndarray, "4"], dict[str, Any]]:
-        """Start an episode where D4RL does, or where `options` say.
+        """Start an episode at a random start, as in D4RL, or at the one in `options`.
 
-        The start is a free cell's (w, h) plus uniform(-0.1, 0.1), its velocity 0.1 times a standard
-        normal.
+        The start is (w, h) of a free cell plus uniform(-0.1, 0.1), and the velocity 0.1 times a
+        standard normal variable.
 
         Args:
-            seed: seeds the generator of starts and goals.
+            seed: seed of the generator of starts and goals.
             options: "location", the exact start (x, y); "goal", the goal (x, y) of this episode.
 
         Raises:
-            PgdiffEnvsError: an unknown option, a location within the ball's radius of a wall, or a
-                goal outside the free cells.
+            PgdiffEnvsError: an option is unknown, the location is nearer to a wall than the ball's
+                radius, or the goal is outside the free cells.
         """
         super().reset(seed=seed)
         options = options or {}
         if unknown := set(options) - {"location", "goal"}:
             raise PgdiffEnvsError(
-                f"`options` may hold 'location' and 'goal'. Got {sorted(map(str, unknown))}."
+                f"`options` must only hold 'location' and 'goal'. Got {sorted(map(str, unknown))}."
             )
-        # Everything is drawn whether it is used or not: an option changes no other draw.
+        # All values are always drawn, so that an option does not change the other draws.
         position = self.layout.draw_position(self.np_random)
         velocity = 0.1 * self.np_random.standard_normal(2)
         goal = self._task_goal
         if self.random_goal:
             goal = self.layout.draw_position(self.np_random)
         if options.get("location") is not None:
-            position = self._checked_location(options["location"])
+            position = self._check_location(options["location"])
         if options.get("goal") is not None:
-            goal = self._checked_goal("options['goal']", options["goal"])
+            goal = self._check_goal("options['goal']", options["goal"])
 
         self._mj_reset(self._model, self.data)
         self._qpos[:] = position
         self._qvel[:] = velocity
-        self._place_goal(goal)
+        self._set_goal(goal)
         return np.concatenate([self._qpos, self._qvel]), self._info(self._distance())
 
     def set_observation(self, observation: Any) -> Float[np.ndarray, "4"]:
-        """Set the ball to the position and velocity of an observation, recorded or generated.
+        """Set the ball to the position and velocity of a recorded or generated observation.
 
-        They are the whole state: what follows is exact. The goal stays, and a place inside a wall
-        is taken as it is.
+        They are the complete state, so later steps are exact. The goal does not change, and
+        positions inside a wall are accepted.
 
         Args:
             observation: [x, y, vx, vy], finite.
 
         Raises:
-            PgdiffEnvsError: another shape, or values that are not finite numbers.
+            PgdiffEnvsError: wrong shape, or values that are not finite numbers.
         """
         try:
-            given = np.asarray(observation, dtype=np.float64)
+            values = np.asarray(observation, dtype=np.float64)
         except (TypeError, ValueError):
-            given = np.empty(0)
-        if given.shape != (4,) or not np.isfinite(given).all():
+            values = np.empty(0)
+        if values.shape != (4,) or not np.isfinite(values).all():
             raise PgdiffEnvsError(
-                f"`observation` must be finite numbers [x, y, vx, vy]. Got {observation!r}."
+                f"`observation` must be four finite numbers [x, y, vx, vy]. Got {observation!r}."
             )
         self._mj_reset(self._model, self.data)
-        self._qpos[:], self._qvel[:] = given[:2], given[2:]
+        self._qpos[:], self._qvel[:] = values[:2], values[2:]
         return np.concatenate([self._qpos, self._qvel])
 
     def clearance(self, positions: Any) -> Float[np.ndarray, "*points"]:
@@ -259,24 +262,24 @@ class MazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         It is 0 inside a wall and outside the maze. The ball touches a wall at its radius, 0.1.
 
         Args:
-            positions: (x, y) of an observation, or `[..., 2]` of them; finite.
+            positions: [..., 2], finite (x, y) of observations.
 
         Raises:
-            PgdiffEnvsError: another shape, or values that are not finite numbers.
+            PgdiffEnvsError: wrong shape, or values that are not finite numbers.
         """
         return self.layout.clearances(_points(positions))
 
     def distance_to_goal(self, positions: Any) -> Float[np.ndarray, "*points"]:
-        """Return the length of the shortest way from each position to the present goal.
+        """Return the length of the shortest path from each position to the present goal.
 
-        The way is that of a point through the free cells, about the corners of the walls. It is
-        inf inside a wall, outside the maze, and where no way leads to the goal.
+        The path is that of a point through the free cells, around the corners of the walls. The
+        length is inf inside a wall, outside the maze, and if no path leads to the goal.
 
         Args:
-            positions: (x, y) of an observation, or `[..., 2]` of them; finite.
+            positions: [..., 2], finite (x, y) of observations.
 
         Raises:
-            PgdiffEnvsError: another shape, or values that are not finite numbers.
+            PgdiffEnvsError: wrong shape, or values that are not finite numbers.
         """
         points = _points(positions)
         flat = points.reshape(-1, 2)
@@ -287,23 +290,23 @@ class MazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """Return the reward of a step that ends at each observation, for the present goal.
 
         Args:
-            observations: `[..., 4]`, or `[..., 2]` of positions alone; finite.
+            observations: [..., 4], or [..., 2] with positions only; finite.
 
         Raises:
-            PgdiffEnvsError: another shape, or values that are not finite numbers.
+            PgdiffEnvsError: wrong shape, or values that are not finite numbers.
         """
-        given = np.asarray(observations)
-        places = given[..., :2] if given.shape[-1:] == (4,) else observations
-        distance = np.linalg.norm(_points(places) - self._goal, axis=-1)
+        values = np.asarray(observations)
+        positions = values[..., :2] if values.shape[-1:] == (4,) else observations
+        distance = np.linalg.norm(_points(positions) - self._goal, axis=-1)
         return np.asarray(
             distance <= GOAL_RADIUS if self.reward == "sparse" else np.exp(-distance), np.float64
         )
 
     def step(self, action: Any) -> tuple[Float[np.ndarray, "4"], float, bool, bool, dict[str, Any]]:
-        """Clip the command and the velocity, then let MuJoCo make one step of 0.01 s.
+        """Clip the command and the velocity, and simulate one step of 0.01 s.
 
-        D4RL clips through `set_state`, which also runs `mj_forward`. That changes no state of
-        today's MuJoCo, whose solver saves its warm start in `mj_step` alone, so it is left out.
+        D4RL clips by `set_state`, which also runs `mj_forward`. In current MuJoCo, whose solver
+        saves its warm start in `mj_step` only, that call does not affect the state and is omitted.
 
         Raises:
             PgdiffEnvsError: the action is not two numbers, or holds NaN.
@@ -337,7 +340,7 @@ class MazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return observation, reward, False, False, self._info(distance)
 
     def render(self) -> UInt8[np.ndarray, "height width 3"] | None:
-        """Return the maze from above, x to the right and y upwards; None without a render mode."""
+        """Return an image of the maze (x right, y up), or None without a render mode."""
         if self.render_mode is None:
             return None
         return self._raster.render(ball=self._qpos, goal=self._goal)
@@ -346,10 +349,10 @@ class MazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         """Draw walls, goal and ball into matplotlib axes, x to the right and y upwards.
 
         Args:
-            axes: where to draw; the data coordinates are the observation's (x, y).
-            plan: anything with `observations` [tokens, >= 2], and perhaps `candidates`
-                [candidates, tokens, >= 2] and `scores` [candidates], such as a plan of pgdiff: the
-                candidates are coloured by score, the plan itself is bold.
+            axes: the axes; their data coordinates are the observation's (x, y).
+            plan: object with `observations` [tokens, >= 2] and optionally `candidates`
+                [candidates, tokens, >= 2] and `scores` [candidates], such as a plan of pgdiff. The
+                candidates are coloured by score, and the plan is bold.
         """
         from pgdiff_envs.drawing import draw_maze, draw_plan
 
@@ -364,25 +367,25 @@ class MazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         noise: float = 0.0,
         goal: Any = None,
     ) -> Expert:
-        """D4RL's recording controller for this maze; see `Expert`.
+        """Return D4RL's recording controller for this maze (see `Expert`).
 
         Args:
-            seed: of goals, way-points and noise.
-            noise: standard deviation of what is added to its actions; D4RL's noisy kind has 0.5.
-            goal: walk to this goal and stay there, instead of drawing one goal after another.
-                D4RL's reference scores were made so, with the task's goal, but without telling the
-                controller of resets: from the second episode on it pushed straight at the goal,
-                walls or not. Told of them (`episode_start`) it scores well above 100.
+            seed: seed of goals, way-points and noise.
+            noise: standard deviation of the action noise; D4RL's noisy variant uses 0.5.
+            goal: fixed goal to walk to, instead of random ones. D4RL's reference scores were made
+                with the task's goal, but without passing resets to the controller: from the second
+                episode on it pushed straight at the goal through walls. With `episode_start` it
+                scores well above 100.
 
         Raises:
-            PgdiffEnvsError: a bad `noise` or `goal`.
+            PgdiffEnvsError: `noise` or `goal` is invalid.
         """
         if goal is not None:
-            goal = self._checked_goal("goal", goal)
+            goal = self._check_goal("goal", goal)
         return Expert(self.layout, seed=seed, noise=noise, goal=goal, goal_steps=self._goal_steps)
 
     def tracker(self) -> Tracker:
-        """A controller that drives the ball to a way-point by a given time; see `Tracker`."""
+        """Return a controller that reaches a way-point at a given time (see `Tracker`)."""
         return Tracker()
 
     def _distance(self) -> float:
@@ -390,14 +393,14 @@ class MazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
         return math.sqrt((x - self._goal_x) ** 2 + (y - self._goal_y) ** 2)
 
     def _info(self, distance: float) -> dict[str, Any]:
-        # A copy: Gymnasium asks that infos share no object.
+        # A copy, because Gymnasium requires that infos do not share objects.
         return {"goal": self._goal.copy(), "is_success": distance <= GOAL_RADIUS}
 
-    def _place_goal(self, goal: Float[np.ndarray, "2"]) -> None:
+    def _set_goal(self, goal: Float[np.ndarray, "2"]) -> None:
         self._goal: np.ndarray = goal.copy()
         self._goal_x, self._goal_y = self._goal.tolist()
 
-    def _checked_goal(self, name: str, xy: Any) -> Float[np.ndarray, "2"]:
+    def _check_goal(self, name: str, xy: Any) -> Float[np.ndarray, "2"]:
         point = _point(xy, name)
         if not self.layout.is_free(*self.layout.cell(*point.tolist())):
             raise PgdiffEnvsError(
@@ -406,7 +409,7 @@ class MazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
             )
         return point
 
-    def _checked_location(self, xy: Any) -> Float[np.ndarray, "2"]:
+    def _check_location(self, xy: Any) -> Float[np.ndarray, "2"]:
         point = _point(xy, "options['location']")
         if self.layout.clearance(*point.tolist()) < BALL_RADIUS:
             raise PgdiffEnvsError(
@@ -417,15 +420,14 @@ class MazeEnv(gymnasium.Env[np.ndarray, np.ndarray]):
 
 
 def _points(positions: Any) -> Float[np.ndarray, "*points 2"]:
-    """Return positions as finite float64, `[..., 2]`."""
+    """Return positions as finite float64, [..., 2]."""
     try:
         points = np.asarray(positions, dtype=np.float64)
     except (TypeError, ValueError):
         points = np.empty(0)
     if points.shape[-1:] != (2,) or not np.isfinite(points).all():
         raise PgdiffEnvsError(
-            "`positions` must be finite numbers (x, y), or an array [..., 2] of them. Got "
-            f"{positions!r}."
+            f"`positions` must be finite numbers of shape [..., 2]. Got {positions!r}."
         )
     return points
 

@@ -1,7 +1,7 @@
-"""The point mass in MuJoCo's XML, with the constants of D4RL's `d4rl/pointmaze/maze_model.py`.
+"""MuJoCo model of the point mass, with the constants of D4RL's `d4rl/pointmaze/maze_model.py`.
 
-D4RL wrote for MuJoCo 2. Two things are left out here because they change no state: textures,
-lights and sites, and `coordinate="local"`, which today's MuJoCo takes for granted and refuses.
+D4RL's model was written for MuJoCo 2. Textures, lights and sites are omitted because they do not
+affect the state, and `coordinate="local"` because current MuJoCo rejects it (it is the default).
 """
 
 import math
@@ -18,7 +18,7 @@ MASS = DENSITY * 4.0 / 3.0 * math.pi * BALL_RADIUS**3
 
 
 def build_xml(layout: Layout) -> str:
-    """Return the MuJoCo model of a ball on two slides, driven by two motors, in a maze of boxes."""
+    """Return the MuJoCo XML of a ball on two motorised slides in a maze of boxes."""
     walls = "\n".join(
         f'    <geom name="wall_{w}_{h}" type="box" conaffinity="1" size="0.5 0.5 0.2" '
         f'pos="{w + WALL_OFFSET} {h + WALL_OFFSET} 0"/>'
@@ -26,8 +26,8 @@ def build_xml(layout: Layout) -> str:
         for h, letter in enumerate(row)
         if letter == "#"
     )
-    # The plane touches the ball, whose joints cannot move along its normal: it does nothing, but
-    # it takes part in MuJoCo's solver, so it stays for the sake of parity.
+    # The plane touches the ball, whose joints cannot move along its normal. It has no effect, but
+    # it is part of MuJoCo's solver problem and is kept for parity with D4RL.
     return f"""
 <mujoco model="point_maze">
   <compiler inertiafromgeom="true" angle="radian"/>

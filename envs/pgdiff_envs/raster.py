@@ -1,4 +1,4 @@
-"""Pictures of the maze without OpenGL or a display: a small painter in NumPy."""
+"""Rendering of the maze in NumPy, without OpenGL or a display."""
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -13,16 +13,17 @@ WALL_EDGE = (45, 53, 68)
 GOAL = (226, 87, 76)
 BALL = (37, 99, 200)
 BALL_EDGE = (18, 52, 115)
-#: The ball is drawn a little larger than it is, to be seen.
+#: Factor by which the ball is enlarged for visibility.
 BALL_SCALE = 1.4
 
 
 class Raster:
-    """Paints a layout from above, x to the right and y upwards, one cell being a whole of pixels.
+    """Renderer of a layout from above, with x to the right and y upwards.
 
     Args:
         layout: the maze.
-        size: pixels of the longer side, about: a cell takes `size` / cells, rounded down.
+        size: approximate length of the longer side in pixels; each cell has `size` / cells pixels,
+            rounded down.
 
     Raises:
         PgdiffEnvsError: fewer than 4 pixels per cell.
@@ -43,12 +44,12 @@ class Raster:
     def render(
         self, *, ball: Float[np.ndarray, "2"], goal: Float[np.ndarray, "2"]
     ) -> UInt8[np.ndarray, "height width 3"]:
-        """Return the picture with the goal's disc and the ball at these places."""
-        place = (float(goal[0]), float(goal[1]))
-        if self._background is None or place != self._goal:
-            self._background, self._goal = self._walls(), place
-            self._disc(self._background, place, 0.5, GOAL, opacity=0.22)
-            self._disc(self._background, place, 0.12, GOAL)
+        """Return the image with the goal and the ball at the given positions."""
+        target = (float(goal[0]), float(goal[1]))
+        if self._background is None or target != self._goal:
+            self._background, self._goal = self._walls(), target
+            self._disc(self._background, target, 0.5, GOAL, opacity=0.22)
+            self._disc(self._background, target, 0.12, GOAL)
         image = self._background.copy()
         centre = (float(ball[0]), float(ball[1]))
         self._disc(image, centre, BALL_SCALE * BALL_RADIUS, BALL_EDGE)
@@ -61,15 +62,15 @@ class Raster:
         image = np.empty((*(scale * n for n in walls.shape), 3), np.uint8)
         image[:] = np.where(np.kron(walls, np.ones((scale, scale)))[..., None] > 0, WALL, FLOOR)
         # Lines between cells: faint between two free cells, then dark where wall meets floor.
-        for walls_beside, colour in ((0, GRID), (1, WALL_EDGE)):
+        for neighbours, colour in ((0, GRID), (1, WALL_EDGE)):
             for axis in (0, 1):
-                beside = walls.astype(int)
-                beside = np.delete(beside, 0, axis) + np.delete(beside, -1, axis)
-                for w, h in np.argwhere(beside == walls_beside):
+                count = walls.astype(int)
+                count = np.delete(count, 0, axis) + np.delete(count, -1, axis)
+                for w, h in np.argwhere(count == neighbours):
                     block = [slice(n * scale, (n + 1) * scale) for n in (w, h)]
                     block[axis] = slice(block[axis].stop - 1, block[axis].stop + 1)
                     image[tuple(block)] = colour
-        # The first axis is x: turn it to the right, and y upwards.
+        # The first axis is x: transpose, and flip y upwards.
         return np.ascontiguousarray(image.transpose(1, 0, 2)[::-1])
 
     def _disc(
@@ -80,7 +81,7 @@ class Raster:
         colour: tuple[int, int, int],
         opacity: float = 1.0,
     ) -> None:
-        """Paint a smooth-edged disc into `image`, given in the observation's coordinates."""
+        """Paint an anti-aliased disc, given in the observation's coordinates, into `image`."""
         height, width = image.shape[:2]
         column = (centre[0] - CELL_OFFSET + 0.5) * self._scale
         row = height - (centre[1] - CELL_OFFSET + 0.5) * self._scale

@@ -1,6 +1,6 @@
-"""The tasks: ids, step limits, rewards and reference scores.
+"""Task ids, step limits, rewards and reference scores.
 
-Source of every figure: D4RL, `d4rl/pointmaze/__init__.py` and `d4rl/infos.py`; the step limits of
+Source of all numbers: D4RL, `d4rl/pointmaze/__init__.py` and `d4rl/infos.py`; the step limits of
 the locomotion tasks are Gymnasium's.
 """
 
@@ -18,14 +18,20 @@ from pgdiff_envs.errors import PgdiffEnvsError, nearest
 
 @dataclass(frozen=True)
 class Task:
-    """One registered maze.
+    """Registered maze task.
 
     Attributes:
         layout: name of the maze in `pgdiff_envs.layouts.LAYOUTS`.
-        steps: `TimeLimit` truncates after so many.
+        steps: number of steps after which `TimeLimit` truncates the episode.
         reference: mean return of a random policy and of D4RL's controller: scores 0 and 100.
         reward: "sparse" or "dense".
-        random_goal: whether every reset draws a goal.
+        random_goal: True if every reset draws a goal.
+
+    Example:
+        >>> from pgdiff_envs import TASKS
+        >>> task = TASKS["maze2d-large-v1"]
+        >>> task.layout, task.steps, task.reward
+        ('large', 800, 'sparse')
     """
 
     layout: str
@@ -37,13 +43,18 @@ class Task:
 
 @dataclass(frozen=True)
 class LocomotionTask:
-    """One registered locomotion task of Gymnasium's.
+    """Registered locomotion task of Gymnasium.
 
     Attributes:
         env: name of the class in `pgdiff_envs.locomotion`.
         reference: D4RL's mean return of a random and of a trained policy: scores 0 and 100. They
-            are of an older simulator and the tasks' second version: a scale, not a comparison.
-        steps: `TimeLimit` truncates after so many.
+            belong to an older simulator and task version and only define a scale.
+        steps: number of steps after which `TimeLimit` truncates the episode.
+
+    Example:
+        >>> from pgdiff_envs import LOCOMOTION_TASKS
+        >>> sorted(LOCOMOTION_TASKS)
+        ['halfcheetah-v5', 'hopper-v5', 'walker2d-v5']
     """
 
     env: str
@@ -51,9 +62,9 @@ class LocomotionTask:
     steps: int = 1000
 
 
-# D4RL gives eval-large-dense the same lower score as eval-umaze-dense. That looks like a slip, but
-# published scores use it, so it stays. Multi2D has no scores of its own: Diffuser (Janner et al.
-# 2022, table 1) normalises it by those of the maze2d task with the same layout.
+# D4RL gives eval-large-dense the lower score of eval-umaze-dense. This looks like a mistake, but
+# published scores use it. Multi2D has no reference scores: Diffuser (Janner et al. 2022, table 1)
+# uses the scores of the maze2d task with the same layout.
 _TASKS = {
     "maze2d-open-v0": Task("open", 150, (0.01, 20.66)),
     "maze2d-umaze-v1": Task("umaze", 300, (23.85, 161.86)),
@@ -80,13 +91,13 @@ _LOCOMOTION_TASKS = {
     "halfcheetah-v5": LocomotionTask("HalfCheetahEnv", (-280.178953, 12135.0)),
 }
 
-#: Every maze by its id.
+#: All maze tasks by id.
 TASKS: Mapping[str, Task] = MappingProxyType(_TASKS)
 
-#: Every locomotion task by its id.
+#: All locomotion tasks by id.
 LOCOMOTION_TASKS: Mapping[str, LocomotionTask] = MappingProxyType(_LOCOMOTION_TASKS)
 
-#: (score 0, score 100) of every task, in undiscounted return.
+#: Undiscounted returns of score 0 and score 100 of every task.
 REFERENCE_SCORES: Mapping[str, tuple[float, float]] = MappingProxyType(
     {name: task.reference for name, task in _TASKS.items()}
     | {name: task.reference for name, task in _LOCOMOTION_TASKS.items()}
@@ -94,17 +105,22 @@ REFERENCE_SCORES: Mapping[str, tuple[float, float]] = MappingProxyType(
 
 
 def normalized_score(task_id: str, returns: Any) -> Float[np.ndarray, "..."]:
-    """D4RL's normalised score times 100: 0 is a random policy, 100 D4RL's controller or expert.
+    """Return D4RL's normalised scores: 0 for a random policy, 100 for D4RL's controller or expert.
 
     Args:
-        task_id: an id of `TASKS` or `LOCOMOTION_TASKS`, with or without "pgdiff_envs:" before it.
-        returns: undiscounted returns of whole episodes, any shape.
+        task_id: an id of `TASKS` or `LOCOMOTION_TASKS`, with or without the prefix "pgdiff_envs:".
+        returns: undiscounted returns of complete episodes, any shape.
 
     Returns:
         The scores, in the shape of `returns`.
 
     Raises:
-        PgdiffEnvsError: an unknown id.
+        PgdiffEnvsError: the id is unknown.
+
+    Example:
+        >>> from pgdiff_envs import normalized_score
+        >>> normalized_score("maze2d-umaze-v1", [23.85, 161.86]).tolist()
+        [0.0, 100.0]
     """
     name = task_id.removeprefix("pgdiff_envs:")
     if name not in REFERENCE_SCORES:
@@ -114,7 +130,7 @@ def normalized_score(task_id: str, returns: Any) -> Float[np.ndarray, "..."]:
 
 
 def register_tasks() -> None:
-    """Put every task into Gymnasium's registry; those that are there already stay."""
+    """Register all tasks in Gymnasium, except those that are registered already."""
     for name, task in _TASKS.items():
         if name not in gymnasium.registry:
             gymnasium.register(

@@ -1,4 +1,4 @@
-"""A controller that takes the ball to a way-point, position and velocity, at a given time."""
+"""Controller that drives the ball to a way-point (position and velocity) at a given time."""
 
 from typing import Any
 
@@ -8,16 +8,16 @@ from jaxtyping import Float
 from pgdiff_envs.errors import PgdiffEnvsError
 from pgdiff_envs.physics import DAMPING, GEAR, MASS, TIMESTEP
 
-#: Cost of the miss at the way-point against that of the command, and of speed against position.
-#: Dearer misses make the commands hit their limits: the ball then overshoots and falls behind.
+#: Cost of the miss at the way-point relative to the command, and of velocity relative to position.
+#: A higher cost drives the commands to their limits: the ball then overshoots and falls behind.
 MISS_COST = 1e3
 VELOCITY_COST = 0.3
-#: Way-points further ahead than this many steps are approached with the gains of this many.
+#: Largest horizon of the gains, in steps; way-points further ahead use the gains of this horizon.
 MAX_STEPS = 128
 
 
 def _gains() -> Float[np.ndarray, "steps_left 2"]:
-    """Position and velocity gains by steps left, row 0 unused: the Riccati recursion of one axis.
+    """Return position and velocity gains by steps left (row 0 is unused), by Riccati recursion.
 
     One step of MuJoCo's Euler integrator (implicit in the joint's damping) is
     v' = (m v + dt F) / (m + dt b), x' = x + dt v'.
@@ -36,10 +36,10 @@ def _gains() -> Float[np.ndarray, "steps_left 2"]:
 
 
 class Tracker:
-    """A PD law whose gains depend on the time left: the least effort that meets the way-point.
+    """PD law with gains that depend on the time left and reach the way-point with least effort.
 
-    It knows the ball's mass and damping and no walls: its way-points must be near enough to each
-    other that a smooth line between two of them is free.
+    It uses the ball's mass and damping but ignores walls: way-points must be close enough that a
+    smooth line between two of them is free.
     """
 
     def __init__(self) -> None:
@@ -51,37 +51,37 @@ class Tracker:
         waypoint: Float[np.ndarray, "*batch 4"],
         steps_left: Any,
     ) -> Float[np.ndarray, "*batch 2"]:
-        """Return the action that goes for `waypoint`.
+        """Return the action that drives the ball to `waypoint`.
 
         Args:
             observation: [4] or [batch, 4], x, y, vx, vy now.
-            waypoint: [4] or [batch, 4], x, y, vx, vy to be met.
-            steps_left: steps until then, an integer of at least 1, or [batch].
+            waypoint: [4] or [batch, 4], x, y, vx, vy of the way-point.
+            steps_left: number of steps until the way-point, at least 1; an integer or [batch].
 
         Returns:
             The action, float32 in [-1, 1].
 
         Raises:
-            PgdiffEnvsError: shapes do not fit, or `steps_left` is below 1.
+            PgdiffEnvsError: the shapes do not match, or `steps_left` is below 1.
         """
-        now, then = np.asarray(observation, np.float64), np.asarray(waypoint, np.float64)
+        now, target = np.asarray(observation, np.float64), np.asarray(waypoint, np.float64)
         steps = np.asarray(steps_left)
-        if now.shape[-1:] != (4,) or then.shape != now.shape or now.ndim > 2:
+        if now.shape[-1:] != (4,) or target.shape != now.shape or now.ndim > 2:
             raise PgdiffEnvsError(
                 "`observation` and `waypoint` must both have the shape (4,) or (batch, 4). "
-                f"Got {now.shape} and {then.shape}."
+                f"Got {now.shape} and {target.shape}."
             )
         if steps.shape not in ((), now.shape[:-1]) or steps.dtype.kind not in "iu":
             raise PgdiffEnvsError(
-                f"`steps_left` must be an integer or {now.shape[:-1]} of them. Got {steps_left!r}."
+                f"`steps_left` must be integers of shape {now.shape[:-1]}. Got {steps_left!r}."
             )
         if (steps < 1).any():
             raise PgdiffEnvsError(f"`steps_left` must be at least 1. Got {steps_left!r}.")
-        # The way-point comes towards the ball: at time t before it, it is at position - t velocity.
+        # The way-point moves: a time t before its arrival it is at position - t velocity.
         time = (TIMESTEP * steps)[..., None]
         gains = self._gains[np.minimum(steps, MAX_STEPS)]
-        position = now[..., :2] - (then[..., :2] - time * then[..., 2:])
-        velocity = now[..., 2:] - then[..., 2:]
-        hold = DAMPING / GEAR * then[..., 2:]
+        position = now[..., :2] - (target[..., :2] - time * target[..., 2:])
+        velocity = now[..., 2:] - target[..., 2:]
+        hold = DAMPING / GEAR * target[..., 2:]
         action = hold - gains[..., :1] * position - gains[..., 1:] * velocity
         return np.asarray(np.clip(action, -1.0, 1.0), np.float32)

@@ -1,8 +1,8 @@
-"""Value iteration on a maze's grid, and the shortest way that its greedy policy walks.
+"""Value iteration on a maze's grid, and the shortest path of its greedy policy.
 
 The rules are those of D4RL's `d4rl/pointmaze/q_iteration.py` and `gridcraft/grid_env.py`: five
-moves (stay, y-1, y+1, x-1, x+1), a move into a wall stays, reward 1 per step spent at the goal,
-50 sweeps, discount 0.99. Ties go to the first move in that order.
+moves (stay, y-1, y+1, x-1, x+1), no movement into walls, reward 1 per step at the goal, 50 sweeps,
+discount 0.99. Ties are resolved by the first move in this order.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ MOVES: tuple[Cell, ...] = ((0, 0), (0, -1), (0, 1), (-1, 0), (1, 0))
 def q_values(
     layout: Layout, goal: Cell, *, sweeps: int = 50, discount: float = 0.99
 ) -> Float[np.ndarray, "w h moves"]:
-    """Return the value of each move in each cell; walls are cells that one can only leave."""
+    """Return the value of each move in each cell; wall cells can be left but not entered."""
     width, height = layout.shape
     cells = np.stack(np.meshgrid(np.arange(width), np.arange(height), indexing="ij"), axis=-1)
     blocked = np.pad(layout.walls, 1, constant_values=True)
@@ -36,9 +36,9 @@ def q_values(
 
 
 def greedy_path(q: Float[np.ndarray, "w h moves"], start: Cell, goal: Cell) -> list[Cell]:
-    """Return the cells after `start` on the greedy way to `goal`; at least the goal itself.
+    """Return the cells after `start` on the greedy path to `goal`, including the goal.
 
-    The way ends early, short of the goal, where the goal is out of reach or too far for the sweeps.
+    The path ends before the goal if the goal is unreachable or too far for the number of sweeps.
     """
     path: list[Cell] = []
     cell = start

@@ -1,14 +1,14 @@
-"""Policies and critics that reinforcement learning has learned, as guides need them."""
+"""Policies and critics of reinforcement learning, for guides and for acting."""
 
-from pgdiff.agents.agent import Agent
 from pgdiff.agents.cloning import Cloning
 from pgdiff.agents.fitted_q import FittedQ
 from pgdiff.agents.iql import IQL
-from pgdiff.agents.load import load
 from pgdiff.agents.protocols import ActionCritic, Actor
-from pgdiff.agents.spaces import check_sizes
+from pgdiff.agents.sb3.load import load
+from pgdiff.agents.sb3.policy import Agent
+from pgdiff.agents.sb3.spaces import check_sizes
+from pgdiff.agents.sb3.vec_normalize import VecNormalizeStatistics, read_vec_normalize
 from pgdiff.agents.td3_bc import TD3BC
-from pgdiff.agents.vec_normalize import VecNormalizeStatistics, read_vec_normalize
 
 __all__ = [
     "IQL",

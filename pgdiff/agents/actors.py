@@ -1,6 +1,6 @@
-"""Policies of several members, as networks: mean and deviation of a Gaussian.
+"""Policy networks of several members, with the mean and standard deviation of a Gaussian.
 
-Everything here is in scaled units: normalised observations, actions in [-1, 1].
+All quantities are scaled: normalised observations, actions in [-1, 1].
 """
 
 import math
@@ -9,21 +9,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pgdiff.denoisers.batched_mlp import BatchedMLP
-from pgdiff.validation import check_range
+from pgdiff.core.validation import check_range
+from pgdiff.nn.mlp import BatchedMLP
 
-LEAST_LOG, MOST_LOG = -5.0, 2.0
-"""Bounds of a learned logarithm of a standard deviation, as in the code of Kostrikov et al."""
+MIN_LOG_STD, MAX_LOG_STD = -5.0, 2.0
+"""Bounds of the learned log-deviation, as in the code of Kostrikov et al."""
 
 
 class GaussianActor(nn.Module):
-    """A Gaussian whose mean a network bounds by tanh, and whose deviation is the same everywhere.
+    """A Gaussian with a mean network bounded by tanh and a constant standard deviation.
 
     Args:
-        members: number of actors side by side.
-        inputs: features of an observation.
-        outputs: features of an action.
-        width: of the hidden layers.
+        members: number of actors.
+        inputs: number of features of an observation.
+        outputs: number of features of an action.
+        width: units of each hidden layer.
         depth: number of hidden layers.
     """
 
@@ -37,22 +37,22 @@ class GaussianActor(nn.Module):
     def forward(
         self, x: Float[Tensor, "members batch inputs"], *, members: slice | None = None
     ) -> tuple[Float[Tensor, "members batch outputs"], Float[Tensor, "members 1 outputs"]]:
-        """Return mean and logarithm of the standard deviation."""
-        own = self.log_deviation if members is None else self.log_deviation[members]
+        """Return the mean and the logarithm of the standard deviation."""
+        log_deviation = self.log_deviation if members is None else self.log_deviation[members]
         mean: Tensor = self.network(x, members=members).tanh()
-        return mean, own.clamp(LEAST_LOG, MOST_LOG)
+        return mean, log_deviation.clamp(MIN_LOG_STD, MAX_LOG_STD)
 
 
 class DeterministicActor(nn.Module):
-    """A network bounded by tanh, taken for a Gaussian of a fixed deviation about its action.
+    """A network bounded by tanh; its density is a Gaussian of fixed deviation about the action.
 
     Args:
-        members: number of actors side by side.
-        inputs: features of an observation.
-        outputs: features of an action.
-        width: of the hidden layers.
+        members: number of actors.
+        inputs: number of features of an observation.
+        outputs: number of features of an action.
+        width: units of each hidden layer.
         depth: number of hidden layers.
-        deviation: that of the density.
+        deviation: standard deviation of the density.
     """
 
     stochastic = False
@@ -74,6 +74,6 @@ class DeterministicActor(nn.Module):
     def forward(
         self, x: Float[Tensor, "members batch inputs"], *, members: slice | None = None
     ) -> tuple[Float[Tensor, "members batch outputs"], Float[Tensor, ""]]:
-        """Return the action and the logarithm of the deviation."""
+        """Return the action and the logarithm of the standard deviation."""
         action: Tensor = self.network(x, members=members).tanh()
         return action, action.new_tensor(self._log)

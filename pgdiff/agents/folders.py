@@ -1,4 +1,4 @@
-"""Agents that this package has trained, from the folders that they are saved in."""
+"""Agents that this package trained, loaded from their folders."""
 
 import json
 import os
@@ -7,61 +7,61 @@ from pathlib import Path
 import torch
 
 from pgdiff.agents.offline import OfflineAgent
-from pgdiff.pretrained import load_learner
-from pgdiff.registry import registered
-from pgdiff.saving import CONFIG
-from pgdiff.validation import PgdiffError
+from pgdiff.core.pretrained import load_learner
+from pgdiff.core.registry import registered
+from pgdiff.core.serialization import CONFIG
+from pgdiff.core.validation import PgdiffError
 
 
 def load_folder_agent(
     path: str | os.PathLike[str], *, device: str | torch.device = "auto"
 ) -> OfflineAgent:
-    """Read an agent from its folder, or from that of a run in which it is the only agent.
+    """Load an agent from its folder, or from the folder of a run with a single agent.
 
     Args:
-        path: what `save_pretrained` wrote, such as RUN/iql; or a run folder, RUN.
-        device: where the agent is to be; "auto" is CUDA where there is one.
+        path: the folder of an agent, such as RUN/iql, or of a run, such as RUN.
+        device: device of the agent; "auto" uses CUDA if it is available.
 
     Returns:
         The agent, in evaluation mode.
 
     Raises:
-        PgdiffError: a folder that is damaged, that holds a network without a policy, or a run
-            with no agent or several.
+        PgdiffError: the folder is damaged or holds a network without a policy, or the run has
+            no agent or several.
     """
     folder = agent_folder(path)
     agent = load_learner(folder, device=device)
     if not isinstance(agent, OfflineAgent):
         raise PgdiffError(
-            f"'{folder}' must hold an agent, which acts. Got a {type(agent).__name__}, without a "
-            "policy: pass the folder of an agent, such as RUN/iql, or a zip of Stable-Baselines3."
+            f"'{folder}' must hold an agent. Got a {type(agent).__name__}, which has no policy. "
+            "Pass the folder of an agent, such as RUN/iql, or a zip file of Stable-Baselines3."
         )
     return agent
 
 
 def agent_folder(path: str | os.PathLike[str]) -> Path:
-    """Return the folder of the agent: the given one, or that of the only agent of a run.
+    """Return `path` if it is the folder of an agent, or the folder of a run's only agent.
 
     Raises:
-        PgdiffError: a run with no agent or several.
+        PgdiffError: the run has no agent or several.
     """
     folder = Path(path)
     if (folder / CONFIG).is_file():
         return folder
-    found = agent_folders(folder)
-    if len(found) == 1:
-        return found[0]
-    if found or (folder / "run.json").is_file():
-        names = ", ".join(f"'{one}'" for one in found) or "none"
+    agents = agent_folders(folder)
+    if len(agents) == 1:
+        return agents[0]
+    if agents or (folder / "run.json").is_file():
+        names = ", ".join(f"'{agent}'" for agent in agents) or "none"
         raise PgdiffError(
-            f"'{folder}' must be the folder of an agent, or of a run that has one. Got {names} "
-            "in it: pass the folder of the agent, such as RUN/iql."
+            f"'{folder}' must be the folder of an agent, or of a run with one agent. It has the "
+            f"agents: {names}. Pass the folder of the agent, such as RUN/iql."
         )
-    return folder  # reading it names the fault
+    return folder  # loading it raises the right error
 
 
 def agent_folders(folder: Path) -> list[Path]:
-    """Return the folders of agents that lie in a folder, by name."""
+    """Return the folders of agents in a folder, sorted by name."""
     agents = {
         name for name, kind in registered("learner").items() if issubclass(kind, OfflineAgent)
     }

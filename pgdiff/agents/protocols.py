@@ -1,4 +1,4 @@
-"""What a guide asks of an actor and of a critic: one differentiable method each, in raw units."""
+"""Interfaces that guides require of an actor and a critic, in raw units."""
 
 from typing import Protocol, runtime_checkable
 
@@ -8,10 +8,18 @@ from torch import Tensor
 
 @runtime_checkable
 class Actor(Protocol):
-    """A policy whose density can be differentiated.
+    """A policy with a differentiable log-density.
 
-    An actor that also has `observation_space` and `action_space` (Gymnasium's) is refused by a
-    model of other sizes, and one that is a `torch.nn.Module` goes where the model is.
+    If an actor also has Gymnasium's `observation_space` and `action_space`, their sizes must match
+    the model. If it is a `torch.nn.Module`, it is moved to the model's device.
+
+    Example:
+        >>> import torch
+        >>> class Centered:
+        ...     def log_prob(self, observation, action):
+        ...         return -action.square().sum(dim=-1)
+        >>> isinstance(Centered(), Actor)
+        True
     """
 
     def log_prob(
@@ -19,21 +27,30 @@ class Actor(Protocol):
         observation: Float[Tensor, "*batch observation"],
         action: Float[Tensor, "*batch action"],
     ) -> Float[Tensor, "*batch"]:
-        """Log-density of actions in raw units, differentiable in both arguments.
+        """Return the log-density of actions, differentiable in both arguments.
 
-        It must be finite for any finite action, also outside the action space: plans go there.
+        It must be finite for any finite action, since plans may leave the action space.
         """
         ...
 
 
 @runtime_checkable
 class ActionCritic(Protocol):
-    """A critic of actions; see `Actor` for what else it may have."""
+    """A differentiable critic of actions; `Actor` describes its optional attributes.
+
+    Example:
+        >>> import torch
+        >>> class Effort:
+        ...     def q(self, observation, action):
+        ...         return -action.square().sum(dim=-1)[None]
+        >>> isinstance(Effort(), ActionCritic)
+        True
+    """
 
     def q(
         self,
         observation: Float[Tensor, "*batch observation"],
         action: Float[Tensor, "*batch action"],
     ) -> Float[Tensor, " heads *batch"]:
-        """Estimated returns of actions in raw units, one a head; differentiable in both."""
+        """Return the estimated returns of actions, one per head; differentiable in both."""
         ...

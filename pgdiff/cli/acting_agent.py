@@ -1,22 +1,23 @@
-"""The agent of a run that acts in the planner's place, for `pgdiff evaluate`."""
+"""Agents of a run that act instead of its planner, for `pgdiff evaluate`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from pgdiff.agents.offline import OfflineAgent
-from pgdiff.planning.from_run import MODEL, RunInfo, StageRecord
-from pgdiff.registry import registered
+from pgdiff.core.registry import registered
+from pgdiff.core.validation import PgdiffError, check_in, check_positive_int
+from pgdiff.runs.run import MODEL, RunInfo, StageRecord
 from pgdiff.trajectory import Plan
-from pgdiff.validation import PgdiffError, check_in, check_positive_int
 
 
 class ActingAgent:
-    """A member of an agent that a stage has learned, with what `evaluate` says of it.
+    """A member of the agent of a stage, with its actions recorded for the pictures.
 
     Args:
         agent: the member.
-        settings: for the table and the file of an evaluation; "agent" is its name.
+        settings: settings in the file of an evaluation; "agent" is the name in the table.
     """
 
     stride = 1
@@ -25,7 +26,7 @@ class ActingAgent:
         self.agent, self.settings = agent, settings
         self.observation_space, self.action_space = agent.observation_space, agent.action_space
         self._acted: list[list[np.ndarray]] = []
-        self._first = 0  # episode of the batch
+        self._first = 0  # first episode of the present batch
 
     def predict(
         self,
@@ -34,13 +35,13 @@ class ActingAgent:
         episode_start: Any = None,
         deterministic: bool = True,
     ) -> tuple[np.ndarray, Any]:
-        """See `pgdiff.agents.offline.OfflineAgent.predict`; actions of a batch are kept."""
+        """Return actions as `pgdiff.agents.offline.OfflineAgent.predict` does, and record them."""
         actions, state = self.agent.predict(observation, state, episode_start, deterministic)
         if episode_start is not None and np.all(episode_start):
             self._first = len(self._acted)
             self._acted += [[] for _ in actions]
-        for kept, action in zip(self._acted[self._first :], actions, strict=True):
-            kept.append(np.array(action))
+        for episode, action in zip(self._acted[self._first :], actions, strict=True):
+            episode.append(np.array(action))
         return actions, state
 
     def actions(self, episode: int, *, steps: int) -> list[np.ndarray]:
@@ -52,36 +53,36 @@ class ActingAgent:
         return None
 
     def followed(self, episode: int, *, steps: int) -> list[tuple[int, np.ndarray]]:
-        """Return no plan."""
+        """Return an empty list: an agent makes no plans."""
         return []
 
 
 def acting_agent(settings: dict[str, Any], run: RunInfo) -> ActingAgent | None:
-    """Return the agent that is to act; None where a planner is.
+    """Return the agent that acts; None if the planner of the run acts.
 
-    That is the agent that `stage` names, else the only one of a run that cannot plan.
+    The agent is the one that `stage` names, or else the only agent of a run that cannot plan.
 
     Raises:
-        PgdiffError: no such agent; a run that has neither a model to plan with nor one agent;
-            settings of a planner or of guides for a run that has no planner.
+        PgdiffError: the agent does not exist; the run has neither a model that plans nor exactly
+            one agent; or settings of a planner or of guides are given for an agent.
     """
     agents = [stage for stage in run.stages if _is_agent(stage)]
     chosen = settings["stage"]
-    if chosen is None and _plans(run):
+    if chosen is None and _has_planner(run):
         if settings["member"] is not None:
             raise PgdiffError(f"`stage` must be given with `member`. Got {settings['member']}.")
         return None
-    record = _chosen(run, agents, chosen)
+    record = _select_stage(run, agents, chosen)
     _check_no_planner(settings, record)
     agent = run.load(record.name, device=settings["device"])
     assert isinstance(agent, OfflineAgent)
     member = settings["member"] or 0
     if check_positive_int("member", member, minimum=0) >= agent.members:
         raise PgdiffError(
-            f"`member` must be below {agent.members}, the members of the stage '{record.name}' of "
-            f"'{run.path}'. Got {member}."
+            f"`member` must be below {agent.members}, the number of members of the stage "
+            f"'{record.name}' of '{run.path}'. Got {member}."
         )
-    said = {
+    report = {
         "agent": f"{run.recipe}, {record.name}, member {member} of {agent.members}",
         "run": str(run.path),
         "recipe": run.recipe,
@@ -93,7 +94,7 @@ def acting_agent(settings: dict[str, Any], run: RunInfo) -> ActingAgent | None:
         "guide": None,
         "device": str(agent.device),
     }
-    return ActingAgent(agent.member(member), said)
+    return ActingAgent(agent.member(member), report)
 
 
 def _is_agent(stage: StageRecord) -> bool:
@@ -101,13 +102,14 @@ def _is_agent(stage: StageRecord) -> bool:
     return learner is not None and issubclass(learner, OfflineAgent)
 
 
-def _plans(run: RunInfo) -> bool:
-    """Whether a run has a model of plans: one that has learned to go on from an observation."""
+def _has_planner(run: RunInfo) -> bool:
+    """Return whether a run has a model that can continue from an observation."""
     model = run.stage(MODEL)
-    return model is not None and list(model.arguments.get("known") or ["start"]) != ["none"]
+    return model is not None and _patterns(model.arguments) != ["none"]
 
 
-def _chosen(run: RunInfo, agents: list[StageRecord], chosen: Any) -> StageRecord:
+def _select_stage(run: RunInfo, agents: list[StageRecord], chosen: Any) -> StageRecord:
+    """Return the agent's stage that is chosen, or the only one."""
     names = [stage.name for stage in agents]
     if chosen is not None:
         if not names:
@@ -122,30 +124,35 @@ def _chosen(run: RunInfo, agents: list[StageRecord], chosen: Any) -> StageRecord
             f"`stage` must be given for '{run.path}', which has several agents: one of "
             f"{', '.join(names)}. Got null."
         )
-    held = ", ".join(f"{stage.name} ({stage.learner})" for stage in run.stages)
+    present = ", ".join(f"{stage.name} ({stage.learner})" for stage in run.stages)
     raise PgdiffError(
-        f"`run` must hold a model that plans or an agent that acts. '{run.path}' has {held}. Train "
-        "one, for example with recipe=strided or recipe=iql."
+        f"`run` must hold a model that plans or an agent that acts. '{run.path}' has {present}. "
+        "Train one, for example with recipe=strided or recipe=iql."
     )
 
 
 def _check_no_planner(settings: dict[str, Any], record: StageRecord) -> None:
-    """Refuse settings that have no effect where an agent acts."""
+    """Raise if settings are given that have no effect on an agent."""
     given = [
         f"{group}.{key}"
         for group in ("planner", "guide")
         for key, value in settings[group].items()
-        if value is not None and key != "name"
+        if key != "name" and not (key == "also" and value is None)
     ]
     if settings["guide"]["name"] != "run":
         given.append(f"guide={settings['guide']['name']}")
     if given:
         raise PgdiffError(
-            f"`{given[0]}` must be left out where an agent acts, here the stage '{record.name}', "
-            "which makes no plans."
+            f"`{given[0]}` must be left out when an agent acts. The agent of the stage "
+            f"'{record.name}' makes no plans."
         )
     if settings["ablation"]:
         raise PgdiffError(
-            f"`ablation` must be false where an agent acts, here the stage '{record.name}', which "
-            "makes no plans. Got true."
+            "`ablation` must be false when an agent acts, got true. The agent of the stage "
+            f"'{record.name}' makes no plans."
         )
+
+
+def _patterns(arguments: Mapping[str, Any]) -> list[str]:
+    """Return the in-painting patterns of a model's stage."""
+    return list((arguments.get("inpainting") or {}).get("patterns") or ["start"])

@@ -1,4 +1,4 @@
-"""Environments by the ids that the user names, or by the task of a run."""
+"""Environments that are named by an id or by the task of a run."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,15 +6,28 @@ from typing import Any
 
 import gymnasium
 
-from pgdiff.cli.tasks import known_tasks
+from pgdiff.cli.tasks import is_available
+from pgdiff.core.validation import PgdiffError
 from pgdiff.data import ObservationLayout
 from pgdiff.planning import Planner
-from pgdiff.planning.from_run import RunInfo
-from pgdiff.validation import PgdiffError
+from pgdiff.runs.run import RunInfo
 
 
 def make_env(env_id: Any, options: Mapping[str, Any] | None = None) -> gymnasium.Env[Any, Any]:
-    """Make an environment with these arguments, or say why there is none."""
+    """Return a new environment.
+
+    Args:
+        env_id: id in Gymnasium, with or without `MODULE:`.
+        options: keyword arguments of the environment.
+
+    Raises:
+        PgdiffError: the id is unknown, or the environment does not accept the arguments.
+
+    Example:
+        >>> from pgdiff.cli.environments import make_env
+        >>> make_env("Pendulum-v1").observation_space.shape
+        (3,)
+    """
     try:
         return gymnasium.make(str(env_id), **(options or {}))
     except TypeError as error:
@@ -24,58 +37,60 @@ def make_env(env_id: Any, options: Mapping[str, Any] | None = None) -> gymnasium
         raise PgdiffError(
             f"`env_options` must be arguments of '{env_id}'. Got {dict(options)} ({reason})."
         ) from error
-    except ValueError as error:  # what the environment itself refuses
+    except ValueError as error:  # the environment does not accept the arguments
         if not options or isinstance(error, PgdiffError):
             raise
         raise PgdiffError(f"`env_options` must fit '{env_id}': {error}") from error
     except (gymnasium.error.Error, ImportError) as error:
         reason = str(error).strip().splitlines()[0]
         raise PgdiffError(
-            f"The environment id must be one of Gymnasium's, or MODULE:ID. Got '{env_id}' "
-            f"({reason})."
+            "The environment id must be registered in Gymnasium or have the form MODULE:ID. Got "
+            f"'{env_id}' ({reason})."
         ) from error
 
 
 def env_id_of(run: RunInfo, chosen: Any) -> str:
-    """Return the id that the user chose, else that of the run's task.
+    """Return the chosen environment id, or the id of the run's task.
 
-    Nothing is imported because a file names it: the id in a `run.json` is taken if it is that of a
-    task of this package, or of an environment that is registered already. A file gives no arguments
-    of an environment either.
+    A file never imports a module: the id in a `run.json` is used only if it belongs to a task of
+    this package or to an environment that is registered already. Arguments of an environment are
+    never read from a file.
     """
     if chosen is not None:
         return str(chosen)
     recorded = run.task.get("id")
     if isinstance(recorded, str):
-        if recorded in known_tasks().values() or recorded in gymnasium.registry:
+        if is_available(recorded):
             return recorded
         reason = (
-            f"it was trained for '{recorded}', whose module is imported only where you name it"
+            f"it was trained for '{recorded}', and pgdiff never imports a module that a file names"
             if ":" in recorded
             else f"it was trained for '{recorded}', which is not registered in Gymnasium"
         )
     else:
-        reason = f"its task '{run.task.get('name')}' names no environment"
-    raise PgdiffError(f"`env` must be given for the run '{run.path}', because {reason}: env=ID.")
+        reason = f"its task '{run.task.get('name')}' has no environment"
+    raise PgdiffError(
+        f"`env` must be given for the run '{run.path}', because {reason}. Set env=ID."
+    )
 
 
 def check_fit(planner: Planner, env: gymnasium.Env[Any, Any], run: Path) -> None:
-    """Raise an error if a run's networks were made for other spaces than the environment's."""
-    for kind, own in (
+    """Raise unless the environment has the spaces that the networks of a run were trained for."""
+    for kind, trained in (
         ("observation", planner.observation_shape),
         ("action", _action_shape(planner)),
     ):
         shape = _shape(planner, getattr(env, f"{kind}_space"))
-        if own is not None and shape != own:
+        if trained is not None and shape != trained:
             name = env.spec.id if env.spec is not None else type(env.unwrapped).__name__
             raise PgdiffError(
                 f"`env` must have the spaces that the run '{run}' was trained for: {kind}s of "
-                f"shape {list(own)}. Got '{name}' with {list(shape or ())}."
+                f"shape {list(trained)}. Got '{name}' with {list(shape or ())}."
             )
 
 
 def _shape(planner: Planner, space: gymnasium.Space[Any]) -> tuple[int, ...] | None:
-    """Shape of a space; of a Dict that is laid out as the run's recording, that of the layout."""
+    """Return the shape of a space; for a Dict space with the run's layout, the flattened shape."""
     layout = planner.observation_layout
     if layout is None or not isinstance(space, gymnasium.spaces.Dict):
         return space.shape
@@ -84,7 +99,7 @@ def _shape(planner: Planner, space: gymnasium.Space[Any]) -> tuple[int, ...] | N
 
 def _action_shape(planner: Planner) -> tuple[int, ...] | None:
     if planner.controller == "actions":
-        size = planner.model.layout.action_size
+        size = planner.model.codec.spec.action_size
         return None if size is None else (size,)
     actions = getattr(planner.controller, "actions", None)
     return None if actions is None else (int(actions),)

@@ -1,4 +1,4 @@
-"""The first word is the command; the rest are its settings."""
+"""Entry point of the command line: the first word is a command, the others are its settings."""
 
 import argparse
 import importlib
@@ -10,39 +10,41 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from pgdiff.threads import fit_threads_to_cores, let_threads_sleep
-from pgdiff.validation import PgdiffError, nearest
+from pgdiff.core.openmp import fit_threads_to_cores, let_threads_sleep
+from pgdiff.core.validation import PgdiffError, nearest
 from pgdiff.version import __version__
 
-# Command: module of `pgdiff.cli` that has its `run`, whether it takes a plain path, and one line.
+# Of each command: the module of `pgdiff.cli`, whether it takes a plain path, and its help line.
 COMMANDS = {
-    "collect": ("collect", False, "record a task's own expert into a data file"),
-    "check": ("check", True, "list the faults of a data file or a Minari data set"),
-    "convert": ("convert", False, "write a data file or a Minari data set as the other"),
-    "train": ("train", False, "train every stage of a recipe into a run folder"),
-    "plan": ("plan", False, "make one plan of a run, with pictures of it"),
-    "evaluate": ("evaluate", False, "act in the environment: score, interval, success, speed"),
-    "generate": ("generate", False, "write a synthetic data set, sampled by a run's model"),
-    "compare": ("compare", False, "check synthetic data sets against real rows and the simulator"),
-    "info": ("info", True, "say what a data file, a saved network or a run folder holds"),
+    "collect": ("collect", False, "record an environment's expert, or agents, into a data file"),
+    "check": ("check", True, "list the problems of a data file or a Minari data set"),
+    "convert": ("convert", False, "convert, join or shorten data files and Minari data sets"),
+    "train": ("train", False, "train all stages of a recipe and write them to a run folder"),
+    "plan": ("plan", False, "make one plan with a run and draw pictures of it"),
+    "evaluate": ("evaluate", False, "score a run in its environment: return, success, speed"),
+    "generate": ("generate", False, "sample a synthetic data set from a run's model"),
+    "compare": ("compare", False, "compare synthetic data sets with real rows and the simulator"),
+    "info": ("info", True, "describe a data file, a saved network or a run folder"),
 }
 
 HELP = ("-h", "--help")
 VERSION = "--version"
+SHOW = ("-c", "--cfg")
+"""Options that print the settings instead of running the command."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code.
 
     Args:
-        argv: the words after the program's name; those of the process if None.
+        argv: words after the program's name; None for `sys.argv`.
 
     Returns:
-        0 where all went well, 1 where the input or a setting is at fault, 2 where there is no such
-        command, 130 where it was interrupted, 143 where a training was ended by SIGTERM (as in a
-        shell, 128 + the signal's number).
+        0 for success, 1 for an invalid input or setting, 2 for an unknown command, 130 for an
+        interruption, 143 for a training that SIGTERM ended (128 + the signal's number, as in a
+        shell).
     """
-    let_threads_sleep()  # these two before a command imports PyTorch
+    let_threads_sleep()  # both calls must come before PyTorch is imported
     fit_threads_to_cores()
     words = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
@@ -64,13 +66,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             return _run(command, words[1:])
     except KeyboardInterrupt as error:
         print(str(error) or "interrupted", file=sys.stderr)
-        if str(error) and command == "train":  # it says itself where it stands
+        if str(error) and command == "train":  # the error reports the progress of the training
             kept = [word for word in words[1:] if word.split("=")[0] not in ("resume", "overwrite")]
             print(
-                f"go on: {shlex.join(['pgdiff', 'train', *kept, 'resume=true'])}", file=sys.stderr
+                f"to continue: {shlex.join(['pgdiff', 'train', *kept, 'resume=true'])}",
+                file=sys.stderr,
             )
         return 128 + int(getattr(error, "number", signal.SIGINT))
-    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+    except BrokenPipeError:  # the program that reads our output has ended, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (ValueError, OSError) as error:
@@ -85,8 +88,9 @@ def _parser() -> argparse.ArgumentParser:
         prog="pgdiff",
         usage="pgdiff COMMAND [SETTING=VALUE ...]",
         description="Policy-guided trajectory diffusion for reinforcement learning.",
-        epilog="commands:\n" + "\n".join(lines) + "\n\npgdiff COMMAND --help shows its settings,\n"
-        "pgdiff --version the version.",
+        epilog="commands:\n" + "\n".join(lines) + "\n\n"
+        "pgdiff COMMAND --help shows the settings of a command.\n"
+        "pgdiff --version shows the version.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("command", metavar="COMMAND", help="one of the commands below")
@@ -95,24 +99,54 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(command: str, words: list[str]) -> int:
     name, takes_path, line = COMMANDS[command]
-    if any(word in HELP for word in words):
-        from pgdiff.cli.help import path_help, settings_help
+    from pgdiff.cli.own_parts import read_own_parts, read_plugins
 
-        print(path_help(command, line) if takes_path else settings_help(command, line, words))
+    if takes_path:
+        return _run_with_path(command, read_plugins(words))
+    words, show = _split_show(words)
+    words = read_own_parts(command, words)
+    if any(word in HELP for word in words):
+        from pgdiff.cli.help import settings_help
+
+        print(settings_help(command, line, words))
         return 0
     module: Any = importlib.import_module(f"pgdiff.cli.{name}")
-    if takes_path:
-        if len(words) != 1:
-            raise PgdiffError(f"`pgdiff {command}` takes one path. Got {len(words)} words.")
-        return int(module.run(words[0]))
-    from pgdiff.cli.compose import is_sweep, settings, sweep
+    from pgdiff.cli.hydra_config import as_yaml, is_sweep, settings, sweep
+    from pgdiff.cli.own_parts import check_registered_names
 
     if is_sweep(words):
         return sweep(command, words, module)
     prepare = getattr(module, "prepare", None)
-    if prepare is not None:
-        words = prepare(words, sweep=False)
-    return int(module.run(settings(command, words)))
+    chosen = settings(command, words if prepare is None else prepare(words, sweep=False))
+    check_registered_names(chosen, words)
+    if show:
+        print(as_yaml(chosen), end="")
+        return 0
+    return int(module.run(chosen))
+
+
+def _run_with_path(command: str, words: list[str]) -> int:
+    name, _, line = COMMANDS[command]
+    if any(word in HELP for word in words):
+        from pgdiff.cli.help import path_help
+
+        print(path_help(command, line))
+        return 0
+    if len(words) != 1:
+        raise PgdiffError(f"`pgdiff {command}` takes one path. Got {len(words)} words.")
+    return int(importlib.import_module(f"pgdiff.cli.{name}").run(words[0]))
+
+
+def _split_show(words: list[str]) -> tuple[list[str], bool]:
+    """Return the words without `--cfg job`, and whether they contain it."""
+    for index, word in enumerate(words):
+        option, equals, value = word.partition("=")
+        if option in SHOW:
+            value = value if equals else " ".join(words[index + 1 : index + 2])
+            if value != "job":
+                raise PgdiffError(f"`{option}` must be 'job'. Got '{value}'.")
+            return words[:index] + words[index + (1 if equals else 2) :], True
+    return words, False
 
 
 def _show_warning(message: Any, category: Any, *_: Any, **__: Any) -> None:

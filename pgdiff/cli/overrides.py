@@ -1,4 +1,4 @@
-"""Overrides of the command line: reading them, and naming the nearest where one is unknown."""
+"""Parsing and checking of the command line's overrides, with suggestions for unknown keys."""
 
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,12 +10,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import OverrideType, QuotedString, Transformer
 from hydra.errors import HydraException
 
+from pgdiff.cli.config_paths import choices, groups
 from pgdiff.cli.path_settings import quoted_word
-from pgdiff.cli.places import choices, groups
-from pgdiff.validation import PgdiffError, check_in
+from pgdiff.core.validation import PgdiffError, check_in
 
-# Below these keys a recipe may be given what it does not name itself.
-OPEN_KEYS = ("recipe.stages.", "recipe.planner.", "recipe.guides.")
+# Below these keys the command line may add settings.
+OPEN_KEYS = ("recipe.stages.", "recipe.planner.", "recipe.guides.", "condition.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,12 +23,12 @@ class Override:
     """One word of the command line.
 
     Attributes:
-        text: as Hydra is given it.
+        text: text that is passed to Hydra.
         key: dotted key, or group.
-        value: plain value; None of a sweep or a deletion.
-        values: all values of a sweep over choices, else None.
-        adds: whether it is `+key=value` or `++key=value`.
-        deletes: whether it is `~key`.
+        value: plain value; None for a sweep or a deletion.
+        values: all values of a sweep over choices, an empty tuple for another sweep, else None.
+        adds: whether the word is `+key=value` or `++key=value`.
+        deletes: whether the word is `~key`.
     """
 
     text: str
@@ -39,39 +39,39 @@ class Override:
     deletes: bool
 
     @property
-    def hydras(self) -> bool:
-        """Whether it is a setting of Hydra's own."""
+    def is_for_hydra(self) -> bool:
+        """Whether the word sets one of Hydra's settings."""
         return self.key.startswith(("hydra.", "hydra/"))
 
 
 def parse(words: Sequence[str], *, sweep: bool) -> list[Override]:
-    """Read words as Hydra's overrides.
+    """Parse words as Hydra's overrides.
 
-    A value of a path setting is taken as it is, whatever characters are in it.
+    The value of a path setting may contain any characters.
 
     Args:
         words: `key=value`, `+key=value`, `~key`.
         sweep: whether comma-separated values are allowed.
     """
     parser = OverridesParser.create()
-    found = []
+    overrides = []
     for word in words:
         text = quoted_word(word, sweep=sweep)
         if word.startswith("-"):
-            raise PgdiffError(f"`{word}` is no setting. Settings are written KEY=VALUE.")
+            raise PgdiffError(f"`{word}` is not a setting. Write settings as KEY=VALUE.")
         try:
             (override,) = parser.parse_overrides([text])
         except HydraException as error:
             reason = str(error).splitlines()[0].rstrip(".")
             raise PgdiffError(
-                f"`{word}` is no setting ({reason}). Settings are written KEY=VALUE; quote values "
+                f"`{word}` is not a setting ({reason}). Write settings as KEY=VALUE; quote values "
                 "with brackets, braces or equal signs: KEY=\"'VALUE'\"."
             ) from error
         swept = override.is_sweep_override()
         if swept and not sweep:
             raise PgdiffError(f"`{word}` holds several values. Add -m to sweep over them.")
         if override.package is not None:
-            raise PgdiffError(f"`{word}`: a group stays where it is. Leave out '@'.")
+            raise PgdiffError(f"`{word}` must not move a group. Leave out '@'.")
         values = None
         if swept:
             values = (
@@ -79,7 +79,7 @@ def parse(words: Sequence[str], *, sweep: bool) -> list[Override]:
                 if override.is_choice_sweep()
                 else ()
             )
-        found.append(
+        overrides.append(
             Override(
                 text=text,
                 key=override.key_or_group,
@@ -89,7 +89,7 @@ def parse(words: Sequence[str], *, sweep: bool) -> list[Override]:
                 deletes=override.is_delete(),
             )
         )
-    return found
+    return overrides
 
 
 def _plain(value: Any) -> Any:
@@ -97,17 +97,19 @@ def _plain(value: Any) -> Any:
 
 
 def base_words(command: str, overrides: Sequence[Override]) -> Iterator[list[str]]:
-    """Yield the choices of groups alone, for every combination that is swept over.
+    """Yield the choices of groups, for every combination of a sweep.
 
     Raises:
-        PgdiffError: an unknown choice, with the nearest.
+        PgdiffError: a choice is unknown; the message suggests the nearest one.
     """
     known = groups(command)
     chosen: dict[str, list[str]] = {}
     for override in overrides:
         if override.key in known:
             if override.deletes or override.adds:
-                raise PgdiffError(f"`{override.key}` must stay. Got '{override.text}'.")
+                raise PgdiffError(
+                    f"`{override.key}` must be set as {override.key}=NAME. Got '{override.text}'."
+                )
             values = [override.value] if override.values is None else override.values
             names = [str(value) for value in values]
             for name in names:
@@ -118,12 +120,12 @@ def base_words(command: str, overrides: Sequence[Override]) -> Iterator[list[str
 
 
 def check_keys(command: str, overrides: Iterable[Override], keys: frozenset[str]) -> None:
-    """Raise an error for the first key that the composed configuration does not have."""
+    """Raise for the first key that the composed configuration does not have."""
     for override in overrides:
-        free = override.key.startswith(OPEN_KEYS)
-        if override.deletes and not free:
-            raise PgdiffError(f"`{override.key}` must stay. Got '{override.text}'.")
-        if override.key in keys or (override.adds and free):
+        is_open = override.key.startswith(OPEN_KEYS)
+        if override.deletes and not is_open:
+            raise PgdiffError(f"`{override.key}` must not be removed. Got '{override.text}'.")
+        if override.key in keys or (override.adds and is_open):
             continue
         close = _nearest(override.key, keys)
         hint = f" Did you mean '{close}'?" if close else ""
@@ -134,16 +136,26 @@ def check_keys(command: str, overrides: Iterable[Override], keys: frozenset[str]
 
 
 def _nearest(key: str, keys: frozenset[str]) -> str | None:
-    """The key that is meant: nearly the same, or of the same last part, or like it."""
-    same = difflib.get_close_matches(key, keys, n=1, cutoff=0.85)
-    if same:
-        return same[0]
+    """Return the known key that is closest to an unknown key; None without a similar key.
+
+    Candidates, the best first: a similar key of the same group, a key of another group with the
+    same last part, a longer key of the same group, and the most similar of all keys.
+    """
+    group, _, end = key.rpartition(".")
+    known = sorted(name for name in keys if not f"{key}.".startswith(f"{name}."))
+    siblings = {name.rpartition(".")[2]: name for name in known if name.rpartition(".")[0] == group}
+    similar = difflib.get_close_matches(end, siblings, n=1, cutoff=0.8)
+    if similar:
+        return siblings[similar[0]]
     by_end: dict[str, str] = {}
-    for name in sorted(keys, key=lambda name: (-name.count("."), name)):
-        by_end[name.rpartition(".")[2]] = name  # the least nested one stays
-    end = key.rpartition(".")[2]
+    for name in sorted(known, key=lambda name: (-name.count("."), name)):
+        by_end[name.rpartition(".")[2]] = name  # the least nested key replaces the others
     if end in by_end:
-        return by_end[end]
-    whole = difflib.get_close_matches(key, keys, n=1, cutoff=0.6)
-    part = difflib.get_close_matches(end, by_end, n=1, cutoff=0.6)
-    return whole[0] if whole else (by_end[part[0]] if part else None)
+        same = [name for name in known if name.rpartition(".")[2] == end]
+        return (difflib.get_close_matches(key, same, n=1, cutoff=0.85) or [by_end[end]])[0]
+    longer = [name for last, name in siblings.items() if last.startswith(end)]
+    if longer:
+        return longer[0]
+    whole = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    last = difflib.get_close_matches(end, by_end, n=1, cutoff=0.6)
+    return whole[0] if whole else (by_end[last[0]] if last else None)

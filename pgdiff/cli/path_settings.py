@@ -1,4 +1,4 @@
-"""Which settings are paths, and how a path is written so that Hydra takes it as it is."""
+"""Settings that are paths, and the quotes with which Hydra reads a path unchanged."""
 
 import re
 from collections.abc import Iterator
@@ -15,11 +15,13 @@ SINGLE = (
     "real",
     "target",
     "guide.agent",
-    "guide.vec_normalize",
+    "guide.critic",
+    "guide.value",
     "recipe.guides.*.agent",
-    "recipe.guides.*.vec_normalize",
+    "recipe.guides.*.critic",
+    "recipe.guides.*.value",
 )
-"""Settings of any command that are one path."""
+"""Settings that are one path. The settings of guides may also be a reference, {stage: A}."""
 
 SEVERAL = (
     "compare",
@@ -30,9 +32,9 @@ SEVERAL = (
     "vec_normalize",
     "recipe.stages.*.arguments.policies",
 )
-"""Settings that are one path or, in some command, a list of paths: [A,B,C]."""
+"""Settings that are one path or, in some commands, a list of paths: [A,B,C]."""
 
-_INNER = "|".join(sorted({name.rpartition(".")[2] for name in SINGLE if "." in name}))
+_INNER = "agent|critic|run|vec_normalize"
 _IN_MAPPING = re.compile(rf"(?<=[{{,\s])({_INNER})(\s*:\s*)(?!null\b)([^\s'\"{{\[][^,}}]*)")
 _INTERPOLATION = re.compile(r"\$\{[A-Za-z_.][^${}]*\}")
 _SWEEP_FUNCTION = re.compile(r"(choice|glob|interval|range|shuffle|sort|tag)\(")
@@ -42,27 +44,27 @@ _PAIRS = {"[": "]", "(": ")", "{": "}"}
 
 
 def is_path(key: str) -> bool:
-    """Return whether the setting of this dotted key is a path or a list of paths."""
+    """Return whether the setting with a dotted key is a path or a list of paths."""
     return any(fnmatchcase(key, pattern) for pattern in (*SINGLE, *SEVERAL))
 
 
 def quoted_word(word: str, *, sweep: bool) -> str:
-    """Return `KEY=VALUE` with every path in it quoted for Hydra; other words stay as they are.
+    """Return `KEY=VALUE` with every path in it quoted for Hydra; other words unchanged.
 
-    A path may hold any character. Only an interpolation such as `${task.name}` keeps its meaning,
-    and in a sweep the commas between paths, and those of functions such as `choice(A,B)`. Values
-    that the user has quoted are not changed.
+    A path may contain any character. Only an interpolation such as `${task.name}` keeps its
+    meaning, and in a sweep the commas between paths and the functions such as `choice(A,B)`. Values
+    that the user quoted are unchanged.
 
     Args:
-        word: of the command line.
+        word: word of the command line.
         sweep: whether commas separate values.
     """
     key, equals, value = word.partition("=")
     name = key.lstrip("+")
     if not equals or not value:
         return word
-    if not is_path(name):
-        # {policy: {agent: PATH}}: here a path ends at a comma or a brace.
+    if not is_path(name) or ("guide" in name and value[0] == "{"):
+        # In {policy: {agent: PATH}} a path ends at a comma or a brace.
         inner = _IN_MAPPING.sub(lambda m: f"{m[1]}{m[2]}{quoted(m[3].rstrip())}", value)
         return f"{key}={inner}" if value[0] == "{" else word
     if sweep and _SWEEP_FUNCTION.match(value):
@@ -71,11 +73,11 @@ def quoted_word(word: str, *, sweep: bool) -> str:
     values = list(_split(value)) if sweep else [value]
     if len(values) == 1:
         return f"{key}={_value(value, several=several)}"
-    # Names of swept paths are part of default outputs: those that need no quotes get none.
-    return f"{key}={','.join(_swept(one, several=several) for one in values)}"
+    # Swept paths are part of default outputs, so that only paths that need quotes get them.
+    return f"{key}={','.join(_swept_value(item, several=several) for item in values)}"
 
 
-def _swept(value: str, *, several: bool) -> str:
+def _swept_value(value: str, *, several: bool) -> str:
     plain = _PLAIN.fullmatch(value) and value.lower() not in _WORDS
     return value if plain else _value(value, several=several)
 
@@ -94,7 +96,7 @@ def _element(value: str) -> str:
 
 
 def quoted(path: str) -> str:
-    """Quote a text for Hydra: backslashes count before a quote, at the end, and before `${`."""
+    """Return a text quoted for Hydra, with backslashes escaped where Hydra reads them."""
     pieces, last = [], 0
     for match in _INTERPOLATION.finditer(path):
         pieces += [_escaped(path[last : match.start()]), match[0]]
@@ -110,13 +112,13 @@ def _escaped(text: str) -> str:
 
 
 def _split(text: str) -> Iterator[str]:
-    """Yield the parts between commas that are in no quotes and in no closed brackets."""
+    """Yield the parts of a text between commas outside of quotes and closed brackets."""
     start, open_until, quote = 0, [], ""
     for index, letter in enumerate(text):
         if quote:
             quote = "" if letter == quote and text[index - 1] != "\\" else quote
         elif letter in "'\"" and not text[start:index].strip("[ "):
-            quote = letter  # an apostrophe within a name opens nothing
+            quote = letter  # an apostrophe inside a name is not a quote
         elif letter in _PAIRS and _PAIRS[letter] in text[index:]:
             open_until.append(_PAIRS[letter])
         elif open_until and letter == open_until[-1]:

@@ -1,4 +1,4 @@
-"""The spaces of a task's environment: data must fit them, and agents act within them."""
+"""Spaces of a task's environment, which check recordings and bound the actions of agents."""
 
 import inspect
 import sys
@@ -12,11 +12,11 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Space, flatdim
 
 from pgdiff.cli.tasks import same_id
+from pgdiff.core.registry import registered
+from pgdiff.core.validation import PgdiffError
 from pgdiff.data import Episodes, ObservationLayout
 from pgdiff.data.selection import selected
-from pgdiff.registry import registered
-from pgdiff.validation import PgdiffError
-from pgdiff.workflows.stages import Stage
+from pgdiff.runs.stages import Stage
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,9 @@ class TaskSpaces:
     """Observation and action space of a task.
 
     Attributes:
-        env_id: of the environment.
-        observation: its observation space.
-        action: its action space.
+        env_id: id of the environment.
+        observation: observation space.
+        action: action space.
     """
 
     env_id: str
@@ -35,10 +35,10 @@ class TaskSpaces:
 
 
 def task_spaces(task: Mapping[str, Any]) -> TaskSpaces | None:
-    """Return the spaces of a task's environment; None where it has none, or not on this machine.
+    """Return the spaces of a task; None if it has no environment, or none that works here.
 
     Raises:
-        PgdiffError: an id that is not registered.
+        PgdiffError: the environment is not registered.
     """
     env_id = task.get("id")
     if env_id is None:
@@ -50,10 +50,10 @@ def task_spaces(task: Mapping[str, Any]) -> TaskSpaces | None:
         return None
     except gymnasium.error.Error as error:
         raise PgdiffError(
-            f"`task.id` must be an environment of Gymnasium's, or MODULE:ID. Got '{env_id}' "
-            f"({_first_line(error)})."
+            "`task.id` must be an environment that is registered in Gymnasium, or MODULE:ID. Got "
+            f"'{env_id}' ({_first_line(error)})."
         ) from error
-    except Exception as error:  # a simulator without its display or its library: not our fault
+    except Exception as error:  # for example a simulator without a display or a library
         _print_absent(env_id, error)
         return None
     try:
@@ -77,14 +77,14 @@ def _first_line(error: Exception) -> str:
 def check_data(
     episodes: Episodes, spaces: TaskSpaces, *, name: str, data: str, recorded: str | None
 ) -> None:
-    """Raise an error unless a recording has the task's observations and actions.
+    """Raise unless a recording has the task's observations and actions.
 
     Args:
         episodes: the recording.
-        spaces: of the task.
-        name: of the task, for errors.
-        data: where the recording was read, for errors.
-        recorded: the environment that the data name, if they do.
+        spaces: spaces of the task.
+        name: name of the task, for errors.
+        data: path of the recording, for errors.
+        recorded: environment of the recording; None if unknown.
     """
     wanted = (_observation_size(spaces, episodes), _action_size(spaces))
     got = (episodes.observations.shape[1], episodes.actions.shape[1])
@@ -98,7 +98,7 @@ def check_data(
         return
     origin = "" if recorded is None else f", which was recorded in '{recorded}'"
     raise PgdiffError(
-        f"`task` must be the one that the data were recorded in. '{name}' ({spaces.env_id}) has "
+        f"`task` must be the task in which the data were recorded. '{name}' ({spaces.env_id}) has "
         f"observations of {wanted[0]} features and actions of {wanted[1]}. Got {got[0]} and "
         f"{got[1]} in '{data}'{origin}. Change task=NAME, task.id=ID or data=PATH."
     )
@@ -107,8 +107,9 @@ def check_data(
 def _observation_size(spaces: TaskSpaces, episodes: Episodes) -> int | str:
     space = spaces.observation
     if isinstance(space, Dict) and episodes.observation_layout is not None:
-        own = ObservationLayout.from_space(space)
-        return own.features if own == episodes.observation_layout else f"{own.features} other"
+        layout = ObservationLayout.from_space(space)
+        same = layout == episodes.observation_layout
+        return layout.features if same else f"{layout.features} other"
     if isinstance(space, Dict | Box):
         return flatdim(space)
     return f"no ({space})"
@@ -122,10 +123,9 @@ def _action_size(spaces: TaskSpaces) -> int | str:
 def fill_bounds(
     stages: Sequence[Stage], episodes: Episodes, spaces: TaskSpaces | None
 ) -> list[Stage]:
-    """Give agents the bounds of the task's actions, where a recipe leaves them open.
+    """Return the stages with the bounds of the task's actions in `action_low` and `action_high`.
 
-    Returns:
-        The stages; those of agents have `action_low` and `action_high` of the action space.
+    Only stages of agents have these arguments; values of the recipe are kept.
     """
     if spaces is None or not isinstance(spaces.action, Box) or not _bounded(spaces.action):
         return list(stages)
@@ -133,11 +133,11 @@ def fill_bounds(
     filled = []
     for stage in stages:
         learner: Any = registered("learner")[stage.learner]
-        has = inspect.signature(learner.from_episodes).parameters
+        parameters = inspect.signature(learner.from_episodes).parameters
         added = {
             key: [float(value) for value in values]
             for key, values in bounds.items()
-            if key in has and stage.arguments.get(key) is None
+            if key in parameters and stage.arguments.get(key) is None
         }
         if added:
             _warn_outside(episodes, spaces)
@@ -150,7 +150,7 @@ def _bounded(space: Box) -> bool:
 
 
 def _warn_outside(episodes: Episodes, spaces: TaskSpaces) -> None:
-    """Warn of recorded actions that the task does not have."""
+    """Warn of recorded actions outside the task's action space."""
     space: Any = spaces.action
     slack = 1e-3 * (space.high - space.low)
     actions = selected(episodes, "actions")
@@ -158,9 +158,9 @@ def _warn_outside(episodes: Episodes, spaces: TaskSpaces) -> None:
     if outside.any():
         row = int(np.argmax(outside))
         warnings.warn(
-            f"`actions` must lie within the action space of '{spaces.env_id}', {space}. Got "
-            f"{actions[row].tolist()} in row {row} and {int(outside.sum()) - 1} more rows "
-            "outside: agents learn actions that are clipped when they act.",
+            f"`actions` must lie in the action space of '{spaces.env_id}', {space}. Got "
+            f"{actions[row].tolist()} in row {row}, and {int(outside.sum()) - 1} more rows "
+            "outside. Agents learn these actions, but they are clipped in the environment.",
             UserWarning,
             stacklevel=2,
         )

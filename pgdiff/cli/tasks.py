@@ -1,25 +1,22 @@
-"""Which task a command is about, where the user names an environment or data in its place."""
+"""The task of a command whose words name an environment, data or a run instead of a task."""
 
 import functools
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import gymnasium
 import h5py
-from omegaconf import OmegaConf
 
+from pgdiff.cli.config_paths import CUSTOM, TASK, choices, node_of, packaged
 from pgdiff.cli.overrides import Override
 from pgdiff.cli.path_settings import quoted
-from pgdiff.cli.places import CONFIG_DIR, choices
-from pgdiff.data.minari_store import METADATA
-from pgdiff.data.places import find_place
-from pgdiff.planning.from_run import MODEL, RunInfo
-from pgdiff.validation import PgdiffError
-
-CUSTOM = "custom"
-"""The task of environments that no other configuration describes."""
+from pgdiff.core.validation import PgdiffError
+from pgdiff.data.formats.minari_layout import METADATA
+from pgdiff.data.loading import find_recording
+from pgdiff.runs.run import MODEL, RunInfo
 
 OF_THE_TASK = ("horizon", "stride", "discount")
 _LONGEST_ID = 200
@@ -27,24 +24,24 @@ _LONGEST_ID = 200
 
 @functools.cache
 def known_tasks() -> Mapping[str, str]:
-    """Return the tasks of this package: the environment's id of each by its name."""
-    return {name: str(_configuration(name)["id"]) for name in choices("task") if name != CUSTOM}
+    """Return the environment ids of this package's tasks by the names of the tasks."""
+    return {name: str(node_of(TASK, name)["id"]) for name in packaged(TASK) if name != CUSTOM}
 
 
 def same_id(first: str, second: str) -> bool:
-    """Whether two ids name one task, with their module or without: Hopper-v5, m:hopper-v5."""
-    ends = [one.rpartition(":")[2].lower() for one in (first, second)]
+    """Return whether two ids are equal up to case and module: Hopper-v5, m:hopper-v5."""
+    ends = [env_id.rpartition(":")[2].lower() for env_id in (first, second)]
     return ends[0] == ends[1]
 
 
 def task_named(given: Mapping[str, Override]) -> list[str] | None:
-    """Return the words to add where the user names a task by `task.id` or `task.name` alone.
+    """Return the words to add if only `task.id` or `task.name` is given.
 
     Args:
-        given: the words of the command line, by key.
+        given: words of the command line by key.
 
     Returns:
-        Words, empty where `task` is given; None where no word names a task.
+        The words; an empty list if `task` is given; None if no word names a task.
     """
     if "task" in given:
         return []
@@ -54,114 +51,144 @@ def task_named(given: Mapping[str, Override]) -> list[str] | None:
 
 
 def words_of_id(env_id: str, given: Mapping[str, Override]) -> list[str]:
-    """Return the words that make an environment's id the task, by its own configuration if any."""
-    for name, known in known_tasks().items():
-        if same_id(env_id, known):
+    """Return the words that choose the task of an environment, or else the custom task."""
+    for name in choices(TASK):
+        known = None if name == CUSTOM else node_of(TASK, name).get("id")
+        if known is not None and same_id(env_id, str(known)):
             return [f"task={name}"]
-    own = {"task.id": env_id, "task.name": env_id.rpartition(":")[2]}
-    added = [f"{key}={quoted(value)}" for key, value in own.items() if key not in given]
+    settings = {"task.id": env_id, "task.name": env_id.rpartition(":")[2]}
+    added = [f"{key}={quoted(value)}" for key, value in settings.items() if key not in given]
     return [f"task={CUSTOM}", *added]
 
 
 def words_of_data(data: str, given: Mapping[str, Override]) -> list[str]:
-    """Return the words that make the recorded environment of a data set the task.
+    """Return the words that choose the task in which a data set was recorded.
 
     Raises:
-        PgdiffError: data that exist and do not say where they were recorded, or say so by the id
-            of an environment that is not registered here.
+        PgdiffError: the data exist, but their environment is unknown or not registered.
     """
     source = str(Path(data).expanduser()) if data.startswith("~") else data
-    if not find_place(source).exists:
-        return []  # `train` says so, with the command that records them
+    if not find_recording(source).exists:
+        return []  # `train` raises an error with the command that records them
     env_id = recorded_env(source)
     if env_id is not None:
         words = words_of_id(env_id, given)
-        # Nothing is imported because a file names it: only what is registered already is made.
-        if words[0] != f"task={CUSTOM}" or env_id in gymnasium.registry:
-            print(f"task: {_told(words)}, in which '{data}' was recorded")
+        # A file never imports a module: the environment must be registered already.
+        if words[0] != f"task={CUSTOM}" or is_available(env_id):
+            print(f"task: {_summary(words)}, in which '{data}' was recorded")
             return words
-    found = "do not say" if env_id is None else f"say '{env_id}', which is not registered here"
+    reason = (
+        f"'{data}' does not name its environment"
+        if env_id is None
+        else f"'{data}' was recorded in '{env_id}', which is not registered"
+    )
     raise PgdiffError(
-        f"`task` must be given, because the data must say where they were recorded. '{data}' "
-        f"{found}. Pass task=NAME (`pgdiff train --help` lists them), or task.id=ID of a Gymnasium "
-        "environment, task.name=NAME without one; then task.horizon=N, task.stride=N and "
-        "task.discount=G as they fit the data."
+        f"`task` must be given, because {reason}. Set task=NAME (`pgdiff train --help` lists the "
+        "names). Or set task.id=ID of a Gymnasium environment, or task.name=NAME without an "
+        "environment, with task.horizon=N, task.stride=N and task.discount=G to fit the data."
     )
 
 
 def words_of_run(run: RunInfo, given: Mapping[str, Override]) -> list[str]:
-    """Return the words that make the task of a run that of the command."""
+    """Return the words that choose the task of a run.
+
+    Raises:
+        PgdiffError: the environment of the run is neither a task of this package nor registered. A
+            file never imports a module.
+    """
     name = str(run.task.get("name"))
-    described = dict(run.task)
+    settings = dict(run.task)
+    if "task" not in given and "task.id" not in given:
+        _check_registered(run)
     words = {"task": name}
     if name not in known_tasks():
         words = {"task": CUSTOM}
-        known = _flat(_configuration(CUSTOM))
+        known = _flat(node_of(TASK, CUSTOM))
         words |= {
             f"task.{key}": _text(value)
-            for key, value in _flat(described).items()
+            for key, value in _flat(settings).items()
             if key in known and not isinstance(value, list)
         }
-    elif described.get("id") is not None and described["id"] != known_tasks()[name]:
-        words["task.id"] = quoted(str(described["id"]))
-    # A recipe may have a horizon and a stride of its own: what is added must fit the model.
+    elif settings.get("id") is not None and settings["id"] != known_tasks()[name]:
+        words["task.id"] = quoted(str(settings["id"]))
+    # Added stages must have the horizon and the stride of the model, which a recipe may set.
     model = run.stage(MODEL)
-    described |= {} if model is None else model.arguments
-    words |= {f"task.{key}": str(described[key]) for key in OF_THE_TASK if key in described}
+    settings |= {} if model is None else model.arguments.get("tokens", {})
+    words |= {f"task.{key}": str(settings[key]) for key in OF_THE_TASK if key in settings}
     return [f"{key}={value}" for key, value in words.items() if key not in given]
 
 
+def is_available(env_id: object) -> bool:
+    """Return whether an environment can be made without importing a module.
+
+    Such an environment belongs to a task of this package, or is registered in Gymnasium.
+
+    Args:
+        env_id: id in a file; the module of `MODULE:ID` must be imported already.
+    """
+    module, _, name = str(env_id).rpartition(":")
+    registered = name in gymnasium.registry and (not module or module in sys.modules)
+    return env_id in known_tasks().values() or registered
+
+
+def _check_registered(run: RunInfo) -> None:
+    env_id = run.task.get("id")
+    if env_id is None or is_available(env_id):
+        return
+    module = str(env_id).partition(":")[0]
+    hint = f" or plugins={module}" if ":" in str(env_id) else ""
+    raise PgdiffError(
+        f"`task.id` must be given for the run '{run.path}', because it was trained for '{env_id}', "
+        f"which is not registered in Gymnasium. Set task.id=ID{hint}."
+    )
+
+
 def check_named(task: Mapping[str, Any]) -> None:
-    """Raise an error for a task without a name, which folders and files are called by."""
+    """Raise for a task without a name, which names of folders and files must contain."""
     if task["name"] is None:
         raise PgdiffError(
-            f"`task.id` or `task.name` must be given with task={CUSTOM}: task.id=ID of a Gymnasium "
-            "environment, task.name=NAME without one. Got null for both."
+            f"`task.id` or `task.name` must be given with task={CUSTOM}. Got null for both. Set "
+            "task.id=ID of a Gymnasium environment, or task.name=NAME without an environment."
         )
 
 
 def recorded_env(data: str) -> str | None:
-    """Return the id of the environment that a data set says it was recorded in, or None."""
-    place = find_place(data)
+    """Return the id of the environment in which a data set was recorded, or None."""
+    recording = find_recording(data)
     try:
-        if place.folder is not None:
-            spec = json.loads((place.folder / METADATA).read_bytes()).get("env_spec")
-            found = json.loads(spec).get("id") if isinstance(spec, str) else None
+        if recording.folder is not None:
+            spec = json.loads((recording.folder / METADATA).read_bytes()).get("env_spec")
+            env_id = json.loads(spec).get("id") if isinstance(spec, str) else None
         else:
-            with h5py.File(place.path) as file:
-                found = file.attrs.get("env_id")
+            with h5py.File(recording.path) as file:
+                env_id = file.attrs.get("env_id")
     except (OSError, ValueError, AttributeError, RuntimeError):
-        return None  # reading the data names the fault
-    usable = isinstance(found, str) and 0 < len(found) <= _LONGEST_ID and found.isprintable()
-    return str(found) if usable else None
+        return None  # the error is raised when the data are read
+    usable = isinstance(env_id, str) and 0 < len(env_id) <= _LONGEST_ID and env_id.isprintable()
+    return str(env_id) if usable else None
 
 
-def _told(words: Sequence[str]) -> str:
+def _summary(words: Sequence[str]) -> str:
+    """Return a short description of the chosen task."""
     name = words[0].partition("=")[2]
     if name != CUSTOM:
         return name
-    own = _configuration(CUSTOM)
-    numbers = ", ".join(f"{key} {own[key]}" for key in OF_THE_TASK)
+    custom = node_of(TASK, CUSTOM)
+    numbers = ", ".join(f"{key} {custom[key]}" for key in OF_THE_TASK)
     env_id = words[1].partition("=")[2].strip("'")
-    return f"{env_id} ({numbers}; change them by task.horizon=N and so on)"
-
-
-def _configuration(name: str) -> dict[str, Any]:
-    found = OmegaConf.to_container(OmegaConf.load(CONFIG_DIR / "task" / f"{name}.yaml"))
-    assert isinstance(found, dict)
-    return {str(key): value for key, value in found.items()}
+    return f"{env_id} ({numbers}; change these with task.horizon=N and so on)"
 
 
 def _flat(node: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Values by dotted key."""
-    found: dict[str, Any] = {}
+    """Return the values by dotted key."""
+    values: dict[str, Any] = {}
     for key, value in node.items():
-        found |= (
+        values |= (
             _flat(value, f"{prefix}{key}.")
             if isinstance(value, Mapping)
             else {f"{prefix}{key}": value}
         )
-    return found
+    return values
 
 
 def _text(value: Any) -> str:

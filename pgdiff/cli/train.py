@@ -1,35 +1,33 @@
-"""`pgdiff train`: every stage of a recipe, into a run folder."""
+"""`pgdiff train`: training of all stages of a recipe into a run folder."""
 
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pgdiff.cli.generated import SWITCHED_OFF
 from pgdiff.cli.overrides import Override, parse
+from pgdiff.cli.settings import flag, path, swept
 from pgdiff.cli.task_spaces import check_data, fill_bounds, task_spaces
 from pgdiff.cli.tasks import check_named, recorded_env, task_named, words_of_data, words_of_run
-from pgdiff.cli.values import flag, path, swept
+from pgdiff.core.validation import PgdiffError, check_positive_int
 from pgdiff.data import load_episodes
-from pgdiff.data.places import find_place
-from pgdiff.planning.from_run import RunInfo, read_run
-from pgdiff.validation import PgdiffError, check_positive_int
-from pgdiff.workflows.runs import last_metrics
-from pgdiff.workflows.stages import Stage
+from pgdiff.data.loading import find_recording
+from pgdiff.runs.folders import last_metrics
+from pgdiff.runs.run import RunInfo, read_run
+from pgdiff.runs.stages import Stage
 from pgdiff.workflows.train import train_stages
-
-# Settings of a trainer that YAML switches off by 0, where the library takes None.
-OFF = ("clip_norm", "checkpoint_every")
 
 
 def prepare(words: Sequence[str], *, sweep: bool) -> list[str]:
-    """Add the words that say the task, where the user names a run, an environment or data alone."""
+    """Add the words that choose the task, if the user names only a run, an environment or data."""
     overrides = parse(words, sweep=sweep)
     given = {override.key: override for override in overrides}
     base, data = given.get("base"), given.get("data")
     if base is not None and base.values is not None:
         raise PgdiffError(
-            "`base` must be one run, since its task and horizon are taken: call `pgdiff train` "
-            "once for each."
+            "`base` must be one run, because its task and horizon are used. Call `pgdiff train` "
+            "once for each run."
         )
     if base is not None and base.value is not None:
         return [*words, *words_of_run(read_run(str(base.value)), given)]
@@ -41,20 +39,21 @@ def prepare(words: Sequence[str], *, sweep: bool) -> list[str]:
 
 def _words_of_data(data: Override, given: Mapping[str, Override]) -> list[str]:
     sources = [data.value] if data.values is None else [str(value) for value in data.values]
-    found = [words_of_data(str(source), given) for source in sources if source is not None]
-    if any(words != found[0] for words in found):
+    choices = [words_of_data(str(source), given) for source in sources if source is not None]
+    if any(words != choices[0] for words in choices):
         raise PgdiffError(
-            "`data` must be of one task to be swept over without `task`. Got recordings of "
-            f"several: {', '.join(words[0] for words in found if words)}."
+            "`data` must be recordings of one task in a sweep without `task`. Got "
+            f"{', '.join(words[0] for words in choices if words)}. Call `pgdiff train` once for "
+            "each task."
         )
-    return found[0] if found else []
+    return choices[0] if choices else []
 
 
 def _stage(name: str, stage: Any, settings: dict[str, Any]) -> Stage:
-    """Read a stage of the recipe."""
+    """Return a stage of the recipe."""
     where = f"recipe.stages.{name}"
     if not isinstance(stage, dict) or not isinstance(stage.get("learner"), str):
-        raise PgdiffError(f"`{where}` must name its `learner`. Got {stage!r}.")
+        raise PgdiffError(f"`{where}` must have a `learner`. Got {stage!r}.")
     parts = {key: stage.get(key) or {} for key in ("arguments", "trainer", "synthetic")}
     for key, part in parts.items():
         if not isinstance(part, dict):
@@ -69,15 +68,15 @@ def _stage(name: str, stage: Any, settings: dict[str, Any]) -> Stage:
 
 
 def run(settings: dict[str, Any]) -> int:
-    """Train, and say how it went."""
+    """Train the stages and print a report."""
     task, recipe = settings["task"], settings["recipe"]
     check_named(task)
     out, add = _folder(settings)
     data = _data(settings, out if add else None)
-    if not find_place(data).exists:
+    if not find_recording(data).exists:
         raise PgdiffError(
-            f"`data` must be a file. '{data}' does not exist; record it with: "
-            f"{_collect(task, data)}"
+            f"`data` must be a file. '{data}' does not exist. Record it with: "
+            f"{_collect_command(task, data)}"
         )
     length = settings["episode_length"]
     episodes = load_episodes(
@@ -89,7 +88,7 @@ def run(settings: dict[str, Any]) -> int:
     if spaces is not None:
         recorded = recorded_env(str(data))
         check_data(episodes, spaces, name=task["name"], data=str(data), recorded=recorded)
-    # A recipe that extends another may leave a stage of it out.
+    # A recipe that extends another recipe may switch a stage off by null.
     stages = {str(name): stage for name, stage in recipe["stages"].items() if stage is not None}
     print(f"{recipe['name']}: {', '.join(stages)} on {episodes.steps} steps of {data}")
     built = [_stage(name, stage, settings) for name, stage in stages.items()]
@@ -116,10 +115,12 @@ def run(settings: dict[str, Any]) -> int:
 
 
 def _folder(settings: dict[str, Any]) -> tuple[Path, bool]:
-    """Return the run folder, and whether the stages are added to a run that is there."""
+    """Return the run folder, and whether the stages are added to an existing run."""
     if settings["base"] is not None:
         if settings["out"] is not None:
-            raise PgdiffError("`out` must be left out with `base`, which is the folder written to.")
+            raise PgdiffError(
+                "`out` must be left out with `base`, because the stages are written to the base."
+            )
         return path(settings, "base"), True
     suffix = swept(settings, named=("task", "recipe", "seed"))
     name, recipe = settings["task"]["name"], settings["recipe"]["name"]
@@ -133,8 +134,8 @@ def _data(settings: dict[str, Any], base: Path | None) -> Path:
     return path(settings, "data", default)
 
 
-def _collect(task: dict[str, Any], data: Path) -> str:
-    """The line that records what is missing."""
+def _collect_command(task: dict[str, Any], data: Path) -> str:
+    """Return the command that records missing data."""
     words = ["pgdiff", "collect", f"task={task['name']}"]
     if data != Path(f"data/{task['name']}.hdf5"):
         words.append(f"out={data}")
@@ -142,13 +143,15 @@ def _collect(task: dict[str, Any], data: Path) -> str:
 
 
 def _trainer(stage: dict[str, Any], chosen: dict[str, Any]) -> dict[str, Any]:
-    """Merge a stage's settings of its trainer with those of the command line, which win."""
+    """Return the trainer's settings of a stage, overridden by those of the command line."""
     merged = stage | {key: value for key, value in chosen.items() if value is not None}
-    return {key: None if key in OFF and value == 0 else value for key, value in merged.items()}
+    return {
+        key: None if key in SWITCHED_OFF and value == 0 else value for key, value in merged.items()
+    }
 
 
 def stage_lines(info: RunInfo) -> list[str]:
-    """One line for each stage: steps, losses, time."""
+    """Return a line for each stage with steps, losses and time."""
     lines = []
     for stage in info.stages:
         metrics = last_metrics(info, stage.name)

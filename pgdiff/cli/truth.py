@@ -1,16 +1,15 @@
-"""`pgdiff evaluate truth=true`: whether a run's plans can be followed; nothing is scored."""
+"""`pgdiff evaluate truth=true`: measurement of how well a run's plans can be followed."""
 
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pgdiff.cli.described import described
 from pgdiff.cli.environments import check_fit, make_env
-from pgdiff.cli.planners import make_planner
-from pgdiff.cli.values import flag, path
+from pgdiff.cli.planners import describe, make_planner
+from pgdiff.cli.settings import flag, path
+from pgdiff.core.validation import PgdiffError, check_positive_int, check_seed
 from pgdiff.data import Episodes, load_episodes
-from pgdiff.planning.from_run import RunInfo
-from pgdiff.validation import PgdiffError, check_positive_int, check_seed
+from pgdiff.runs.run import RunInfo
 from pgdiff.workflows import outputs
 from pgdiff.workflows.truth import TRUTH, write_truth
 
@@ -23,17 +22,19 @@ def measure(
     *,
     env_options: dict[str, Any],
 ) -> int:
-    """Measure each run, print its table and write truth.json and truth.png.
+    """Measure each run, print a table and write truth.json and truth.png.
 
     Args:
-        settings: those of `evaluate`.
-        runs: the run folders.
-        ids: of their environments.
-        out: the folder; with several runs a folder in it for each.
-        env_options: arguments of the environment.
+        settings: settings of `evaluate`.
+        runs: the runs.
+        ids: environment id of each run.
+        out: output folder; several runs have subfolders.
+        env_options: arguments of the environments.
     """
     if flag(settings, "ablation"):
-        raise PgdiffError("`truth` must be false with ablation=true. Got true. Call it twice.")
+        raise PgdiffError(
+            "`truth` must be false with ablation=true. Got true. Call `pgdiff evaluate` twice."
+        )
     options: dict[str, Any] = {
         "starts": check_positive_int("truth_starts", settings["truth_starts"]),
         "seed": check_seed("truth_seed", settings["truth_seed"]),
@@ -53,13 +54,13 @@ def measure(
         try:
             planner = make_planner(settings, run, env)
             check_fit(planner, env, run.path)
-            found = write_truth(
+            report = write_truth(
                 planner,
                 partial(make_env, env_id, env_options),
                 episodes,
                 folder,
                 settings={
-                    **described(settings, run, planner),
+                    **describe(settings, run, planner),
                     **({"env_options": env_options} if env_options else {}),
                 },
                 pictures=pictures,
@@ -68,20 +69,20 @@ def measure(
             )
         finally:
             env.close()
-        print(found.table())
+        print(report.table())
         print(f"truth: {folder / TRUTH}")
     return 0
 
 
 def _recording(settings: dict[str, Any], run: RunInfo) -> Episodes:
-    """Return the recording that the starts are rows of: by default the one of the run."""
+    """Return the recording of the starts, by default the recording of the run."""
     if settings["data"] is not None:
         return load_episodes(path(settings, "data"))
     file = run.data.get("path")
     if file is None or not Path(str(file)).exists():
         raise PgdiffError(
-            f"`data` must be the recording that the run '{run.path}' learned from: data=PATH. "
-            f"Got null, and '{file}' does not exist."
+            f"`data` must be the recording that the run '{run.path}' was trained on. Got null, and "
+            f"'{file}' does not exist. Set data=PATH."
         )
     known = (run.data.get("steps"), run.data.get("episodes"))
     for join_continuous in (False, True):
@@ -89,7 +90,6 @@ def _recording(settings: dict[str, Any], run: RunInfo) -> Episodes:
         if known == (episodes.steps, len(episodes)):
             return episodes
     raise PgdiffError(
-        f"`data` must be the recording that the run '{run.path}' learned from, with {known[1]} "
-        f"episodes of {known[0]} rows in all. Got another one in '{file}'. Give the path of the "
-        "right one: data=PATH."
+        f"`data` must be the recording that the run '{run.path}' was trained on, with {known[1]} "
+        f"episodes and {known[0]} rows. Got another recording in '{file}'. Set data=PATH."
     )

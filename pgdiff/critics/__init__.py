@@ -1,4 +1,4 @@
-"""Value networks: what a segment is worth, learned from recordings."""
+"""Value networks for segments, learned from recordings."""
 
 from pgdiff.critics.goal_value import GoalValue
 from pgdiff.critics.segment_value import SegmentValue

@@ -1,81 +1,130 @@
-"""The worth of a plan for a goal that is told when it is made, learned in hindsight."""
+"""Value of a plan for a goal that is chosen at planning time, learned with hindsight goals."""
 
 import copy
 import warnings
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pgdiff.critics.bellman import expectile_loss, follow, read_value, value_error
-from pgdiff.critics.checks import check_segment
-from pgdiff.critics.hindsight import HindsightDataset, check_position, check_shares
-from pgdiff.critics.lambda_return import lambda_return
-from pgdiff.critics.latent_distance import LatentDistance
+from pgdiff.core.registry import register
+from pgdiff.core.validation import PgdiffError, check_features, check_positive_int, check_range
+from pgdiff.critics.td_targets import (
+    check_segment,
+    expectile_loss,
+    lambda_return,
+    read_value,
+    value_error,
+)
 from pgdiff.data import Episodes
+from pgdiff.data.dict_observations import resolve_goal_features
+from pgdiff.data.fitting import FromEpisodes
+from pgdiff.data.hindsight import HindsightDataset, check_goal_features, check_shares
 from pgdiff.data.normalizers import Normalizer, fit_normalizer
-from pgdiff.data.observation_layout import position_of_goals
 from pgdiff.data.selection import selected
-from pgdiff.denoisers.mlp import mlp
-from pgdiff.pretrained import Pretrained, seeded_torch
-from pgdiff.registry import register
+from pgdiff.nn.mlp import mlp
+from pgdiff.nn.target_network import polyak_update
 from pgdiff.trajectory import Segment
-from pgdiff.validation import PgdiffError, check_features, check_positive_int, check_range
+
+UNIT = 0.3
+"""Unit of the distance in log V; with it, initial values are about 0.5."""
+
+SMALL = 1e-6
+"""Added to the squared distance, since its root has no gradient at 0."""
+
+
+class LatentDistance(nn.Module):
+    """`log V = -|phi(s) - phi(g)|`, with one embedding `phi` of state and goal.
+
+    Park, Kreiman and Levine (2024), "Foundation policies with Hilbert representations", eq. 4. A
+    network of (s, g) must learn each wall again for each goal. An embedding learns the detour once,
+    since distances between embeddings satisfy the triangle inequality. The distance is symmetric:
+    the way back is assumed to be as long as the way there.
+
+    Args:
+        features: number of features of a state, and of a goal.
+        latent: number of dimensions of the embedding.
+        width: units of each hidden layer.
+        depth: number of hidden layers.
+    """
+
+    def __init__(self, *, features: int, latent: int, width: int, depth: int) -> None:
+        super().__init__()
+        self.embedding = mlp(
+            features, check_positive_int("latent", latent), width=width, depth=depth
+        )
+
+    def forward(
+        self, state: Float[Tensor, "*batch features"], goal: Float[Tensor, "*batch features"]
+    ) -> Float[Tensor, "*batch"]:
+        """Return the logarithm of the value."""
+        difference = self.embedding(state) - self.embedding(goal)
+        distance: Tensor = torch.sqrt(difference.square().sum(dim=-1) + SMALL)
+        return -UNIT * distance
 
 
 @register("learner", "goal_value")
-class GoalValue(Pretrained):
-    """Learned rewards between tokens and a terminal value, both of a goal (cf. `TransitionValue`).
+class GoalValue(FromEpisodes):
+    """Learned rewards between tokens and a terminal value, for a goal (see `TransitionValue`).
 
-    A goal g is a position: what some features of an observation are to be. A step is worth 1 where
-    the position of its state is at most `tolerance` from g, else 0. The recorded rewards are not
-    used: pairs of tokens are relabelled with goals from the recording (`HindsightDataset`;
-    Andrychowicz et al. 2017). From these `r(o_k, o_k+1, g)` learns the discounted reward between
-    neighbouring tokens, by regression, and `V(o, g)` the value by expectile temporal differences
-    against a slow copy (Kostrikov et al. 2022, eq. 5-6, for states alone; with goals as in Schaul
-    et al. 2015).
+    A goal g is a desired value of some features of an observation, the goal features. The reward
+    of a step is 1 if these features of its state are at most `tolerance` from g, else 0. Recorded
+    rewards are not used: pairs of tokens are relabelled with goals from the recording
+    (`HindsightDataset`; Andrychowicz et al. 2017). `r(o_k, o_k+1, g)` is regressed on the
+    discounted reward between neighbouring tokens. `V(o, g)` is learned by expectile temporal
+    differences with a target network (Kostrikov et al. 2022, eq. 5-6, for states only; with goals
+    as in Schaul et al. 2015).
 
-    Networks are given o and g in units of the normaliser, and their difference too: near the goal,
-    where the reward changes, it is small against both, and a network that had to subtract two
-    large numbers would see it blurred. The reward, which is a matter of nothing else, is given it
-    in multiples of the tolerance as well, as `d / sqrt(1 + |d|^2)`, which changes most where the
-    reward does. The value is not: two states on both sides of a wall are near one another, and
-    worth different things.
+    Inputs of the networks are o and g in units of the normaliser, and their difference: near the
+    goal, where the reward changes, it is much smaller than both. The reward network also receives
+    the difference in multiples of the tolerance, as `d / sqrt(1 + |d|^2)`, which changes most where
+    the reward does. The value network does not, because two states on both sides of a wall are
+    close but have different values.
 
-    The expectile takes the network's own errors for luck: values come out too high, the more so the
-    nearer the expectile and `gamma^stride` are to 1. What counts for a plan is how they compare. In
-    a world of chance there is another bias: a goal from a pair's own future speaks for the way that
-    was taken.
+    The expectile also selects positive errors of the network: values are biased upwards, more so
+    the nearer the expectile and `gamma^stride` are to 1. A plan depends only on their comparison.
+    Random transitions cause another bias, since a goal from the future of a pair was reached by
+    the recorded outcome.
 
     Args:
         normalizer: of observations.
         stride: environment steps between tokens.
-        position: features of an observation that a goal gives.
-        tolerance: largest distance, in raw units, at which a goal counts as reached. 0.5 is that of
-            maze2d and multi2d; any other task must give its own.
+        goal_features: indices of the observation's features that a goal specifies.
+        tolerance: largest distance, in raw units, at which a goal counts as reached. The default is
+            that of maze2d and multi2d; set it for any other task.
         discount: gamma, per environment step, in (0, 1).
-        expectile: in (0, 1); 0.5 is the mean.
-        future: share of goals from the same episode's future.
-        near: share of goals near the present position; the rest are positions of random rows.
-        width: of both networks.
-        depth: hidden layers of both networks.
-        slow: share of `V` that its slow copy takes on at every training step.
+        expectile: in (0, 1). Larger values approach the best recorded continuation; 0.5 is the
+            mean.
+        future: fraction of goals from the future of the same episode.
+        near: fraction of goals near the present state; all others are states of random rows.
+        width: units of each hidden layer of both networks.
+        depth: number of hidden layers of both networks.
+        tau: Polyak step of the target network, in (0, 1]; larger values follow faster.
         log_space: learn the logarithm of `V`; see `TransitionValue`.
-        value_features: features of an observation that `V` sees, by index; all if None, with a
-            `latent` the position.
+        value_features: indices of the observation's features that are inputs of `V`. If None, all,
+            or the goal features with `latent`.
         latent: dimensions of an embedding in which the distance of state and goal is `-log V`
-            (`LatentDistance`); `V` then sees the position alone. A plain network if None.
+            (`LatentDistance`); `V` then depends on the goal features only. A plain network if None.
+
+    Example:
+        >>> import torch
+        >>> from pgdiff.testing import example_episodes
+        >>> value = GoalValue.from_episodes(example_episodes(), stride=3, tolerance=0.2, width=16)
+        >>> value.value(torch.zeros(5, 4), torch.ones(5, 2)).shape
+        torch.Size([5])
     """
+
+    fitted_arguments: ClassVar[tuple[str, ...]] = ("normalizer", "goal_features")
 
     def __init__(
         self,
         *,
         normalizer: Normalizer,
         stride: int,
-        position: Sequence[int] = (0, 1),
+        goal_features: Sequence[int] = (0, 1),
         tolerance: float = 0.5,
         discount: float = 0.99,
         expectile: float = 0.9,
@@ -83,7 +132,7 @@ class GoalValue(Pretrained):
         near: float = 0.2,
         width: int = 256,
         depth: int = 2,
-        slow: float = 0.01,
+        tau: float = 0.01,
         log_space: bool = False,
         value_features: Sequence[int] | None = None,
         latent: int | None = None,
@@ -91,7 +140,7 @@ class GoalValue(Pretrained):
         super().__init__()
         self.normalizer = normalizer
         self.stride = check_positive_int("stride", stride)
-        self.position = tuple(check_position(position, features=normalizer.features))
+        self.goal_features = tuple(check_goal_features(goal_features, features=normalizer.features))
         self.tolerance = check_range("tolerance", tolerance, low=0, open_low=True)
         self.discount = check_range(
             "discount", discount, low=0, high=1, open_low=True, open_high=True
@@ -101,88 +150,65 @@ class GoalValue(Pretrained):
         )
         self.future, self.near = check_shares(future, near)
         self.width, self.depth = width, depth
-        self.slow = check_range("slow", slow, low=0, high=1, open_low=True)
+        self.tau = check_range("tau", tau, low=0, high=1, open_low=True)
         if latent is not None and value_features is None:
-            value_features = self.position
-        size, goal = normalizer.features, len(self.position)
+            value_features = self.goal_features
+        size, goal = normalizer.features, len(self.goal_features)
         self.value_features = check_features(value_features, size=size)
         self.log_space, self.latent = bool(log_space), latent
         self.reward_network = mlp(2 * size + 5 * goal, 1, width=width, depth=depth)
-        seen = size if self.value_features is None else len(self.value_features)
-        self.value_network: nn.Module = mlp(seen + 2 * goal, 1, width=width, depth=depth)
+        inputs = size if self.value_features is None else len(self.value_features)
+        self.value_network: nn.Module = mlp(inputs + 2 * goal, 1, width=width, depth=depth)
         if latent is not None:
-            if not self.log_space or self.value_features != self.position:
+            if not self.log_space or self.value_features != self.goal_features:
                 raise PgdiffError(
-                    "`latent` needs log_space=True and value_features equal to `position`, "
-                    f"{list(self.position)}. Got log_space={self.log_space} and "
-                    f"value_features={self.value_features}."
+                    "`latent` must be None unless log_space=True and `value_features` equals "
+                    f"`goal_features`, {list(self.goal_features)}. Got log_space={self.log_space} "
+                    f"and value_features={self.value_features}."
                 )
             self.value_network = LatentDistance(
                 features=goal, latent=latent, width=width, depth=depth
             )
-        self.slow_network = copy.deepcopy(self.value_network).requires_grad_(False)
+        self.target_network = copy.deepcopy(self.value_network).requires_grad_(False)
 
     @classmethod
-    def from_episodes(
+    def fit_arguments(
         cls,
         episodes: Episodes,
         *,
-        stride: int,
-        position: Sequence[int] | None = None,
-        tolerance: float = 0.5,
-        discount: float = 0.99,
-        expectile: float = 0.9,
-        future: float = 0.4,
-        near: float = 0.2,
-        width: int = 256,
-        depth: int = 2,
-        slow: float = 0.01,
-        log_space: bool = False,
-        value_features: Sequence[int] | None = None,
-        latent: int | None = None,
+        goal_features: Sequence[int] | None = None,
         normalizer: str = "limits",
-        seed: int = 0,
-    ) -> "GoalValue":
-        """Make a new value whose normaliser fits recorded experience.
+    ) -> dict[str, Any]:
+        """Return the normaliser of observations and the features of a goal.
 
-        `seed` gives the first weights; `position` is by default that of the recording's layout of
-        Dict observations, or the first two features; the other arguments are those of the class.
+        Args:
+            episodes: the recording.
+            goal_features: indices of the observation's features that a goal specifies; if None,
+                those of the recording's layout of Dict observations, or the first two.
+            normalizer: "standard" or "limits", of observations.
         """
-        with seeded_torch(seed=seed):
-            return cls(
-                normalizer=fit_normalizer(normalizer, [selected(episodes, "observations")]),
-                stride=stride,
-                position=position_of_goals(position, episodes.observation_layout),
-                tolerance=tolerance,
-                discount=discount,
-                expectile=expectile,
-                future=future,
-                near=near,
-                width=width,
-                depth=depth,
-                slow=slow,
-                log_space=log_space,
-                value_features=value_features,
-                latent=latent,
-            )
+        return {
+            "normalizer": fit_normalizer(normalizer, [selected(episodes, "observations")]),
+            "goal_features": resolve_goal_features(goal_features, episodes.observation_layout),
+        }
 
     # ---------------------------------------------------------------------------------- learning
 
     def dataset(self, episodes: Episodes) -> HindsightDataset:
-        """Pairs of neighbouring tokens with goals and the discounted reward between them.
+        """Return pairs of neighbouring tokens with goals and the discounted reward between them.
 
-        Warns where the recording has terminals: their state is taken for one that goes on.
+        Warns if the recording has terminals, which are ignored.
         """
         if selected(episodes, "terminals").any():
             warnings.warn(
-                "The recording has terminals, which GoalValue does not know: it takes the task for "
-                "one that goes on.",
+                "The recording has terminals, which GoalValue ignores: it assumes that the task "
+                "continues.",
                 stacklevel=2,
             )
         return HindsightDataset(
             episodes,
             stride=self.stride,
-            position=self.position,
+            goal_features=self.goal_features,
             tolerance=self.tolerance,
             discount=self.discount,
             future=self.future,
@@ -190,20 +216,20 @@ class GoalValue(Pretrained):
         )
 
     def losses(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
-        """Squared error of the reward; expectile loss of the value.
+        """Return the squared error of the reward and the expectile loss of the value.
 
         Args:
             batch: a `HindsightBatch`: observations `[batch, 2, observation]` and goals
-                `[batch, goal]` in raw units, and rewards `[batch]` between the two.
-            generator: not used: the goals are drawn with the batch.
+                `[batch, goal]` in raw units, and rewards `[batch]` between the observations.
+            generator: not used; goals are drawn with the batch.
         """
         observation, following = self.normalizer.normalize(batch.observations).unbind(dim=1)
         goal = self._normalized_goal(batch.goals)
         reward = (1 - self.discount) * batch.rewards
         with torch.no_grad():
-            # No more than 1 a step is paid: what looks better is an error that would feed itself.
-            ahead = self._value(self.slow_network, following, goal).clamp(0.0, 1.0)
-            target = reward + self.discount**self.stride * ahead
+            # A reward is at most 1 per step. Larger values are errors that bootstrapping amplifies.
+            next_value = self._value(self.target_network, following, goal).clamp(0.0, 1.0)
+            target = reward + self.discount**self.stride * next_value
         raw = self._raw(self.value_network, observation, goal)
         error = value_error(raw, target, log_space=self.log_space)
         predicted = self._reward(observation, following, goal)
@@ -214,17 +240,17 @@ class GoalValue(Pretrained):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Move the slow copy."""
-        follow(self.slow_network, self.value_network, self.slow)
+        """Update the target network."""
+        polyak_update(self.target_network, self.value_network, self.tau)
 
     # ------------------------------------------------------------------------------------- using
 
     def value(
         self, observation: Float[Tensor, "*batch observation"], goal: Float[Tensor, "*#batch goal"]
     ) -> Float[Tensor, "*batch"]:
-        """`(1 - gamma) V` of raw observations for raw goals, in [0, 1].
+        """Return `(1 - gamma) V` of raw observations for raw goals, in [0, 1].
 
-        It is the share of the steps that are spent at the goal.
+        It is the discounted fraction of steps at the goal.
         """
         goal = self._checked_goal(goal).expand(*observation.shape[:-1], -1)
         value = self._value(
@@ -234,42 +260,46 @@ class GoalValue(Pretrained):
         )
         return value.clamp(0.0, 1.0)
 
-    def energy(self, segment: Segment, *, trace: float = 1.0) -> Float[Tensor, " batch"]:
-        """Worth of each segment for its goal, in units of a mean reward.
+    def objective(self, segment: Segment, *, td_lambda: float = 1.0) -> Float[Tensor, " batch"]:
+        """Return the value of each segment for its goal, in units of a mean reward.
 
-        The lambda-return of `TransitionValue.energy`.
+        It is the lambda-return of `TransitionValue.objective`.
 
         Args:
-            segment: observations in raw units, `stride` steps apart, and `goal`.
-            trace: lambda, in [0, 1]; 1 looks at the last token's value alone.
+            segment: observations in raw units, `stride` steps apart, and a goal in `condition`.
+            td_lambda: lambda, in [0, 1]; 1 uses the value of the last token only.
 
         Raises:
-            PgdiffError: a segment of another stride or observation than those learned from, or
-                without a goal of the right size.
+            PgdiffError: stride or observation size differ from the training data, or the goal is
+                missing or of another size.
         """
-        check_range("trace", trace, low=0.0, high=1.0)
+        check_range("td_lambda", td_lambda, low=0.0, high=1.0)
         check_segment(segment, stride=self.stride, features=self.normalizer.features)
         if segment.goal is None:
             raise PgdiffError(
-                "`goal` of a segment must be given to a GoalValue: pass it to plan(goal=...), or "
-                "to bind(..., goal=...). Got None."
+                "`goal` of a segment must be set for a GoalValue. Got None. Pass it to "
+                'plan(condition={"goal": ...}), or to bind(...).'
             )
         tokens = self.normalizer.normalize(segment.observations)
         goal = self._normalized_goal(self._checked_goal(segment.goal).to(tokens))
         goal = goal[:, None].expand(len(tokens), tokens.shape[1] - 1, -1)
         rewards = self._reward_unit * self._reward(tokens[:, :-1], tokens[:, 1:], goal)
         values = self._value(self.value_network, tokens[:, 1:], goal)
-        return lambda_return(rewards, values, discount=self.discount**self.stride, trace=trace)
+        return lambda_return(
+            rewards, values, discount=self.discount**self.stride, td_lambda=td_lambda
+        )
 
     # ----------------------------------------------------------------------------------- networks
 
     def _reward(self, observation: Tensor, following: Tensor, goal: Tensor) -> Tensor:
-        """Discounted reward between two tokens, in multiples of `_reward_unit`."""
-        ways = [goal - x[..., self.position] for x in (observation, following)]
-        unit = self.normalizer.scale[list(self.position)].to(goal) / self.tolerance
-        near = [d * unit / (1 + (d * unit).square().sum(-1, keepdim=True)).sqrt() for d in ways]
+        """Return the discounted reward between two tokens, in multiples of `_reward_unit`."""
+        differences = [goal - x[..., self.goal_features] for x in (observation, following)]
+        unit = self.normalizer.scale[list(self.goal_features)].to(goal) / self.tolerance
+        near = [
+            d * unit / (1 + (d * unit).square().sum(-1, keepdim=True)).sqrt() for d in differences
+        ]
         out: Tensor = self.reward_network(
-            torch.cat([observation, following, goal, *ways, *near], dim=-1)
+            torch.cat([observation, following, goal, *differences, *near], dim=-1)
         )
         return out[..., 0]
 
@@ -277,31 +307,33 @@ class GoalValue(Pretrained):
         return read_value(self._raw(network, observation, goal), log_space=self.log_space)
 
     def _raw(self, network: nn.Module, observation: Tensor, goal: Tensor) -> Tensor:
-        way = goal - observation[..., self.position]
-        seen = observation if self.value_features is None else observation[..., self.value_features]
+        difference = goal - observation[..., self.goal_features]
+        state = (
+            observation if self.value_features is None else observation[..., self.value_features]
+        )
         if self.latent is not None:
-            logarithm: Tensor = network(seen, goal)
+            logarithm: Tensor = network(state, goal)
             return logarithm
-        out: Tensor = network(torch.cat([seen, goal, way], dim=-1))
+        out: Tensor = network(torch.cat([state, goal, difference], dim=-1))
         return out[..., 0]
 
     def _normalized_goal(self, goal: Tensor) -> Tensor:
-        where = list(self.position)
+        where = list(self.goal_features)
         center, scale = self.normalizer.center[where], self.normalizer.scale[where]
         return (goal - center.to(goal)) / scale.to(goal)
 
     def _checked_goal(self, goal: Tensor) -> Tensor:
-        if goal.shape[-1:] != (len(self.position),):
+        if goal.shape[-1:] != (len(self.goal_features),):
             raise PgdiffError(
-                f"`goal` must be the {len(self.position)} numbers of the features "
-                f"{list(self.position)}. Got the shape {list(goal.shape)}."
+                f"`goal` must be {len(self.goal_features)} numbers, for the features "
+                f"{list(self.goal_features)}. Got the shape {list(goal.shape)}."
             )
         return goal
 
     @property
     def _reward_unit(self) -> float:
-        """What the reward network's output is a multiple of: its greatest, near enough.
+        """Unit of the reward network's output, approximately its maximum.
 
-        As in `TransitionValue`: its loss is then not lost beside the value's.
+        As in `TransitionValue`, both losses are then of similar size.
         """
         return (1 - self.discount) * self.stride

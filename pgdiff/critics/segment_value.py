@@ -1,6 +1,6 @@
-"""The worth of a whole noisy segment, by regression (Diffuser's value)."""
+"""Value of a noisy segment, by regression on returns (the value function of Diffuser)."""
 
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -8,33 +8,33 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from pgdiff.critics.checks import check_segment
+from pgdiff.core.registry import register
+from pgdiff.core.validation import check_positive_int, check_range
+from pgdiff.critics.td_targets import check_segment
 from pgdiff.data import Episodes, SegmentDataset, discounted_returns
+from pgdiff.data.fitting import FromEpisodes
 from pgdiff.data.normalizers import Normalizer, fit_normalizer
 from pgdiff.data.selection import selected
-from pgdiff.denoisers import DenoiserConfig, TransformerConfig
+from pgdiff.denoisers import DenoiserConfig, DenoiserSpec, TransformerConfig
 from pgdiff.diffusion import CosineSchedule, NoiseSchedule
+from pgdiff.diffusion.level_distributions import SequenceLevels
 from pgdiff.diffusion.schedules import add_noise
-from pgdiff.diffusion.training_levels import SequenceLevels
-from pgdiff.pretrained import Pretrained, seeded_torch
-from pgdiff.registry import register
 from pgdiff.trajectory import Segment
-from pgdiff.validation import check_positive_int, check_range
 
 
 class ReturnBatch(NamedTuple):
-    """Segments and the discounted return from their first row."""
+    """Segments and the discounted returns from their first rows."""
 
     observations: Tensor
     returns: Tensor
 
 
 class ReturnDataset:
-    """Segments of observations with the discounted return that was recorded from their start.
+    """Segments of observations with the recorded discounted return from their start.
 
     Args:
-        episodes: recorded experience.
-        horizon: tokens of a segment.
+        episodes: the recording.
+        horizon: number of tokens of a segment.
         stride: environment steps between tokens.
         discount: per environment step, in (0, 1].
     """
@@ -48,33 +48,49 @@ class ReturnDataset:
 
     @property
     def episode_starts(self) -> Int[np.ndarray, " episodes"]:
-        """First rows of the episodes that examples come from."""
+        """First rows of the episodes that contain examples."""
         return self._segments.episode_starts
 
     def batch(self, indices: np.ndarray) -> ReturnBatch:
-        """Gather the segments of these numbers."""
+        """Gather the segments of these indices."""
         rows, _ = self._segments.index.rows(indices)
         observations = self._segments.batch(indices).observations
         return ReturnBatch(observations, self._returns[rows[:, 0]])  # type: ignore[arg-type]
 
 
 @register("learner", "segment_value")
-class SegmentValue(Pretrained):
-    """Discounted return from a segment's start, estimated from the segment at any noise level.
+class SegmentValue(FromEpisodes):
+    """Estimate of the discounted return from a segment's start, at any noise level.
 
-    Janner et al. (2022), section 3.2 and appendix C: the return that was recorded after the
-    segment's first step is regressed on the noised segment, whose first token is clean. It is
-    the recorder's return: what a better actor could still reach is not in it. Energies are scaled
-    by `1 - gamma`, into units of a mean reward.
+    Janner et al. (2022), section 3.2 and appendix C: the return recorded from the segment's first
+    row is regressed on the noised segment, whose first token is clean. It is the return of the
+    recorded policy, not of a better one. Objectives are scaled by `1 - gamma`, into units of a mean
+    reward.
 
     Args:
         normalizer: of observations.
-        horizon: tokens of a segment.
+        horizon: number of tokens of a segment, at least 2.
         stride: environment steps between tokens.
-        denoiser: network over the tokens; its outputs are averaged over tokens.
-        schedule: noise at a level; that of the model that is to be guided.
+        denoiser: network over the tokens, whose outputs are averaged over tokens; a transformer of
+            width 64 and depth 2 if None.
+        noise_schedule: noise schedule of the model that the value guides; cosine if None.
         discount: gamma, per environment step, in (0, 1).
+
+    Example:
+        >>> import torch
+        >>> from pgdiff.denoisers import TransformerConfig
+        >>> from pgdiff.testing import example_episodes
+        >>> from pgdiff.trajectory import Segment
+        >>> small = TransformerConfig(width=16, depth=1)
+        >>> value = SegmentValue.from_episodes(
+        ...     example_episodes(), horizon=4, stride=3, denoiser=small
+        ... )
+        >>> segment = Segment(observations=torch.zeros(5, 4, 4), stride=3)
+        >>> value.objective(segment, torch.zeros(5, 4)).shape
+        torch.Size([5])
     """
+
+    fitted_arguments: ClassVar[tuple[str, ...]] = ("normalizer",)
 
     def __init__(
         self,
@@ -82,76 +98,58 @@ class SegmentValue(Pretrained):
         normalizer: Normalizer,
         horizon: int,
         stride: int,
-        denoiser: DenoiserConfig,
-        schedule: NoiseSchedule,
+        denoiser: DenoiserConfig | None = None,
+        noise_schedule: NoiseSchedule | None = None,
         discount: float = 0.99,
     ) -> None:
         super().__init__()
         self.normalizer = normalizer
         self.horizon = check_positive_int("horizon", horizon, minimum=2)
         self.stride = check_positive_int("stride", stride)
-        self.denoiser = denoiser
-        self.schedule = schedule
+        self.denoiser = denoiser or TransformerConfig(width=64, depth=2)
+        self.noise_schedule = CosineSchedule() if noise_schedule is None else noise_schedule
         self.discount = check_range(
             "discount", discount, low=0, high=1, open_low=True, open_high=True
         )
-        self.network = denoiser.build(features=normalizer.features, outputs=1)
+        self.network = self.denoiser.build(DenoiserSpec(features=normalizer.features, outputs=1))
 
     @classmethod
-    def from_episodes(
-        cls,
-        episodes: Episodes,
-        *,
-        horizon: int,
-        stride: int,
-        discount: float = 0.99,
-        denoiser: DenoiserConfig | None = None,
-        schedule: NoiseSchedule | None = None,
-        normalizer: str = "limits",
-        seed: int = 0,
-    ) -> "SegmentValue":
-        """Make a new value whose normaliser fits recorded experience.
+    def fit_arguments(cls, episodes: Episodes, *, normalizer: str = "limits") -> dict[str, Any]:
+        """Return the normaliser of observations.
 
-        `seed` gives the first weights; the other arguments are those of the class.
+        Args:
+            episodes: the recording.
+            normalizer: "standard" or "limits", of observations.
         """
-        with seeded_torch(seed=seed):
-            return cls(
-                normalizer=fit_normalizer(normalizer, [selected(episodes, "observations")]),
-                horizon=horizon,
-                stride=stride,
-                denoiser=denoiser or TransformerConfig(width=64, depth=2),
-                schedule=CosineSchedule() if schedule is None else schedule,
-                discount=discount,
-            )
+        return {"normalizer": fit_normalizer(normalizer, [selected(episodes, "observations")])}
 
     def dataset(self, episodes: Episodes) -> ReturnDataset:
-        """Segments with the discounted return from their start."""
+        """Return segments with the discounted return from their start."""
         return ReturnDataset(
             episodes, horizon=self.horizon, stride=self.stride, discount=self.discount
         )
 
     def losses(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
-        """Squared error of the return at random noise levels."""
+        """Return the mean squared error of the return at random noise levels."""
         x0 = self.normalizer.normalize(batch.observations)
         count, tokens, _ = x0.shape
         level = (
             SequenceLevels()
-            .draw(count, tokens, schedule=self.schedule, generator=generator)
+            .draw(count, tokens, noise_schedule=self.noise_schedule, generator=generator)
             .clone()
         )
         level[:, 0] = 0.0
         epsilon = torch.randn(x0.shape, generator=generator, device=generator.device)
-        estimate = self._estimate(add_noise(self.schedule, x0, epsilon, level), level)
+        estimate = self._estimate(add_noise(self.noise_schedule, x0, epsilon, level), level)
         return {"value": F.mse_loss(estimate, (1 - self.discount) * batch.returns)}
 
-    def energy(
+    def objective(
         self, segment: Segment, level: Float[Tensor, "#batch tokens"]
     ) -> Float[Tensor, " batch"]:
-        """Estimated return of each segment at its noise level, in units of a mean reward.
+        """Return the estimated return of each segment at its noise level, in mean-reward units.
 
         Raises:
-            PgdiffError: a segment of another stride, horizon or observation than those learned
-                from.
+            PgdiffError: stride, horizon or observation size differ from the training data.
         """
         check_segment(
             segment,

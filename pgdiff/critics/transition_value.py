@@ -1,63 +1,75 @@
-"""The worth of a plan as rewards between neighbouring tokens plus the value of its last token."""
+"""Value of a plan: rewards between neighbouring tokens plus the value of its last token."""
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pgdiff.critics.bellman import (
+from pgdiff.core.registry import register
+from pgdiff.core.validation import PgdiffError, check_features, check_positive_int, check_range
+from pgdiff.critics.td_targets import (
+    check_rewards,
+    check_segment,
     expectile_loss,
-    follow,
+    lambda_return,
     read_value,
     value_error,
 )
-from pgdiff.critics.checks import check_rewards, check_segment
-from pgdiff.critics.lambda_return import lambda_return
 from pgdiff.data import Episodes, SegmentDataset
+from pgdiff.data.fitting import FromEpisodes
 from pgdiff.data.normalizers import Normalizer, fit_normalizer
 from pgdiff.data.selection import selected
 from pgdiff.data.transitions import TransitionBatch, TransitionDataset
-from pgdiff.denoisers.mlp import mlp
-from pgdiff.pretrained import Pretrained, seeded_torch
-from pgdiff.registry import register
+from pgdiff.nn.mlp import mlp
+from pgdiff.nn.target_network import polyak_update
 from pgdiff.trajectory import Segment
-from pgdiff.validation import PgdiffError, check_features, check_positive_int, check_range
 
 
 @register("learner", "transition_value")
-class TransitionValue(Pretrained):
+class TransitionValue(FromEpisodes):
     """Learned rewards between tokens, and a terminal value by expectile temporal differences.
 
-    With tokens `stride` steps apart and discount gamma per step, the energy of a segment is
+    For tokens `stride` steps apart and a discount gamma per step, the objective of a segment is
 
     `J = (1 - gamma) * (sum_k gamma^(k stride) r(o_k, o_k+1) + gamma^(K stride) V(o_K))`,
 
-    where `r` is the discounted reward between neighbouring tokens. `V` is regressed on
-    `r + gamma^stride V'(o_k+1)` with an expectile above one half (Kostrikov et al. 2022, eq. 5-6,
-    for states alone), `V'` being a slow copy of `V`: it is the value of the better ways on from
-    a state that the data hold, not of the average one. The factor makes `J` a mean reward, so
-    that scales of guidance carry over between discounts.
+    with the discounted reward `r` between neighbouring tokens. `V` is regressed on
+    `r + gamma^stride V'(o_k+1)` with an expectile above one half and a target network `V'`
+    (Kostrikov et al. 2022, eq. 5-6, for states only). It is therefore the value of the better
+    recorded continuations of a state, not of the average one. The factor makes `J` a mean reward,
+    so that guidance scales are comparable between discounts.
 
     Args:
         normalizer: of observations.
         stride: environment steps between tokens.
         discount: gamma, per environment step, in (0, 1).
-        expectile: in (0, 1); 0.5 is the mean.
-        width: of both networks.
-        depth: hidden layers of both networks.
-        slow: share of `V` that its slow copy takes on at every training step. `V` settles as
-            `exp(-steps slow (1 - discount^stride))` does.
-        log_space: learn the logarithm of `V`, for rewards that are never negative: errors then
-            count in relation to the value, and what is far from a reward is known as well as what
-            is near.
-        value_features: features of an observation that `V` sees, by index; all if None.
-        value_range: least and greatest `(1 - gamma) V` that is possible, those of a recorded
-            reward, and 0 where episodes end in terminals. Bootstrapped values are limited to it;
-            None for no limits.
+        expectile: in (0, 1). Larger values approach the best recorded continuation; 0.5 is the
+            mean.
+        width: units of each hidden layer of both networks.
+        depth: number of hidden layers of both networks.
+        tau: Polyak step of the target network, in (0, 1]; larger values follow faster. `V`
+            converges as `exp(-steps tau (1 - discount^stride))`.
+        log_space: learn the logarithm of `V`, for rewards that are never negative. Errors are then
+            relative to the value, and states far from a reward are as accurate as those near it.
+        value_features: indices of the observation's features that are inputs of `V`; all if None.
+        value_range: lowest and highest possible `(1 - gamma) V`: those of a recorded reward, and of
+            0 if episodes end in terminals. Bootstrapped values are clipped to it; None for no
+            limits.
+
+    Example:
+        >>> import torch
+        >>> from pgdiff.testing import example_episodes
+        >>> from pgdiff.trajectory import Segment
+        >>> value = TransitionValue.from_episodes(example_episodes(), stride=3, width=16)
+        >>> segment = Segment(observations=torch.zeros(5, 4, 4), stride=3)
+        >>> value.objective(segment, td_lambda=0.9).shape
+        torch.Size([5])
     """
+
+    fitted_arguments: ClassVar[tuple[str, ...]] = ("normalizer", "value_range")
 
     def __init__(
         self,
@@ -68,7 +80,7 @@ class TransitionValue(Pretrained):
         expectile: float = 0.9,
         width: int = 256,
         depth: int = 2,
-        slow: float = 0.01,
+        tau: float = 0.01,
         log_space: bool = False,
         value_features: Sequence[int] | None = None,
         value_range: Sequence[float] | None = None,
@@ -83,60 +95,39 @@ class TransitionValue(Pretrained):
             "expectile", expectile, low=0, high=1, open_low=True, open_high=True
         )
         self.width, self.depth = width, depth
-        self.slow = check_range("slow", slow, low=0, high=1, open_low=True)
+        self.tau = check_range("tau", tau, low=0, high=1, open_low=True)
         self.log_space = bool(log_space)
         size = normalizer.features
         self.value_features = check_features(value_features, size=size)
         self.value_range = _checked_range(value_range)
         self.reward_network = mlp(2 * size, 1, width=width, depth=depth)
-        seen = size if self.value_features is None else len(self.value_features)
-        self.value_network = mlp(seen, 1, width=width, depth=depth)
-        self.slow_network = copy.deepcopy(self.value_network).requires_grad_(False)
+        inputs = size if self.value_features is None else len(self.value_features)
+        self.value_network = mlp(inputs, 1, width=width, depth=depth)
+        self.target_network = copy.deepcopy(self.value_network).requires_grad_(False)
 
     @classmethod
-    def from_episodes(
-        cls,
-        episodes: Episodes,
-        *,
-        stride: int,
-        discount: float = 0.99,
-        expectile: float = 0.9,
-        width: int = 256,
-        depth: int = 2,
-        slow: float = 0.01,
-        log_space: bool = False,
-        value_features: Sequence[int] | None = None,
-        normalizer: str = "limits",
-        seed: int = 0,
-    ) -> "TransitionValue":
-        """Make a new value whose normaliser and `value_range` fit recorded experience.
+    def fit_arguments(cls, episodes: Episodes, *, normalizer: str = "limits") -> dict[str, Any]:
+        """Return the normaliser of observations and the range of values.
 
-        `seed` gives the first weights; the other arguments are those of the class.
+        Args:
+            episodes: the recording.
+            normalizer: "standard" or "limits", of observations.
         """
-        with seeded_torch(seed=seed):
-            return cls(
-                normalizer=fit_normalizer(normalizer, [selected(episodes, "observations")]),
-                stride=stride,
-                discount=discount,
-                expectile=expectile,
-                width=width,
-                depth=depth,
-                slow=slow,
-                log_space=log_space,
-                value_features=value_features,
-                value_range=_recorded_range(episodes),
-            )
+        return {
+            "normalizer": fit_normalizer(normalizer, [selected(episodes, "observations")]),
+            "value_range": _fit_value_range(episodes),
+        }
 
     # ---------------------------------------------------------------------------------- learning
 
     def dataset(self, episodes: Episodes) -> SegmentDataset | TransitionDataset:
-        """Pairs of neighbouring tokens, with the discounted reward between them.
+        """Return pairs of neighbouring tokens with the discounted reward between them.
 
-        Where the recording has terminals, what ends in one is a pair too, of an observation and
-        the reward up to the end.
+        If the recording has terminals, an observation and the reward up to a terminal are a pair
+        too.
 
         Raises:
-            PgdiffError: a negative reward, with `log_space`.
+            PgdiffError: a reward is negative and `log_space` is set.
         """
         if self.log_space:
             check_rewards(episodes)
@@ -147,10 +138,12 @@ class TransitionValue(Pretrained):
         )
 
     def losses(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
-        """Squared error of the reward; expectile loss of the value, which is 0 after a terminal.
+        """Return the squared error of the reward and the expectile loss of the value.
+
+        The value after a terminal is 0.
 
         Args:
-            batch: of `dataset`, in raw units.
+            batch: a batch of `dataset`, in raw units.
             generator: not used.
         """
         first, second, raw_reward, ongoing = _pairs(batch)
@@ -158,47 +151,46 @@ class TransitionValue(Pretrained):
         reward = (1 - self.discount) * raw_reward
         predicted = self.reward_network(torch.cat([observation, following], dim=-1))[:, 0]
         with torch.no_grad():
-            # No value lies outside the range of what can be earned: what does is an error that
-            # would feed itself.
-            ahead = read_value(self._raw(self.slow_network, following), log_space=self.log_space)
-            ahead = self._possible(ahead)
-            target = reward + self.discount**self.stride * ongoing * ahead
+            # Values outside of the possible range are errors, which bootstrapping would amplify.
+            raw = self._raw(self.target_network, following)
+            next_value = self._clip(read_value(raw, log_space=self.log_space))
+            target = reward + self.discount**self.stride * ongoing * next_value
         raw = self._raw(self.value_network, observation)
         error = value_error(raw, target, log_space=self.log_space)
-        # What follows a terminal is no observation: no reward can be learned of it.
-        off = ongoing * (predicted - reward / self._reward_unit).square()
+        # The observation after a terminal is undefined, so its reward is not an example.
+        squared = ongoing * (predicted - reward / self._reward_unit).square()
         return {
-            "reward": off.sum() / ongoing.sum().clamp(min=1.0),
+            "reward": squared.sum() / ongoing.sum().clamp(min=1.0),
             "value": expectile_loss(error, self.expectile),
         }
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Move the slow copy."""
-        follow(self.slow_network, self.value_network, self.slow)
+        """Update the target network."""
+        polyak_update(self.target_network, self.value_network, self.tau)
 
     # ------------------------------------------------------------------------------------- using
 
     def value(self, observation: Float[Tensor, "*batch observation"]) -> Float[Tensor, "*batch"]:
-        """`(1 - gamma) V` of raw observations, within `value_range` where that is known."""
-        return self._possible(self._value(self.normalizer.normalize(observation)))
+        """Return `(1 - gamma) V` of raw observations, clipped to `value_range`."""
+        return self._clip(self._value(self.normalizer.normalize(observation)))
 
-    def energy(self, segment: Segment, *, trace: float = 1.0) -> Float[Tensor, " batch"]:
-        """Worth of each segment, in units of a mean reward.
+    def objective(self, segment: Segment, *, td_lambda: float = 1.0) -> Float[Tensor, " batch"]:
+        """Return the value of each segment, in units of a mean reward.
 
-        With `trace` lambda below 1 this is the lambda-return (Sutton & Barto 2018, eq. 12.2-3): a
-        mixture of `J` cut off after one, two, ... tokens, with the value of the token where it is
-        cut. Then every token's own value counts, so that a gradient reaches each token of a plan
-        and not its last one alone.
+        With `td_lambda` below 1 this is the lambda-return (Sutton & Barto 2018, eq. 12.2-3): a
+        mixture of `J` truncated after one, two, ... tokens and completed by the value of the last
+        token. The value of every token then counts, so that a gradient reaches each token of a
+        plan instead of only the last.
 
         Args:
             segment: observations in raw units, `stride` steps apart.
-            trace: lambda, in [0, 1]; 1 gives `J`.
+            td_lambda: lambda, in [0, 1]; 1 gives `J`.
 
         Raises:
-            PgdiffError: a segment of another stride or observation than those learned from.
+            PgdiffError: stride or observation size differ from the training data.
         """
-        check_range("trace", trace, low=0.0, high=1.0)
+        check_range("td_lambda", td_lambda, low=0.0, high=1.0)
         check_segment(segment, stride=self.stride, features=self.normalizer.features)
         tokens = self.normalizer.normalize(segment.observations)
         pairs = torch.cat([tokens[:, :-1], tokens[:, 1:]], dim=-1)
@@ -208,29 +200,29 @@ class TransitionValue(Pretrained):
             rewards,
             values,
             discount=self.discount**self.stride,
-            trace=trace,
+            td_lambda=td_lambda,
             in_episode=None if segment.terminals is None else segment.in_episode,
         )
 
     def _raw(self, network: torch.nn.Module, normalized: Tensor) -> Tensor:
-        seen = normalized
+        inputs = normalized
         if self.value_features is not None:
-            seen = normalized[..., list(self.value_features)]
-        out: Tensor = network(seen)
+            inputs = normalized[..., list(self.value_features)]
+        out: Tensor = network(inputs)
         return out[..., 0]
 
     def _value(self, normalized: Tensor) -> Tensor:
         return read_value(self._raw(self.value_network, normalized), log_space=self.log_space)
 
-    def _possible(self, value: Tensor) -> Tensor:
+    def _clip(self, value: Tensor) -> Tensor:
         return value if self.value_range is None else value.clamp(*self.value_range)
 
     @property
     def _reward_unit(self) -> float:
-        """What the reward network's output is a multiple of.
+        """Unit of the reward network's output.
 
-        Rewards of a transition are small against values; in this unit their loss is not lost
-        beside the value's.
+        Rewards of a transition are smaller than values; in this unit both losses are of similar
+        size.
         """
         return (1 - self.discount) * self.stride
 
@@ -240,14 +232,14 @@ def _checked_range(given: Sequence[float] | None) -> tuple[float, float] | None:
         return None
     if len(given) != 2 or not given[0] <= given[1]:
         raise PgdiffError(
-            f"`value_range` must be the least and the greatest value, in order. Got {given!r}."
+            f"`value_range` must be the lowest and the highest value, in order. Got {given!r}."
         )
     low, high = (check_range("value_range", bound) for bound in given)
     return low, high
 
 
-def _recorded_range(episodes: Episodes) -> tuple[float, float]:
-    """The range of `(1 - gamma) V`: a mean of recorded rewards, and of 0 after a terminal."""
+def _fit_value_range(episodes: Episodes) -> tuple[float, float]:
+    """Return the range of `(1 - gamma) V`: that of recorded rewards, and of 0 after a terminal."""
     rewards = selected(episodes, "rewards")
     low, high = float(rewards.min()), float(rewards.max())
     if selected(episodes, "terminals").any():
@@ -256,7 +248,7 @@ def _recorded_range(episodes: Episodes) -> tuple[float, float]:
 
 
 def _pairs(batch: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Observations, those that follow, the rewards between, and 0 where a terminal came first."""
+    """Return observations, next observations, rewards between them, and 0 after a terminal."""
     if isinstance(batch, TransitionBatch):
         whole: Any = batch
         return tuple(

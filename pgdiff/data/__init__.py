@@ -1,30 +1,32 @@
-"""Recorded experience: files, Minari and replay buffers to episodes, segments and normalisers."""
+"""Recorded experience: loading and writing of episodes, segments, conditions and normalisers."""
 
 from pgdiff.data.conditions import (
     ClassCondition,
     ConditionedDataset,
     Conditioner,
     GoalCondition,
+    HintConditioner,
+    ObservationCondition,
     ReturnCondition,
 )
-from pgdiff.data.episodes import Episodes
-from pgdiff.data.hdf5 import write_hdf5
-from pgdiff.data.joined import join_episodes
-from pgdiff.data.load import check, load_episodes
-from pgdiff.data.mdp_arrays import to_mdp_arrays
-from pgdiff.data.minari_write import write_minari
+from pgdiff.data.dict_observations import ObservationLayout
+from pgdiff.data.episodes import Episodes, join_episodes
+from pgdiff.data.formats.d3rlpy import to_mdp_arrays
+from pgdiff.data.formats.hdf5 import write_hdf5
+from pgdiff.data.formats.minari_writer import write_minari
+from pgdiff.data.formats.replay_buffer import from_replay_buffer, to_replay_buffer
+from pgdiff.data.loading import check, load_episodes
 from pgdiff.data.normalizers import (
+    ArctanhNormalizer,
     LimitsNormalizer,
     Normalizer,
     StandardNormalizer,
     fit_normalizer,
+    fit_tokens,
 )
-from pgdiff.data.observation_layout import ObservationLayout
-from pgdiff.data.problems import Problem
-from pgdiff.data.replay_buffer import from_replay_buffer, to_replay_buffer
 from pgdiff.data.returns import discounted_returns
+from pgdiff.data.schema import Problem
 from pgdiff.data.segments import SegmentBatch, SegmentDataset, SegmentIndex, segments
-from pgdiff.data.squashed import ArctanhNormalizer, fit_tokens
 
 __all__ = [
     "ArctanhNormalizer",
@@ -33,8 +35,10 @@ __all__ = [
     "Conditioner",
     "Episodes",
     "GoalCondition",
+    "HintConditioner",
     "LimitsNormalizer",
     "Normalizer",
+    "ObservationCondition",
     "ObservationLayout",
     "Problem",
     "ReturnCondition",

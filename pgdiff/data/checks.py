@@ -1,4 +1,4 @@
-"""What recorded fields must satisfy, checked block by block so that memory stays bounded."""
+"""Checks of recorded fields, block by block so that memory stays bounded."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -6,43 +6,42 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from pgdiff.data.fields import BY_NAME, FIELDS, Field
-from pgdiff.data.problems import Problem
+from pgdiff.data.schema import FIELDS, Field, Problem, recording_fields
 
 LARGEST = 1e9
-"""Magnitudes above this are taken for a fault: float32 resolves only 64 there."""
+"""Magnitudes above this are reported as faults: float32 resolves only 64 there."""
 
 BLOCK_ROWS = 65_536
 BLOCK_BYTES = 1 << 26
-"""A block has as many rows as both allow, and at least one."""
+"""A block has as many rows as both limits allow, and at least one."""
 
 
 class Source(Protocol):
-    """Where a field's values come from: a NumPy array or an HDF5 data set."""
+    """Source of a field's values: a NumPy array or an HDF5 data set."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Rows first."""
+        """Shape of the field, rows first."""
         ...
 
     @property
     def dtype(self) -> Any:
-        """The stored type."""
+        """Data type as stored."""
         ...
 
     def __getitem__(self, rows: slice, /) -> Any: ...
 
 
 Sink = Callable[[Field, int, np.ndarray], None]
-"""Takes (field, first row, block); the block is float32 or bool and has passed its checks."""
+"""Receives (field, first row, block); the block is float32 or bool and has passed its checks."""
 
 
 NO_END = Problem(
     "timeouts",
     None,
     "no row of `terminals` or `timeouts` marks the end of an episode.",
-    "Write `timeouts` with 1 at every episode's last row (at the very last row alone if all of it "
-    "is one episode), or pass `join_continuous=True` to read it as one episode.",
+    "Write `timeouts` with 1 at the last row of every episode, or pass `join_continuous=True` to "
+    "read the recording as one episode.",
 )
 
 
@@ -53,13 +52,14 @@ def find_problems(
 
     Args:
         sources: the fields by their D4RL names.
-        sink: takes the converted blocks of the fields whose shape and type are sound.
-        need_end: whether a recording that marks no end of an episode is at fault.
+        sink: receives the converted blocks of the fields whose shape and type are valid.
+        need_end: if True, a recording without any episode end is a fault.
     """
     sound: dict[str, Source] = {}
     yield from _structure(sources, sound)
     marked = False
-    scans = {name: _Scan(BY_NAME[name]) for name in sound}
+    fields = recording_fields()
+    scans = {name: _Scan(fields[name]) for name in sound}
     for name, source in sound.items():
         scan = scans[name]
         step = block_rows(source)
@@ -67,7 +67,7 @@ def find_problems(
             try:
                 block = np.asarray(source[first : first + step])
             except (OSError, RuntimeError, ValueError, KeyError) as error:
-                yield Problem(name, first, f"cannot be read ({error}).", "Fetch the file anew.")
+                yield Problem(name, first, f"cannot be read ({error}).", "Download the file again.")
                 scan.unreadable = True
                 break
             clean = scan.take(first, block)
@@ -82,21 +82,21 @@ def find_problems(
 
 
 def block_rows(source: Source) -> int:
-    """Rows of a block."""
+    """Return the number of rows of a block."""
     row: int = max(math.prod(source.shape[1:]) * np.dtype(source.dtype).itemsize, 1)
     return max(min(BLOCK_ROWS, BLOCK_BYTES // row), 1)
 
 
 def _structure(sources: Mapping[str, Source], sound: dict[str, Source]) -> Iterator[Problem]:
-    """Yield faults of presence, type, rank and length; put the faultless fields into `sound`."""
-    present = [field for field in FIELDS if field.name in sources]
+    """Yield faults of presence, type, rank and length; put the valid fields into `sound`."""
+    present = [field for field in recording_fields().values() if field.name in sources]
     for field in FIELDS:
         if field.required and field.name not in sources:
             yield Problem(
                 field.name,
                 None,
-                f"is missing; there are {sorted(sources) or 'no fields'}.",
-                "Write it under this name (D4RL's names are used).",
+                f"is missing; the recording has {sorted(sources) or 'no fields'}.",
+                "Write it under this name (fields have D4RL's names).",
             )
     shaped: list[Field] = []
     for field in present:
@@ -105,7 +105,7 @@ def _structure(sources: Mapping[str, Source], sound: dict[str, Source]) -> Itera
             shaped.append(field)
         else:
             yield problem
-    # Most fields give the number of rows; of two equally frequent ones the first field's.
+    # The most frequent number of rows is the right one; the first field's in a tie.
     lengths = [sources[field.name].shape[0] for field in shaped]
     rows = max(lengths, key=lambda n: (lengths.count(n), -lengths.index(n)), default=0)
     for field in shaped:
@@ -116,7 +116,7 @@ def _structure(sources: Mapping[str, Source], sound: dict[str, Source]) -> Itera
             yield Problem(
                 field.name,
                 min(shape[0], rows),
-                f"has {shape[0]} rows where `{shaped[lengths.index(rows)].name}` has {rows}.",
+                f"has {shape[0]} rows, but `{shaped[lengths.index(rows)].name}` has {rows}.",
                 "Give every field one row per step.",
             )
         elif (
@@ -127,9 +127,9 @@ def _structure(sources: Mapping[str, Source], sound: dict[str, Source]) -> Itera
             yield Problem(
                 field.name,
                 None,
-                f"has shape {list(shape)} where `observations` has "
+                f"has shape {list(shape)}, but `observations` has shape "
                 f"{list(sound['observations'].shape)}.",
-                "Give both the same features.",
+                "Store both with the same features.",
             )
         else:
             sound[field.name] = sources[field.name]
@@ -138,11 +138,12 @@ def _structure(sources: Mapping[str, Source], sound: dict[str, Source]) -> Itera
 def _type_problem(field: Field, source: Source) -> Problem | None:
     kind = np.dtype(source.dtype).kind
     if kind not in "biuf":
-        what = {"c": "complex numbers", "V": "records", "M": "dates", "m": "durations"}
+        contents = {"c": "complex numbers", "V": "records", "M": "dates", "m": "durations"}
         return Problem(
             field.name,
             None,
-            f"holds {what.get(kind, 'text or objects')} (type {source.dtype}), not real numbers.",
+            f"holds {contents.get(kind, 'text or objects')} (type {source.dtype}) instead of real "
+            "numbers.",
             "Store it as float32.",
         )
     shape = tuple(source.shape)
@@ -154,12 +155,12 @@ def _type_problem(field: Field, source: Source) -> Problem | None:
             field.name, None, f"has shape {list(shape)}.", f"Store it with the shape {form}."
         )
     if field.rank == 2 and shape[1] == 0:
-        return Problem(field.name, None, "has no features.", "Store at least one per row.")
+        return Problem(field.name, None, "has no features.", "Store at least one feature per row.")
     return None
 
 
 class _Scan:
-    """Counts the faults of one field's values and remembers the first row of each."""
+    """Count of the faults in one field's values, with the first row of each."""
 
     def __init__(self, field: Field) -> None:
         self.field = field
@@ -174,11 +175,11 @@ class _Scan:
         return self.unreadable or bool(self.first)
 
     def take(self, first: int, block: np.ndarray) -> np.ndarray:
-        """Look through a block and return it as float32, or as bool for a flag."""
+        """Check a block and return it as float32, or as bool for a flag."""
         if self.field.rank == 1:
             block = block.reshape(len(block))
         if block.dtype.kind == "f":
-            # The sum is finite unless some value is not (or the sum overflows): a cheap first look.
+            # A finite sum proves that all values are finite: a cheap first test.
             with np.errstate(over="ignore", invalid="ignore"):
                 suspicious = not np.isfinite(block.sum(dtype=np.float64))
             if suspicious:
@@ -211,15 +212,13 @@ class _Scan:
     def problems(self) -> Iterator[Problem]:
         for fault, row in sorted(self.first.items(), key=lambda item: item[1]):
             message = f"is {fault}"
-            mend = "Repair the value, or drop the episode that holds it."
+            fix = "Repair the value, or drop its episode."
             if fault == "too large":
                 message = f"is above {LARGEST:g} in magnitude (largest {self.worst:g})"
                 if self.worst > float(np.finfo(np.float32).max):
-                    message += " and overflows float32, in which data are kept"
-                mend = "Rescale the field or drop the episode."
+                    message += " and overflows float32, the type of all stored data"
+                fix = "Rescale the field, or drop the episode."
             elif fault == "not 0 or 1":
-                mend = "Store 1 where the step ends the episode, else 0."
+                fix = "Store 1 where the step ends the episode, and 0 elsewhere."
             count = self.count[fault]
-            yield Problem(
-                self.field.name, row, f"{message} ({count} such row{'s' * (count > 1)}).", mend
-            )
+            yield Problem(self.field.name, row, f"{message} ({count} row{'s' * (count > 1)}).", fix)

@@ -1,6 +1,6 @@
-"""Recorded episodes: read-only arrays per field, and where each episode begins and ends."""
+"""Recorded episodes: a read-only array per field, and the bounds of every episode."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
@@ -8,13 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import ArrayLike
 
-from pgdiff.data.boundaries import continuous_marks, episode_bounds, time_limits
-from pgdiff.data.checks import find_problems
-from pgdiff.data.fields import BY_NAME, Field
-from pgdiff.data.observation_layout import ObservationLayout
-from pgdiff.data.problems import Problem
-from pgdiff.data.successors import successors_checked
-from pgdiff.validation import (
+from pgdiff.core.validation import (
     PgdiffError,
     as_array,
     check_positive_int,
@@ -22,29 +16,44 @@ from pgdiff.validation import (
     check_seed,
     nearest,
 )
+from pgdiff.data.checks import find_problems
+from pgdiff.data.dict_observations import ObservationLayout
+from pgdiff.data.episode_boundaries import continuous_marks, episode_bounds, time_limits
+from pgdiff.data.schema import Field, Problem, recording_fields
+from pgdiff.data.successors import check_successors
 
 
 @dataclass(frozen=True, eq=False)
 class Episodes:
-    """Recorded experience; row t holds the observation, the action taken there and its reward.
+    """Recorded experience; row t holds an observation, the action taken there and its reward.
 
-    Rows `starts[i]:ends[i]` belong to episode i. A selection (see `split`) shares the arrays, so
-    there may be rows that belong to none of its episodes. All arrays are read-only.
+    Rows `starts[i]:ends[i]` belong to episode i. A selection (see `split`) shares the arrays of the
+    recording, so some rows may not belong to any of its episodes. All arrays are read-only.
 
     Attributes:
         observations: `[steps, obs]` float32, usually a view of a memory-mapped file.
         actions: `[steps, act]` float32.
         rewards: `[steps]` float32.
-        terminals: `[steps]` bool; the task itself ended after this row.
-        timeouts: `[steps]` bool; the recording of the episode was cut after this row.
+        terminals: `[steps]` bool; True where the task ended after the row.
+        timeouts: `[steps]` bool; True where the episode was cut off after the row.
         starts: `[episodes]` int64, first row of each episode.
-        ends: `[episodes]` int64, the row after its last.
-        next_observations: `[steps, obs]` float32 where the recording has them.
+        ends: `[episodes]` int64, the row after the last row of each episode.
+        next_observations: `[steps, obs]` float32, or None if they were not recorded.
         infos: further fields, each `[steps, features]` float32: "goal", "next_goal", "qpos",
-            "qvel", "class" if present.
-        observation_layout: of the Dict observations that the flat ones were made of, if they were;
-            the goals of the rows are then `infos["goal"]`, and those of the next observations
-            `infos["next_goal"]`.
+            "qvel", "class" and `infos` of registered token fields and conditions, if present.
+        observation_layout: layout of the Dict observations that were flattened, or None. Their
+            goals are `infos["goal"]`, and the goals of the next observations `infos["next_goal"]`.
+
+    Example:
+        >>> from pgdiff.data import Episodes
+        >>> episodes = Episodes.from_arrays(
+        ...     observations=[[0.0], [1.0], [5.0]],
+        ...     actions=[[1.0], [1.0], [-1.0]],
+        ...     rewards=[0.0, 1.0, 0.0],
+        ...     terminals=[0, 1, 0],
+        ... )
+        >>> len(episodes), episodes.lengths.tolist()
+        (2, [2, 1])
     """
 
     observations: Float[np.ndarray, "steps obs"]
@@ -63,12 +72,12 @@ class Episodes:
 
     @property
     def steps(self) -> int:
-        """Rows of the arrays."""
+        """Number of rows of the arrays."""
         return len(self.observations)
 
     @property
     def lengths(self) -> Int[np.ndarray, " episodes"]:
-        """Rows of each episode."""
+        """Number of rows of each episode."""
         lengths: np.ndarray = self.ends - self.starts
         return lengths
 
@@ -89,10 +98,10 @@ class Episodes:
         repair: bool = False,
         **fields: ArrayLike,
     ) -> Self:
-        """Make episodes from arrays in memory; they are checked, converted and copied.
+        """Create episodes from arrays in memory, which are checked, converted and copied.
 
-        Tensors of PyTorch are taken as arrays. `from_arrays(**episodes.fields())` makes the same
-        episodes again; pass `observation_layout` where they have one.
+        PyTorch tensors are accepted. `from_arrays(**episodes.fields())` recreates the episodes;
+        pass their `observation_layout` as well.
 
         Args:
             observations: `[steps, obs]`.
@@ -101,17 +110,18 @@ class Episodes:
             terminals: `[steps]`, 0 or 1.
             timeouts: `[steps]`, 0 or 1.
             next_observations: `[steps, obs]`.
-            infos: "goal", "next_goal", "qpos", "qvel" or "class", each `[steps, features]`.
-            observation_layout: of the Dict observations that these are made of, by its `flatten`.
+            infos: "goal", "next_goal", "qpos", "qvel", "class", or `infos` of a registered field,
+                each `[steps, features]`.
+            observation_layout: layout whose `flatten` made these observations from a Dict.
             episode_length: see `load_episodes`.
             join_continuous: see `load_episodes`.
             repair: see `load_episodes`.
-            fields: `infos` by the names that they have in a file: `**{"infos/goal": goals}`.
+            fields: `infos` under their names in a file: `**{"infos/goal": goals}`.
 
         Raises:
-            PgdiffError: at the first fault, naming field, row and fix.
+            PgdiffError: at the first fault, with field, row and fix.
         """
-        given: dict[str, ArrayLike | None] = {
+        main: dict[str, ArrayLike | None] = {
             "observations": observations,
             "actions": actions,
             "rewards": rewards,
@@ -119,16 +129,17 @@ class Episodes:
             "timeouts": timeouts,
             "next_observations": next_observations,
         }
-        known = {f"infos/{key}": value for key, value in (infos or {}).items()}
-        for key in fields.keys() & known.keys():
-            raise PgdiffError(f"`{key}` must be given once. Got it in `infos` and by itself.")
+        extra = {f"infos/{key}": value for key, value in (infos or {}).items()}
+        for key in fields.keys() & extra.keys():
+            raise PgdiffError(f"`{key}` must be given once. Got it twice; remove it from `infos`.")
         arrays: dict[str, np.ndarray] = {}
-        for name, values in (given | known | fields).items():
+        known = recording_fields()
+        for name, values in (main | extra | fields).items():
             if values is None:
                 continue
-            if name not in BY_NAME:
+            if name not in known:
                 raise PgdiffError(
-                    f"`{name}` is not a known field: it must be {nearest(name, BY_NAME)}"
+                    f"`{name}` is not the name of a field; it must be {nearest(name, known)}"
                 )
             arrays[name] = _array(name, values)
         need_end = not join_continuous and episode_length is None
@@ -151,21 +162,21 @@ class Episodes:
         repair: bool = False,
         trusted: bool = False,
     ) -> Self:
-        """Make episodes from arrays whose values have passed the checks.
+        """Create episodes from arrays whose values have passed the checks.
 
-        `trusted` arrays are those of episodes: their next observations were checked before.
+        `trusted` arrays come from existing episodes, so their next observations are valid.
         """
         arrays = {**arrays, "timeouts": _timeouts(arrays, episode_length)}
         if layout is not None:
             _check_layout(layout, arrays)
         if not trusted:
-            arrays = successors_checked(arrays, repair=repair)
+            arrays = check_successors(arrays, repair=repair)
         terminals, timeouts = arrays["terminals"], arrays["timeouts"]
         if join_continuous:
             joined = continuous_marks(
                 arrays["observations"], terminals | timeouts, arrays.get("next_observations")
             )
-            # A joined row neither ended the task nor was cut, so both marks go.
+            # A joined row neither ended the task nor was cut off: both marks are removed.
             terminals, timeouts = terminals.copy(), timeouts.copy()
             terminals[joined] = timeouts[joined] = False
         starts, ends = episode_bounds(terminals, timeouts)
@@ -191,17 +202,17 @@ class Episodes:
         return episodes
 
     def fields(self) -> dict[str, np.ndarray]:
-        """Return the fields by D4RL's names, with the rows of these episodes alone, in their order.
+        """Return the fields under D4RL's names, with only the rows of these episodes, in order.
 
-        `from_arrays(**fields)` and `write_hdf5` take them. An episode that another follows ends
-        with a mark, which is a timeout where it has none of its own (see `split`); so does the
-        last one of a recording without any other mark. No array is copied without need.
+        `from_arrays(**fields)` and `write_hdf5` accept them. Every episode before the last one ends
+        with a mark: a timeout is added to an unmarked end (see `split`), also to the last episode
+        of a recording without any other mark. Arrays are copied only when necessary.
 
         Raises:
-            PgdiffError: if there is no episode.
+            PgdiffError: if there are no episodes.
         """
         if not len(self):
-            raise PgdiffError("A recording must hold at least one episode. Got none.")
+            raise PgdiffError("A recording must have at least one episode. Got none.")
         fields: dict[str, np.ndarray] = {
             name: getattr(self, name)
             for name in ("observations", "actions", "rewards", "terminals", "timeouts")
@@ -217,7 +228,7 @@ class Episodes:
         last = np.cumsum(self.lengths)[:-1] - 1
         marked = fields["terminals"] | fields["timeouts"]
         unmarked = last[~marked[last]]
-        if not len(last) and not marked.any():  # a recording without any end would be refused
+        if not len(last) and not marked.any():  # a recording must mark at least one end
             unmarked = np.array([len(marked) - 1])
         if len(unmarked):
             fields["timeouts"] = fields["timeouts"].copy()
@@ -225,20 +236,20 @@ class Episodes:
         return fields
 
     def select(self, episodes: ArrayLike) -> Self:
-        """Return only these episodes; the arrays are shared.
+        """Return a selection of the episodes; the arrays are shared.
 
         Args:
-            episodes: numbers of episodes, in the order that is wanted, -1 for the last; or one
-                bool for each episode.
+            episodes: numbers of the episodes in the desired order, -1 for the last; or one bool
+                for each episode.
 
         Raises:
-            PgdiffError: no episode, a number out of range, or another type.
+            PgdiffError: if no episode is selected, or a number is out of range or not an integer.
         """
         chosen = np.atleast_1d(as_array("episodes", episodes))
         if chosen.dtype == np.bool_ and chosen.shape == (len(self),):
             chosen = np.flatnonzero(chosen)
         if chosen.size == 0:
-            raise PgdiffError("`episodes` must name at least one episode to select. Got none.")
+            raise PgdiffError("`episodes` must select at least one episode. Got none.")
         if chosen.dtype.kind not in "iu" or chosen.ndim != 1:
             raise PgdiffError(
                 f"`episodes` must be integers, or one bool for each of the {len(self)} episodes. "
@@ -259,17 +270,17 @@ class Episodes:
         return replace(self, starts=starts, ends=ends)
 
     def split(self, validation: float, *, seed: int) -> tuple[Self, Self]:
-        """Split into episodes for training and episodes held out.
+        """Split into training episodes and held-out episodes.
 
-        From 10 episodes on, whole episodes are drawn at random. With fewer, the last rows of the
-        longest episode are held out as an episode of their own, `validation` of its length.
+        With 10 or more episodes, whole episodes are drawn at random. With fewer, the last rows of
+        the longest episode become the held-out episode, a share `validation` of its length.
 
         Args:
-            validation: share held out, between 0 and 1, both excluded.
-            seed: of the draw; the same seed gives the same split.
+            validation: share of held-out data, in (0, 1).
+            seed: seed of the draw; equal seeds give equal splits.
 
         Returns:
-            Training episodes, held-out episodes.
+            The training episodes and the held-out episodes.
         """
         check_range("validation", validation, low=0.0, high=1.0, open_low=True, open_high=True)
         seed = check_seed("seed", seed)
@@ -282,7 +293,7 @@ class Episodes:
         start, end = int(self.starts[longest]), int(self.ends[longest])
         if end - start < 2:
             raise PgdiffError(
-                "`validation` needs an episode of at least 2 rows to cut. "
+                "`validation` requires an episode of at least 2 rows that can be split. "
                 f"Got {count} episodes of 1 row."
             )
         cut = min(max(end - round(validation * (end - start)), start + 1), end - 1)
@@ -299,8 +310,8 @@ def _timeouts(arrays: Mapping[str, np.ndarray], episode_length: int | None) -> n
     episode_length = check_positive_int("episode_length", episode_length)
     if timeouts is not None:
         raise PgdiffError(
-            f"`episode_length` is for recordings without `timeouts`; this one has them, "
-            f"{int(timeouts.sum())} of them set. Got {episode_length}; leave it out."
+            f"`episode_length` is for recordings without `timeouts`. Got {episode_length} for a "
+            f"recording with {int(timeouts.sum())} timeouts; leave it out."
         )
     return time_limits(arrays["terminals"], episode_length)
 
@@ -309,7 +320,7 @@ def _array(name: str, values: Any) -> np.ndarray:
     try:
         return as_array(name, values)
     except PgdiffError as error:
-        fault = Problem(name, None, "has rows of unequal shape.", "Store one array.")
+        fault = Problem(name, None, "has rows of unequal shape.", "Pass one rectangular array.")
         raise PgdiffError(
             str(fault) if isinstance(error.__cause__, ValueError) else str(error)
         ) from error
@@ -319,17 +330,17 @@ def _check_layout(layout: ObservationLayout, arrays: Mapping[str, np.ndarray]) -
     size = arrays["observations"].shape[1]
     if layout.features != size:
         raise PgdiffError(
-            f"`observation_layout` must have the {size} features of `observations`. "
+            f"`observation_layout` must have {size} features, as `observations` has. "
             f"Got {layout.features}."
         )
     if layout.goal is None:
         return
     goal = arrays.get("infos/goal")
     if goal is None or goal.shape[1] != layout.goal[1]:
-        found = "none" if goal is None else f"shape {list(goal.shape)}"
+        value = "none" if goal is None else f"shape {list(goal.shape)}"
         raise PgdiffError(
-            f"`infos/goal` must have the {layout.goal[1]} numbers of `observation_layout`'s goal "
-            f"'{layout.goal[0]}'. Got {found}."
+            f"`infos/goal` must have {layout.goal[1]} features, as the goal '{layout.goal[0]}' of "
+            f"`observation_layout` has. Got {value}."
         )
 
 
@@ -346,3 +357,89 @@ def convert(arrays: Mapping[str, Any], *, need_end: bool) -> dict[str, np.ndarra
     for problem in find_problems(arrays, keep, need_end=need_end):
         raise PgdiffError(str(problem))
     return clean
+
+
+SIZED = ("observations", "actions")
+
+
+def join_episodes(recordings: Sequence[Episodes]) -> Episodes:
+    """Concatenate the episodes of several recordings, in order.
+
+    If any recording has `next_observations`, the result has them too: missing ones are filled in
+    from the following rows, and the last row of a cut-off episode, whose next observation is
+    unknown, is dropped. Only the `infos` that all recordings have are kept.
+
+    Args:
+        recordings: at least one recording; all with the same observation and action sizes.
+
+    Raises:
+        PgdiffError: if there are no recordings, their sizes differ, or no row remains.
+
+    Example:
+        >>> from pgdiff.data import join_episodes
+        >>> from pgdiff.testing import example_episodes
+        >>> len(join_episodes([example_episodes(episodes=2), example_episodes(episodes=3)]))
+        5
+    """
+    if not recordings:
+        raise PgdiffError("`recordings` must have at least one recording. Got none.")
+    first = recordings[0]
+    for number, each in enumerate(recordings[1:], start=2):
+        for name in SIZED:
+            size, expected = getattr(each, name).shape[1], getattr(first, name).shape[1]
+            if size != expected:
+                raise PgdiffError(
+                    f"`{name}` must have {expected} features in every recording, as in the first. "
+                    f"Got {size} in recording {number} of {len(recordings)}."
+                )
+        if each.observation_layout != first.observation_layout:
+            raise PgdiffError(
+                "`observation_layout` must be equal in all recordings. The layout of recording "
+                f"{number} of {len(recordings)} differs from the first."
+            )
+    parts = [each.fields() for each in recordings]
+    for part in parts:
+        if not (part["terminals"][-1] or part["timeouts"][-1]):
+            part["timeouts"] = part["timeouts"].copy()
+            part["timeouts"][-1] = True
+    if any("next_observations" in part for part in parts):
+        parts = [fill_next_observations(part) for part in parts]
+    shared = [name for name in parts[0] if all(name in part for part in parts)]
+    fields = {name: np.concatenate([part[name] for part in parts]) for name in shared}
+    if not len(fields["rewards"]):
+        raise PgdiffError(
+            "`recordings` must have a row whose next observation is known. Got none; record "
+            "`next_observations`."
+        )
+    return Episodes._from_clean(fields, layout=first.observation_layout, trusted=True)
+
+
+def fill_next_observations(fields: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return fields with next observations, filled in from the next rows if not recorded.
+
+    The last row of a cut-off episode, whose next observation is then unknown, is dropped; the row
+    before it becomes the last row, with a timeout.
+
+    Args:
+        fields: the result of `Episodes.fields`.
+    """
+    if "next_observations" in fields:
+        return fields
+    terminals, ends = fields["terminals"], fields["terminals"] | fields["timeouts"]
+    ends = ends.copy()
+    ends[-1] = True
+    filled = dict(fields)
+    for name, following in (
+        ("observations", "next_observations"),
+        ("infos/goal", "infos/next_goal"),
+    ):
+        if name in fields:
+            values = fields[name]
+            filled[following] = np.concatenate([values[1:], values[-1:]])
+            filled[following][terminals] = values[terminals]  # not used after a terminal
+    kept = terminals | ~ends
+    timeouts = fields["timeouts"].copy()
+    # The row before a dropped row is now the last row of its episode.
+    timeouts[:-1] |= ~ends[:-1] & ~kept[1:]
+    filled["timeouts"] = timeouts
+    return {name: values[kept] for name, values in filled.items()}

@@ -1,36 +1,87 @@
-"""What looks wrong in a sound recording: ends in the wrong place, rows twice, clipped actions."""
+"""Quality report of a valid recording: misplaced ends, repeated rows, clipped actions."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt
 
-from pgdiff.data.boundaries import continuous_marks, one_step_moves, sample_rows
+from pgdiff.data.episode_boundaries import continuous_marks, one_step_moves, sample_rows
 from pgdiff.data.episodes import Episodes
 
 _BLOCK_ROWS = 65_536
 
 
-@dataclass(frozen=True, kw_only=True)
-class Quality:
-    """A report on a recording; none of it makes the recording unusable.
+@dataclass(frozen=True, eq=False)
+class FieldStatistics:
+    """Statistics of one field, per feature.
 
     Attributes:
-        jumps: rows inside an episode after which some feature leaps (see `jumps`): an episode's
-            end may be missing there.
-        continuing_ends: marked ends after which the recording simply goes on (see
-            `join_continuous` of `load_episodes`). Without next observations these are guesses: ends
-            near the row that follows.
-        ends_known: whether the recording has next observations, which tell such ends from resets.
-        other_successors: rows inside an episode whose next observation is not the observation of
-            the next row: an episode's end may be missing there, or rows are not in order.
-        ends: marked ends that another episode follows.
-        repeated_rows: rows equal to the row before, in observation, action and reward.
-        duplicate_rows: rows that are equal to any earlier row.
-        actions_at_bounds: `[act]` share of the rows whose action is exactly the lowest or the
-            highest that was recorded.
-        reward_shift: k where `rewards[t]` judges `observations[t + k]`; None where the recording
-            does not tell.
+        shape: shape of the array.
+        low: lowest value.
+        high: highest value.
+        mean: mean over all rows.
+        std: standard deviation over all rows.
+    """
+
+    shape: tuple[int, ...]
+    low: Float[np.ndarray, " features"]
+    high: Float[np.ndarray, " features"]
+    mean: Float[np.ndarray, " features"]
+    std: Float[np.ndarray, " features"]
+
+    @property
+    def constant(self) -> list[int]:
+        """Indices of the features with a single value."""
+        return [int(feature) for feature in np.flatnonzero(self.low == self.high)]
+
+
+def field_statistics(values: np.ndarray) -> FieldStatistics:
+    """Return the statistics of a field; memory is independent of the number of rows.
+
+    Args:
+        values: `[steps]` or `[steps, features]`, with at least one row.
+    """
+    rows = values.reshape(len(values), -1)
+    low, high = rows[0].astype(np.float64), rows[0].astype(np.float64)
+    count, mean, square = 0, np.zeros(rows.shape[1]), np.zeros(rows.shape[1])
+    for first in range(0, len(rows), _BLOCK_ROWS):
+        block = rows[first : first + _BLOCK_ROWS].astype(np.float64)
+        low, high = np.minimum(low, block.min(axis=0)), np.maximum(high, block.max(axis=0))
+        # Chan, Golub and LeVeque 1979, eq. 1.5: merges mean and squared deviations of blocks.
+        block_mean = block.mean(axis=0)
+        step = block_mean - mean
+        square += ((block - block_mean) ** 2).sum(axis=0)
+        square += step**2 * (count * len(block) / (count + len(block)))
+        mean = mean + step * (len(block) / (count + len(block)))
+        count += len(block)
+    return FieldStatistics(values.shape, low, high, mean, np.sqrt(square / count))
+
+
+def episode_returns(episodes: Episodes) -> Float[np.ndarray, " episodes"]:
+    """Return the undiscounted return of each episode."""
+    bounds = zip(episodes.starts, episodes.ends, strict=True)
+    return np.array([episodes.rewards[a:b].sum(dtype=np.float64) for a, b in bounds])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+    """Report on a recording; none of the findings makes the recording unusable.
+
+    Attributes:
+        jumps: rows inside an episode after which some feature jumps (see `jumps`); an episode end
+            may be missing there.
+        continuing_ends: number of marked ends after which the recording continues without a reset
+            (see `join_continuous` of `load_episodes`). Without next observations this is a guess.
+        ends_known: if True, the recording has next observations, which distinguish continuing
+            ends from resets.
+        other_successors: rows inside an episode whose next observation differs from the observation
+            of the next row; an episode end may be missing there, or rows are out of order.
+        ends: number of marked ends before the last episode's end.
+        repeated_rows: number of rows equal to the previous row in observation, action and reward.
+        duplicate_rows: number of rows equal to any earlier row.
+        actions_at_bounds: `[act]` share of the rows whose action equals the lowest or highest
+            recorded action.
+        reward_shift: k if `rewards[t]` rates `observations[t + k]`; None if unknown.
     """
 
     jumps: np.ndarray
@@ -45,10 +96,10 @@ class Quality:
 
 
 def quality(episodes: Episodes) -> Quality:
-    """Look for what is suspicious; memory is about 20 bytes for each row."""
+    """Return a report of suspicious properties; memory is about 20 bytes per row."""
     marked = np.zeros(episodes.steps, np.bool_)
     marked[episodes.ends - 1] = True
-    repeated, duplicates = _copies(episodes)
+    repeated, duplicates = _count_copies(episodes)
     observations, following = episodes.observations, episodes.next_observations
     return Quality(
         jumps=jumps(observations, marked),
@@ -58,7 +109,7 @@ def quality(episodes: Episodes) -> Quality:
         ends=int(marked[:-1].sum()),
         repeated_rows=repeated,
         duplicate_rows=duplicates,
-        actions_at_bounds=_at_bounds(episodes.actions),
+        actions_at_bounds=_share_at_bounds(episodes.actions),
         reward_shift=reward_shift(episodes),
     )
 
@@ -66,23 +117,24 @@ def quality(episodes: Episodes) -> Quality:
 def jumps(
     observations: Float[np.ndarray, "steps obs"], marked: Bool[np.ndarray, " steps"]
 ) -> np.ndarray:
-    """Return the unmarked rows t where a feature leaps from row t to row t + 1.
+    """Return the unmarked rows t where a feature jumps from row t to row t + 1.
 
-    A leap is a move above three times the 99.9th percentile of the feature's moves inside episodes,
-    or above ten times the 99th, whichever is less: the second still finds missing ends that are as
-    frequent as one row in a hundred. A feature that hardly ever moves is judged by the first alone.
+    A jump is a change above three times the 99.9th percentile of the feature's changes inside
+    episodes or ten times the 99th percentile, whichever is smaller. The second limit finds missing
+    ends that are as frequent as one row in a hundred; it is not used for features that rarely
+    change.
     """
     inside = sample_rows(np.flatnonzero(~marked[:-1]))
     if len(inside) == 0:
         return inside
     limits = np.array([_limit(moves) for moves in one_step_moves(observations, inside)])
-    found = []
+    rows = []
     for first in range(0, len(observations) - 1, _BLOCK_ROWS):
         block = observations[first : first + _BLOCK_ROWS + 1]
-        leaps = np.any(np.abs(np.diff(block, axis=0)) > limits, axis=1)
-        leaps &= ~marked[first : first + len(leaps)]
-        found.append(first + np.flatnonzero(leaps))
-    return np.concatenate(found)
+        jumping = np.any(np.abs(np.diff(block, axis=0)) > limits, axis=1)
+        jumping &= ~marked[first : first + len(jumping)]
+        rows.append(first + np.flatnonzero(jumping))
+    return np.concatenate(rows)
 
 
 def _other_successors(
@@ -90,13 +142,13 @@ def _other_successors(
     following: Float[np.ndarray, "steps obs"] | None,
     marked: Bool[np.ndarray, " steps"],
 ) -> np.ndarray:
-    found = [np.zeros(0, np.int64)]
+    rows = [np.zeros(0, np.int64)]
     for first in range(0, len(observations) - 1 if following is not None else 0, _BLOCK_ROWS):
         after = observations[first + 1 : first + _BLOCK_ROWS + 1]
         assert following is not None
         other = (following[first : first + len(after)] != after).any(axis=1)
-        found.append(first + np.flatnonzero(other & ~marked[first : first + len(after)]))
-    return np.concatenate(found)
+        rows.append(first + np.flatnonzero(other & ~marked[first : first + len(after)]))
+    return np.concatenate(rows)
 
 
 def _limit(moves: np.ndarray) -> float:
@@ -104,7 +156,7 @@ def _limit(moves: np.ndarray) -> float:
     return float(min(3.0 * nearly_all, 10.0 * most) if most > 0 else 3.0 * nearly_all) or np.inf
 
 
-def _at_bounds(actions: Float[np.ndarray, "steps act"]) -> Float[np.ndarray, " act"]:
+def _share_at_bounds(actions: Float[np.ndarray, "steps act"]) -> Float[np.ndarray, " act"]:
     low, high = actions.min(axis=0), actions.max(axis=0)
     count = np.zeros(actions.shape[1], np.int64)
     for first in range(0, len(actions), _BLOCK_ROWS):
@@ -114,8 +166,8 @@ def _at_bounds(actions: Float[np.ndarray, "steps act"]) -> Float[np.ndarray, " a
     return share
 
 
-def _copies(episodes: Episodes) -> tuple[int, int]:
-    """Rows equal to the one before, and rows equal to any earlier one."""
+def _count_copies(episodes: Episodes) -> tuple[int, int]:
+    """Return the numbers of rows equal to the previous row and to any earlier row."""
     hashes = np.empty(episodes.steps, np.uint64)
     for first in range(0, episodes.steps, _BLOCK_ROWS):
         rows = slice(first, first + _BLOCK_ROWS)
@@ -127,7 +179,7 @@ def _copies(episodes: Episodes) -> tuple[int, int]:
 
 
 def _hash(rows: Float[np.ndarray, "rows columns"]) -> UInt[np.ndarray, " rows"]:
-    """64 bits of each row, by the finaliser of SplitMix64 (Steele et al. 2014, figure 13)."""
+    """Return a 64-bit hash of each row (SplitMix64's finaliser: Steele et al. 2014, figure 13)."""
     bits = np.ascontiguousarray(rows).view(np.uint32).astype(np.uint64)
     state = np.zeros(len(rows), np.uint64)
     for column in bits.T:
@@ -139,12 +191,12 @@ def _hash(rows: Float[np.ndarray, "rows columns"]) -> UInt[np.ndarray, " rows"]:
 
 
 def reward_shift(episodes: Episodes) -> int | None:
-    """Return k where `rewards[t]` judges `observations[t + k]`, or None where it cannot be told.
+    """Return k if `rewards[t]` rates `observations[t + k]`, or None if k cannot be determined.
 
-    It can be told of a recording with goals whose reward has two values: the higher one must be
-    given exactly where the place is closer to the goal than at all other rows. D4RL's maze2d has
-    k = 0; an environment that judges where its step has led to has k = 1; k = -1 is one step late.
-    The place is `ObservationLayout.position`, or the first features of an observation.
+    k is determined for recordings with goals and a two-valued reward, if all rows with the higher
+    reward are closer to their goal than all other rows. D4RL's maze2d has k = 0, an environment
+    that rates the result of its step has k = 1, and k = -1 is a reward one step late. Distances are
+    measured in the features `ObservationLayout.position`, or else in the first features.
     """
     goal = episodes.infos.get("goal")
     low, high = float(episodes.rewards.min()), float(episodes.rewards.max())
@@ -152,27 +204,27 @@ def reward_shift(episodes: Episodes) -> int | None:
         return None
     layout = episodes.observation_layout
     position = list(layout.position) if layout is not None else []
-    place = position or list(range(goal.shape[1]))
-    rows = sample_rows(_inner(episodes))
+    features = position or list(range(goal.shape[1]))
+    rows = sample_rows(_inner_rows(episodes))
     rewards = episodes.rewards[rows]
     rewarded = rewards == high
     if not len(rows) or rewarded.all() or not ((rewards == low) | rewarded).all():
         return None
     if not rewarded.any():
         return None
-    telling = []
+    shifts = []
     for shift in (-1, 0, 1):
-        at = episodes.observations[rows + shift][:, place]
-        # The goal in force at the step, or, where it moves along, the one pursued before it.
+        positions = episodes.observations[rows + shift][:, features]
+        # The goal of the step's row, or of the previous row if the reward still refers to that.
         for behind in (0, 1):
-            distance = np.linalg.norm(at - goal[rows - behind], axis=1)
+            distance = np.linalg.norm(positions - goal[rows - behind], axis=1)
             if distance[rewarded].max() < distance[~rewarded].min():
-                telling.append(shift)
-    return telling[0] if len(set(telling)) == 1 else None
+                shifts.append(shift)
+    return shifts[0] if len(set(shifts)) == 1 else None
 
 
-def _inner(episodes: Episodes) -> np.ndarray:
-    """Rows that have a row before and one after them in their episode."""
+def _inner_rows(episodes: Episodes) -> np.ndarray:
+    """Return the rows that are neither the first nor the last of their episode."""
     inner = np.ones(episodes.steps, np.bool_)
     inner[episodes.starts] = False
     inner[episodes.ends - 1] = False

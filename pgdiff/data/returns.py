@@ -6,8 +6,8 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float
 
+from pgdiff.core.validation import check_positive_int, check_range
 from pgdiff.data.episodes import Episodes
-from pgdiff.validation import check_positive_int, check_range
 
 _BLOCK_ROWS = 262_144
 
@@ -15,24 +15,32 @@ _BLOCK_ROWS = 262_144
 def discounted_returns(episodes: Episodes, discount: float) -> Float[np.ndarray, " steps"]:
     """Return `sum over k of discount**k * rewards[t + k]` up to the episode's end, for each row t.
 
-    Nothing is added beyond an episode's end, be it a terminal or a timeout. Rows that belong to
-    none of the episodes (see `Episodes.split`) are NaN, so that no average takes them in unseen.
+    The sum stops at the end of the episode, whether terminal or timeout. Rows that do not belong to
+    an episode (see `Episodes.split`) are NaN, so that an average cannot include them unnoticed.
 
     Args:
         episodes: the recording.
-        discount: in (0, 1].
+        discount: discount per row, in (0, 1]; larger values weight later rewards more.
 
     Raises:
         PgdiffError: if `discount` is out of range.
+
+    Example:
+        >>> from pgdiff.data import Episodes, discounted_returns
+        >>> episodes = Episodes.from_arrays(
+        ...     observations=[[0]] * 3, actions=[[0]] * 3, rewards=[1, 1, 1], terminals=[0, 0, 1]
+        ... )
+        >>> discounted_returns(episodes, 0.5).tolist()
+        [1.75, 1.5, 1.0]
     """
     check_range("discount", discount, low=0.0, high=1.0, open_low=True)
     return _sums(episodes, discount, None)
 
 
 def chunk_rewards(episodes: Episodes, stride: int, discount: float) -> Float[np.ndarray, " steps"]:
-    """Return `sum over j < stride of discount**j * rewards[t + j]`, cut at the episode's end.
+    """Return `sum over j < stride of discount**j * rewards[t + j]`, up to the episode's end.
 
-    Rows that belong to none of the episodes are NaN.
+    Rows that do not belong to an episode are NaN.
     """
     stride = check_positive_int("stride", stride)
     check_range("discount", discount, low=0.0, high=1.0, open_low=True)
@@ -42,7 +50,7 @@ def chunk_rewards(episodes: Episodes, stride: int, discount: float) -> Float[np.
 def runs(episodes: Episodes) -> Iterator[tuple[int, int, int, int]]:
     """Yield (first episode, episode after the last, first row, row after the last) of each run.
 
-    A run is of episodes that lie one after the other without a gap.
+    A run is a sequence of episodes without gaps between their rows.
     """
     starts, ends = episodes.starts, episodes.ends
     breaks = np.flatnonzero(starts[1:] != ends[:-1]) + 1
@@ -51,11 +59,11 @@ def runs(episodes: Episodes) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _sums(episodes: Episodes, discount: float, window: int | None) -> Float[np.ndarray, " steps"]:
-    """Sum the rewards of `window` rows, of all to the episode's end if None."""
+    """Sum the rewards of `window` rows, or up to the episode's end if None."""
     result = np.full(episodes.steps, np.nan, np.float32)
     for first, last, begin, end in runs(episodes):
-        # Neighbouring episodes are taken together, in blocks: memory stays bounded however many
-        # rows there are, and many short episodes cost no loop of their own.
+        # Adjacent episodes are processed together, in blocks: memory is independent of the number
+        # of rows, and many short episodes need no loop.
         ends = episodes.ends[first:last]
         if window is None:
             _returns(result, episodes.rewards, ends, begin, end, discount)
@@ -77,7 +85,7 @@ def _returns(
     end: int,
     discount: float,
 ) -> None:
-    """Fill a run of returns from its last block to its first."""
+    """Compute the returns of a run, from its last block to its first."""
     following = 0.0  # the return of the row after the block
     for high in range(end, begin, -_BLOCK_ROWS):
         rows = slice(max(high - _BLOCK_ROWS, begin), high)
@@ -92,7 +100,7 @@ def _returns(
 
 
 def _remaining(ends: np.ndarray, rows: slice) -> np.ndarray:
-    """Rows to the end of its episode, from each row on and with it."""
+    """Return the number of rows from each row (inclusive) to the end of its episode."""
     numbers = np.arange(rows.start, rows.stop)
     remaining: np.ndarray = ends[np.searchsorted(ends, numbers, side="right")] - numbers
     return remaining
@@ -101,26 +109,26 @@ def _remaining(ends: np.ndarray, rows: slice) -> np.ndarray:
 def _window_sums(
     rewards: Float[np.ndarray, " rows"], remaining: np.ndarray, discount: float, window: int
 ) -> Float[np.ndarray, " rows"]:
-    """Sum `window` discounted rewards from each row on, never past `remaining` rows.
+    """Sum `window` discounted rewards starting at each row, over at most `remaining` rows.
 
-    Sums over 1, 2, 4, ... rows are doubled, and those of the window's binary digits are joined:
-    log2(window) passes instead of one per row.
+    Sums over 1, 2, 4, ... rows are built by doubling, and the sums of the window's binary digits
+    are added: log2(window) passes instead of one per row.
     """
-    power = rewards.astype(np.float64)  # sums over `width` rows from each row on
+    power = rewards.astype(np.float64)  # sums over `width` rows starting at each row
     total = np.zeros_like(power)  # sums over the first `done` rows
     width, done = 1, 0
     while True:
         if window & width:
-            total += discount**done * _shifted(power, remaining, done)
+            total += discount**done * _shift(power, remaining, done)
             done += width
         if done >= window:
             return total
-        power = power + discount**width * _shifted(power, remaining, width)
+        power = power + discount**width * _shift(power, remaining, width)
         width *= 2
 
 
-def _shifted(values: np.ndarray, remaining: np.ndarray, by: int) -> np.ndarray:
-    """Return `values[t + by]`, or 0 where that row is of another episode."""
+def _shift(values: np.ndarray, remaining: np.ndarray, by: int) -> np.ndarray:
+    """Return `values[t + by]`, or 0 where that row belongs to another episode."""
     moved = np.zeros_like(values)
     kept = max(len(values) - by, 0)
     np.copyto(moved[:kept], values[by:], where=remaining[:kept] > by)

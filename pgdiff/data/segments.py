@@ -1,47 +1,50 @@
-"""Windows of tokens over recorded episodes, gathered straight from the memory-mapped arrays."""
+"""Segments: windows of tokens over recorded episodes, gathered from memory-mapped arrays."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from pgdiff.core.registry import registered
+from pgdiff.core.validation import PgdiffError, check_in, check_positive_int, check_range
 from pgdiff.data.episodes import Episodes
-from pgdiff.data.returns import chunk_rewards
-from pgdiff.data.selection import selected
-from pgdiff.validation import PgdiffError, check_in, check_positive_int, check_range
+from pgdiff.data.fields import Windows, token_field
 
-FIELDS = (
-    "observations",
-    "actions",
-    "rewards",
-    "action_chunks",
-    "terminals",
-    "next_observations",
-    "previous_actions",
-)
 PADDINGS = ("none", "repeat", "terminal")
 
 
 class SegmentBatch(NamedTuple):
-    """A batch of segments in raw units; a field that was not asked for has zero width.
+    """Batch of segments in raw units; fields that were not requested have zero width.
+
+    Fields of own classes (`pgdiff.data.fields`) are attributes too.
 
     Attributes:
         observations: `[batch, tokens, obs]` float32.
         actions: `[batch, tokens, act]` float32, the action taken at each token's row.
-        rewards: `[batch, tokens]` float32, see `SegmentDataset`; `[batch, 0]` if not asked for.
+        rewards: `[batch, tokens]` float32, see `SegmentDataset`; `[batch, 0]` if not requested.
         mask: `[batch, tokens]` bool, False at padded tokens.
-        action_chunks: `[batch, tokens, stride * act]` float32, the actions of the steps from each
-            token's row up to the next token's, one after the other; past the episode's end its last
-            action is repeated.
-        terminals: `[batch, tokens]` float32, 1 where the task itself ended after the token's row,
-            else 0; `[batch, 0]` if not asked for.
-        next_observations: `[batch, tokens, obs]` float32, what followed the token's row; after a
-            terminal of a recording without them the row itself. There the last row of a cut episode
-            counts as padding.
-        previous_actions: `[batch, tokens, stride * act]` float32, the action chunk of the token
-            before; 0 at the first token of a segment.
+        action_chunks: `[batch, tokens, stride * act]` float32, the concatenated actions from each
+            token's row up to the next token; past the episode's end its last action is repeated.
+        terminals: `[batch, tokens]` float32, 1 if the task ended after the token's row, else 0;
+            `[batch, 0]` if not requested.
+        next_observations: `[batch, tokens, obs]` float32, the observation after the token's row. If
+            they were not recorded, a terminal row is its own successor, and the last row of a
+            cut-off episode counts as padding.
+        previous_actions: `[batch, tokens, stride * act]` float32, the action chunk of the previous
+            token; 0 at the first token of a segment.
+        condition: `[batch, width]` float32, the raw values of the joint conditions, concatenated;
+            None without conditions.
+        hints: `[batch, ...]` float32, the raw values of each hint by name; None without hints.
+        further: fields of own classes by name; None without any.
+
+    Example:
+        >>> from pgdiff.data import SegmentDataset
+        >>> from pgdiff.testing import example_episodes
+        >>> batch = SegmentDataset(example_episodes(), horizon=4, stride=2).batch([0, 1])
+        >>> batch.observations.shape, batch.actions.shape
+        ((2, 4, 4), (2, 4, 0))
     """
 
     observations: Float[np.ndarray, "batch tokens obs"]
@@ -52,22 +55,42 @@ class SegmentBatch(NamedTuple):
     terminals: Float[np.ndarray, "batch ends"]
     next_observations: Float[np.ndarray, "batch tokens next"]
     previous_actions: Float[np.ndarray, "batch tokens chunk"]
+    condition: Float[np.ndarray, "batch width"] | None = None
+    hints: Mapping[str, Float[np.ndarray, "batch ..."]] | None = None
+    further: Mapping[str, Float[np.ndarray, "batch tokens ..."]] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        """Return an own field by its name."""
+        if self.further is not None and name in self.further:
+            return self.further[name]
+        raise AttributeError(f"A batch has no field '{name}'.")
+
+
+_NAMED = {name for name in SegmentBatch._fields if name in registered("token_field")}
 
 
 @dataclass(frozen=True, eq=False)
 class SegmentIndex:
-    """All windows of `horizon` tokens at `stride` in some episodes, by number.
+    """Numbering of all windows of `horizon` tokens at `stride` in some episodes.
 
-    Window w covers the rows `start + k * stride`, k < horizon, of one episode.
+    A window covers the rows `start + k * stride`, k < horizon, of one episode.
 
     Attributes:
-        starts: `[episodes]` first row of each episode that holds a window.
-        ends: `[episodes]` the row after its last.
+        starts: `[episodes]` first row of each episode that contains a window.
+        ends: `[episodes]` the row after the last row of each of these episodes.
         offsets: `[episodes + 1]` number of the first window of each episode; the last entry is the
             number of windows.
         horizon: tokens of a window.
         stride: steps between tokens.
-        absorbing: whether tokens past an episode's end are real: its end repeated.
+        absorbing: if True, tokens past an episode's end are real and repeat the end.
+
+    Example:
+        >>> from pgdiff.data import segments
+        >>> from pgdiff.testing import example_episodes
+        >>> index = segments(example_episodes(episodes=1, steps=10), horizon=4, stride=2)
+        >>> rows, mask = index.rows([0, 3])
+        >>> rows.tolist()
+        [[0, 2, 4, 6], [3, 5, 7, 9]]
     """
 
     starts: Int[np.ndarray, " episodes"]
@@ -83,15 +106,22 @@ class SegmentIndex:
     def rows(
         self, indices: Int[np.ndarray, " batch"]
     ) -> tuple[Int[np.ndarray, "batch tokens"], Bool[np.ndarray, "batch tokens"]]:
-        """Return the row of every token, and whether the token is real (not padded)."""
+        """Return the row of every token, and the mask of real (not padded) tokens."""
         rows, last = self._unbounded(indices)
         return np.minimum(rows, last), (rows <= last) | self.absorbing
 
-    def past(self, indices: Int[np.ndarray, " batch"]) -> Bool[np.ndarray, "batch tokens"]:
-        """Return which tokens lie past their episode's end."""
+    def windows(self, indices: Int[np.ndarray, " batch"]) -> Windows:
+        """Return the rows of these windows, and the ends of their episodes."""
         rows, last = self._unbounded(indices)
-        past: np.ndarray = rows > last
-        return past
+        past = rows > last
+        return Windows(
+            rows=np.minimum(rows, last),
+            mask=~past | self.absorbing,
+            past=past,
+            last=last,
+            stride=self.stride,
+            absorbing=self.absorbing,
+        )
 
     def last_rows(self, indices: Int[np.ndarray, " batch"]) -> Int[np.ndarray, " batch"]:
         """Return the last row of the episode of each window."""
@@ -123,24 +153,30 @@ def segments(
 ) -> SegmentIndex:
     """Number all windows that stay inside one episode.
 
-    Padding rule: a window may start at any row from which the episode still holds `min_tokens`
-    tokens. With `padding="none"` that is `horizon`, so nothing is padded. With `padding="repeat"`
-    (by default from one token on) the missing tokens repeat the episode's last row. With
-    `padding="terminal"` so do those of an episode that a terminal ended, from its every row on, and
-    they count as real: where the task has ended nothing changes any more. Other episodes are not
-    padded. Where a recording has next observations, the observation that is then repeated is the
-    one in which the task ended.
+    A window can start at any row from which at least `min_tokens` tokens fit into the episode.
+
+    - `padding="none"`: all `horizon` tokens must fit; nothing is padded.
+    - `padding="repeat"`: missing tokens repeat the last row. `min_tokens` is 1 by default.
+    - `padding="terminal"`: windows start at every row of an episode that ends in a terminal.
+      Missing tokens repeat its end (the final next observation, if recorded) and count as real,
+      because nothing changes after the task has ended. Other episodes are not padded.
 
     Args:
         episodes: the recording.
         horizon: tokens of a window, at least 1.
         stride: steps between tokens, at least 1.
         padding: "none", "repeat" or "terminal".
-        min_tokens: tokens that must be real; only with `padding="repeat"`.
-        ahead: rows that an episode without a terminal must hold after a window.
+        min_tokens: least number of real tokens; only with `padding="repeat"`.
+        ahead: rows that must follow a window in an episode without a terminal.
 
     Raises:
-        PgdiffError: if an argument is out of range or no episode is long enough.
+        PgdiffError: if an argument is out of range, or no episode is long enough.
+
+    Example:
+        >>> from pgdiff.data import segments
+        >>> from pgdiff.testing import example_episodes
+        >>> len(segments(example_episodes(episodes=2, steps=10), horizon=4, stride=2))
+        8
     """
     horizon = check_positive_int("horizon", horizon)
     stride = check_positive_int("stride", stride)
@@ -148,7 +184,7 @@ def segments(
     if padding != "repeat":
         if min_tokens not in (None, horizon):
             raise PgdiffError(
-                f"`min_tokens` must be `horizon` without padding. Got {min_tokens}; "
+                f"`min_tokens` must equal `horizon` without padding. Got {min_tokens}; "
                 "pass padding='repeat' for shorter windows."
             )
         min_tokens = horizon
@@ -177,25 +213,27 @@ def segments(
 
 
 class SegmentDataset:
-    """Segments of recorded episodes as batches of NumPy arrays.
-
-    `rewards` of a token at row r is the discounted reward of the steps up to the next token,
-    `sum over j < stride of discount**j * rewards[r + j]`, cut at the episode's end; it is 0 at
-    tokens past the episode's end, also where `padding="terminal"` counts them as real.
+    """Segments of recorded episodes, as batches of NumPy arrays.
 
     Args:
         episodes: the recording.
         horizon: tokens of a segment.
         stride: steps between tokens.
-        fields: which to gather: "observations", "actions", "rewards", "action_chunks",
-            "terminals", "next_observations", "previous_actions".
-        discount: of the rewards within a token's stride, in (0, 1].
+        fields: names of the fields to gather (see `pgdiff.data.fields`).
+        discount: discount of the rewards within a token's stride, in (0, 1].
         padding: see `segments`.
         min_tokens: see `segments`.
 
     Attributes:
         episodes: the recording.
-        index: the windows; `index.rows(indices)` gives the rows behind a batch.
+        index: the windows; `index.rows(indices)` returns the rows of a batch.
+
+    Example:
+        >>> from pgdiff.data import SegmentDataset
+        >>> from pgdiff.testing import example_episodes
+        >>> dataset = SegmentDataset(example_episodes(episodes=2, steps=10), horizon=4, stride=2)
+        >>> len(dataset), dataset.batch([0]).observations.shape
+        (8, (1, 4, 4))
     """
 
     def __init__(
@@ -209,131 +247,60 @@ class SegmentDataset:
         padding: str = "none",
         min_tokens: int | None = None,
     ) -> None:
-        for name in fields:
-            check_in("fields", name, FIELDS)
+        parts = {name: token_field(name) for name in fields}
         check_range("discount", discount, low=0.0, high=1.0, open_low=True)
         self.episodes = episodes
-        # The last row of an episode that was cut has no successor but a recorded one.
-        self._follows = "next_observations" in fields and episodes.next_observations is None
+        self._needs_successor = any(part.needs_successor(episodes) for part in parts.values())
         self.index = segments(
             episodes,
             horizon,
             stride,
             padding=padding,
             min_tokens=min_tokens,
-            ahead=int(self._follows),
+            ahead=int(self._needs_successor),
         )
         self.fields = tuple(fields)
-        self._rewards = (
-            chunk_rewards(episodes, self.index.stride, discount) if "rewards" in fields else None
-        )
+        self._readers = {
+            name: part.gather(episodes, stride=self.index.stride, discount=discount)
+            for name, part in parts.items()
+        }
 
     def __len__(self) -> int:
         return len(self.index)
 
     @property
     def episode_starts(self) -> Int[np.ndarray, " episodes"]:
-        """First rows of the episodes that examples come from."""
+        """First row of each episode that contains examples."""
         return self.index.starts
 
     def batch(self, indices: Int[np.ndarray, " batch"]) -> SegmentBatch:
-        """Gather the segments of these numbers.
+        """Gather the segments with these numbers.
 
         Raises:
             PgdiffError: if a number is out of range.
         """
-        rows, mask = self.index.rows(indices)
-        if self._follows:
-            # Nobody knows what follows the last row of an episode that was cut.
-            last = rows == self.index.last_rows(indices)[:, None]
-            mask = mask & ~(last & ~self.episodes.terminals[rows])
-        rewards = np.zeros((len(rows), 0), np.float32)
-        if self._rewards is not None:
-            # Past a terminal tokens count as real, but nothing more is earned there.
-            earning = mask & ~self.index.past(indices)
-            rewards = np.where(earning, self._rewards[rows], np.float32(0))
-        return SegmentBatch(
-            self._observations(indices, rows),
-            self._gather("actions", rows),
-            rewards,
-            mask,
-            self._chunks(indices, rows),
-            self._terminals(rows),
-            self._next(indices, rows),
-            self._previous_actions(indices, rows),
-        )
-
-    def _gather(self, name: str, rows: np.ndarray) -> np.ndarray:
-        if name not in self.fields:
-            return np.zeros((*rows.shape, 0), np.float32)
-        values: np.ndarray = getattr(self.episodes, name)
-        return values.take(rows, axis=0)
-
-    def _observations(self, indices: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        values = self._gather("observations", rows)
-        recorded = self.episodes.next_observations
-        if self.index.absorbing and recorded is not None and values.shape[-1]:
-            past = self.index.past(indices)
-            values[past] = recorded.take(rows[past], axis=0)
-        return values
-
-    def _terminals(self, rows: np.ndarray) -> np.ndarray:
-        if "terminals" not in self.fields:
-            return np.zeros((len(rows), 0), np.float32)
-        return self.episodes.terminals.take(rows).astype(np.float32)
-
-    def _next(self, indices: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        if "next_observations" not in self.fields:
-            return np.zeros((*rows.shape, 0), np.float32)
-        recorded = self.episodes.next_observations
-        if recorded is not None:
-            return recorded.take(rows, axis=0)
-        after = np.minimum(rows + 1, self.index.last_rows(indices)[:, None])
-        values: np.ndarray = self.episodes.observations.take(after, axis=0)
-        return values
-
-    def _chunks(self, indices: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        if "action_chunks" not in self.fields:
-            return np.zeros((*rows.shape, 0), np.float32)
-        return self._actions_from(indices, rows)
-
-    def _previous_actions(self, indices: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        if "previous_actions" not in self.fields:
-            return np.zeros((*rows.shape, 0), np.float32)
-        chunks = self._actions_from(indices, rows)
-        return np.concatenate([np.zeros_like(chunks[:, :1]), chunks[:, :-1]], axis=1)
-
-    def _actions_from(self, indices: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """Return the actions of the `stride` steps from each row on."""
-        last = self.index.last_rows(indices)[:, None, None]
-        steps = np.minimum(rows[..., None] + np.arange(self.index.stride), last)
-        values: np.ndarray = self.episodes.actions.take(steps, axis=0)
-        return values.reshape(*rows.shape, -1)
+        windows = self.index.windows(indices)
+        mask = windows.mask
+        if self._needs_successor:
+            # The successor of the last row of a cut-off episode is unknown.
+            mask = mask & ~((windows.rows == windows.last) & ~self.episodes.terminals[windows.rows])
+            windows = replace(windows, mask=mask)
+        values: dict[str, Any] = {n: read(windows) for n, read in self._readers.items()}
+        further = {name: values.pop(name) for name in self._readers if name not in _NAMED}
+        for name in _NAMED - values.keys():
+            axes = mask.shape[:1] if token_field(name).scalar else mask.shape
+            values[name] = np.zeros((*axes, 0), np.float32)
+        return SegmentBatch(mask=mask, further=further or None, **values)
 
 
 def token_fields(
     episodes: Episodes, fields: Sequence[str], *, stride: int
 ) -> list[tuple[str, Float[np.ndarray, "rows size"], int]]:
-    """Return name, recorded values and repeats in a token of each field, of these episodes alone.
+    """Return name, recorded values and copies in a token of each field, for fitting a normaliser.
 
-    What a normaliser is fitted to: rewards are summed over the stride, actions of a chunk stand in
-    a token `stride` times, next observations are normalised as observations are.
+    Only rows of these episodes are returned (see `TokenField.recorded`).
 
     Raises:
-        PgdiffError: an unknown field.
+        PgdiffError: if a field is unknown.
     """
-    found = []
-    for name in fields:
-        check_in("fields", name, FIELDS)
-        if name == "rewards":
-            sums = chunk_rewards(episodes, stride, 1.0)
-            found.append((name, sums[~np.isnan(sums), None], 1))  # NaN is of no episode
-        elif name in ("action_chunks", "previous_actions"):
-            found.append((name, selected(episodes, "actions"), stride))
-        elif name == "terminals":
-            found.append((name, selected(episodes, "terminals")[:, None], 1))
-        elif name == "next_observations":
-            found.append((name, selected(episodes, "observations"), 1))
-        else:
-            found.append((name, selected(episodes, name), 1))
-    return found
+    return [(name, *token_field(name).recorded(episodes, stride=stride)) for name in fields]

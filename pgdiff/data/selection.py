@@ -1,30 +1,30 @@
-"""The rows that belong to some episodes, where a selection shares the arrays of its recording."""
+"""Rows of a selection of episodes, which shares the arrays of its recording."""
 
 import numpy as np
 from jaxtyping import Shaped
 
+from pgdiff.core.validation import check_in
 from pgdiff.data.episodes import Episodes
 from pgdiff.data.returns import runs
-from pgdiff.validation import check_in
 
 FIELDS = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
 
 
 def selected(episodes: Episodes, name: str) -> Shaped[np.ndarray, "rows ..."]:
-    """Return the rows of a field that belong to the episodes, in their order.
+    """Return the rows of a field that belong to the episodes, in the order of the episodes.
 
-    `Episodes.select` and `Episodes.split` share the arrays of the recording, so that
-    `episodes.observations` may hold rows of other episodes. Statistics of the data, such as those
-    of a normaliser, must be taken over the rows that this function returns. Where the episodes are
-    neighbours nothing is copied.
+    `Episodes.select` and `Episodes.split` share the arrays of the recording, so
+    `episodes.observations` may contain rows of other episodes. Compute statistics of the data, such
+    as those of a normaliser, over the rows that this function returns. Adjacent episodes are not
+    copied.
 
     Args:
         episodes: the episodes, at least one.
-        name: a field: "observations", "actions", "rewards", "terminals", "timeouts" or
-            "next_observations".
+        name: a field: "observations", "actions", "rewards", "terminals", "timeouts",
+            "next_observations", or an info under its name in a file, such as "infos/goal".
 
     Raises:
-        PgdiffError: an unknown field, or one that the recording lacks.
+        PgdiffError: if the field is unknown or was not recorded.
 
     Example:
         >>> import numpy as np, pgdiff
@@ -37,7 +37,9 @@ def selected(episodes: Episodes, name: str) -> Shaped[np.ndarray, "rows ..."]:
         >>> selected(episodes.select([1]), "observations").ravel().tolist()
         [2.0, 3.0]
     """
-    held = [field for field in FIELDS if getattr(episodes, field) is not None]
-    values: np.ndarray = getattr(episodes, check_in("name", name, held))
+    fields = {field: getattr(episodes, field) for field in FIELDS}
+    fields |= {f"infos/{info}": values for info, values in episodes.infos.items()}
+    recorded = [field for field, values in fields.items() if values is not None]
+    values: np.ndarray = fields[check_in("name", name, recorded)]
     blocks = [values[begin:end] for _, _, begin, end in runs(episodes)]
     return blocks[0] if len(blocks) == 1 else np.concatenate(blocks)

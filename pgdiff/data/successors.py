@@ -1,8 +1,8 @@
-"""Next observations that are not what followed: resets, copies, and rows of a vector's autoreset.
+"""Detection of wrong next observations: resets, copies, and rows of a vector's autoreset.
 
-Recorders that step vector environments get them wrong in a few known ways, and each of them would
-make a value of one episode depend on another. All of them show in exact equalities of rows, which
-do not happen by chance in recordings of real numbers.
+Recorders of vector environments make a few known errors, each of which would make the values of one
+episode depend on another episode. All of them show as exact equalities between rows, which do not
+occur by chance in recordings of real numbers.
 """
 
 import math
@@ -12,74 +12,72 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from pgdiff.data.boundaries import far_moves, largest_moves
+from pgdiff.core.validation import PgdiffError
 from pgdiff.data.checks import Source, block_rows
-from pgdiff.data.problems import Problem
-from pgdiff.validation import PgdiffError
+from pgdiff.data.episode_boundaries import far_moves, largest_moves
+from pgdiff.data.schema import Problem
 
 _INSIDE, _COMPARED, _ENDS = 20_000, 2_000, 50_000
-"""Rows looked at, at most: inside episodes, against rows further on, and at ends."""
+"""Largest numbers of rows that are tested: inside episodes, against later rows, and at ends."""
 
 _READ = 1 << 28
-"""Bytes up to which a field of a file is read as a whole, since rows of it are slow to pick."""
+"""Largest size in bytes of a field that is read as a whole; single rows of a file read slowly."""
 
 _NEEDED = ("observations", "next_observations", "rewards", "terminals", "timeouts")
 
 _SHIFTS = (*range(-4, 1), *range(2, 65))
-"""Rows further on that `next_observations` are compared with, where the next row is not theirs."""
+"""Row offsets at which the observation of a wrong `next_observations` is searched."""
 
 _FEW, _MOST = 0.1, 0.9
-"""Shares of rows from which a pattern counts, and from which it accounts for all of them."""
+"""Least shares of rows at which a pattern counts, and at which it explains all rows."""
 
 
 def find_successor_problems(fields: Mapping[str, Source]) -> Iterator[Problem]:
-    """Yield what is wrong with the successors of a recording whose values are sound.
+    """Yield the faults in the successors of a recording whose values are valid.
 
     Args:
-        fields: by their D4RL names, arrays or data sets of a file.
+        fields: arrays or data sets of a file, under their D4RL names.
     """
-    rows = _Rows.of(fields)
+    rows = _Rows.from_fields(fields)
     if "next_observations" in fields:
-        shift = _shifted(rows)
+        shift = _find_shift(rows)
         yield from shift
         if not shift:
-            yield from _standing_ends(rows)
-        yield from _resets_at_ends(rows)
-    found = _reset_rows(rows, _some(rows.followed_by_a_step(), _ENDS))
-    if len(found):
+            yield from _find_repeated_ends(rows)
+        yield from _find_resets_at_ends(rows)
+    resets = _find_reset_rows(rows, _subsample(rows.followed_by_a_step(), _ENDS))
+    if len(resets):
         yield Problem(
             "observations",
-            int(found[0]),
-            f"is a row that no step of the task made ({len(found)} such rows, each after an end): "
-            "it leads from an episode's last observation to a reset, as Gymnasium's vector "
-            "environments with AutoresetMode.NEXT_STEP do in the call of `step` after an end.",
-            "Leave these rows out, in the recorder or by `repair=True` (`pgdiff convert` with "
-            "repair=true writes such a file).",
+            int(resets[0]),
+            f"is a reset and not a step of the task ({len(resets)} rows, each after an end). "
+            "Gymnasium's vector environments with AutoresetMode.NEXT_STEP reset in the call of "
+            "`step` after an end.",
+            "Drop these rows in the recorder, or load with `repair=True` (`pgdiff convert` with "
+            "repair=true writes a repaired file).",
         )
 
 
-def successors_checked(
-    arrays: Mapping[str, np.ndarray], *, repair: bool
-) -> Mapping[str, np.ndarray]:
-    """Return the arrays if their successors are sound, or else repaired.
+def check_successors(arrays: Mapping[str, np.ndarray], *, repair: bool) -> Mapping[str, np.ndarray]:
+    """Return the arrays, repaired if their successors are faulty.
 
-    Repaired arrays have no row of a vector environment's autoreset, and no `next_observations` (nor
-    `infos/next_goal`) where those are at fault: successors are then the rows that follow, and the
-    successor of an episode's last row is unknown.
+    Repaired arrays have no rows of a vector environment's autoreset. Faulty `next_observations` are
+    dropped together with `infos/next_goal`: successors are then the next rows, and the successor of
+    an episode's last row is unknown.
 
     Raises:
-        PgdiffError: the first fault, without `repair`.
+        PgdiffError: at the first fault, without `repair`.
     """
     problems = list(find_successor_problems(arrays))
     if not problems:
         return arrays
     if not repair:
         raise PgdiffError(str(problems[0]))
-    rows, fields = _Rows.of(arrays), dict(arrays)
-    made = _reset_rows(rows, rows.followed_by_a_step())
-    if any(problem.field == "observations" for problem in problems) and len(made):
+    rows, fields = _Rows.from_fields(arrays), dict(arrays)
+    resets = _find_reset_rows(rows, rows.followed_by_a_step())
+    if any(problem.field == "observations" for problem in problems) and len(resets):
         kept = np.ones(len(rows.marked), np.bool_)
-        kept[made] = False
+        kept[resets] = False
         fields = {name: values[kept] for name, values in fields.items()}
     if any(problem.field == "next_observations" for problem in problems):
         for name in ("next_observations", "infos/next_goal"):
@@ -89,13 +87,13 @@ def successors_checked(
 
 @dataclass(frozen=True, eq=False)
 class _Rows:
-    """Rows of a recording by number.
+    """Access to the rows of a recording.
 
     Attributes:
         fields: the recording.
-        marked: `[steps]`, whether an episode ends with the row.
-        terminals: `[steps]`, whether the task ended there.
-        inside: `[rows]`, evenly spread rows from which a step leads to the next row: neither is a
+        marked: `[steps]`, True where an episode ends with the row.
+        terminals: `[steps]`, True where the task ended.
+        inside: `[rows]`, evenly spread rows with a step to the next row: neither of the two is a
             row after an end, which may be a reset.
     """
 
@@ -105,8 +103,8 @@ class _Rows:
     inside: Int[np.ndarray, " rows"]
 
     @classmethod
-    def of(cls, fields: Mapping[str, Source]) -> "_Rows":
-        """Look at the marks."""
+    def from_fields(cls, fields: Mapping[str, Source]) -> "_Rows":
+        """Read the marks of a recording."""
         fields = {name: fields[name] for name in _NEEDED if name in fields}
         for name, source in fields.items():
             size = math.prod(source.shape) * np.dtype(source.dtype).itemsize
@@ -120,15 +118,15 @@ class _Rows:
         marked = terminals | flag("timeouts") if "timeouts" in fields else terminals
         within = ~marked[:-1]
         within[1:] &= ~marked[:-2]
-        return cls(fields, marked, terminals, _some(np.flatnonzero(within), _INSIDE))
+        return cls(fields, marked, terminals, _subsample(np.flatnonzero(within), _INSIDE))
 
     def take(self, name: str, rows: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows ..."]:
-        """Return some rows of a field, as they are compared: float32."""
+        """Return rows of a field as float32, the type in which rows are compared."""
         source = self.fields[name]
         if isinstance(source, np.ndarray):
             values: np.ndarray = source[rows].astype(np.float32, copy=False)
             return values
-        # A file reads slices fast and single rows slowly.
+        # Files read slices quickly and single rows slowly.
         order, step = np.sort(rows), block_rows(source)
         parts = [np.empty((0, *source.shape[1:]), np.float32)]
         for first in range(0, source.shape[0], step):
@@ -136,27 +134,27 @@ class _Rows:
             if len(near):
                 block = np.asarray(source[first : first + step])
                 parts.append(block[near - first].astype(np.float32))
-        found: np.ndarray = np.concatenate(parts)[np.searchsorted(order, rows)]
-        return found
+        result: np.ndarray = np.concatenate(parts)[np.searchsorted(order, rows)]
+        return result
 
     def limits(self) -> Float[np.ndarray, " obs"]:
-        """Return how far each feature moves in one step, at the most."""
+        """Return the largest plausible one-step change of each feature."""
         now, then = (self.take("observations", self.inside + k) for k in (0, 1))
         return largest_moves(np.abs(then - now))
 
     def followed_by_a_step(self) -> Int[np.ndarray, " ends"]:
-        """Return the ends after which there are two rows, the first of which is no end."""
+        """Return the ends that are followed by two rows, the first of which is not an end."""
         ends = np.flatnonzero(self.marked[:-2])
-        found: np.ndarray = ends[~self.marked[ends + 1]]
-        return found
+        result: np.ndarray = ends[~self.marked[ends + 1]]
+        return result
 
 
-def _some(rows: np.ndarray, most: int) -> np.ndarray:
-    """Return all of the rows, or `most` of them, evenly spread."""
+def _subsample(rows: np.ndarray, most: int) -> np.ndarray:
+    """Return the rows, or `most` evenly spread ones of them."""
     if len(rows) <= most:
         return rows
-    found: np.ndarray = rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
-    return found
+    result: np.ndarray = rows[np.linspace(0, len(rows) - 1, most).astype(np.int64)]
+    return result
 
 
 def _equal(a: np.ndarray, b: np.ndarray) -> Bool[np.ndarray, " rows"]:
@@ -164,8 +162,8 @@ def _equal(a: np.ndarray, b: np.ndarray) -> Bool[np.ndarray, " rows"]:
     return same
 
 
-def _shifted(rows: _Rows) -> list[Problem]:
-    """Find next observations that are those of another row than the next."""
+def _find_shift(rows: _Rows) -> list[Problem]:
+    """Find next observations that are the observations of a row other than the next one."""
     inside = rows.inside
     if not len(inside):
         return []
@@ -174,13 +172,13 @@ def _shifted(rows: _Rows) -> list[Problem]:
     if wrong.mean() < _FEW:
         return []
     steps = len(rows.marked)
-    chosen = _some(np.flatnonzero(wrong), _COMPARED)
+    chosen = _subsample(np.flatnonzero(wrong), _COMPARED)
     for shift in _SHIFTS:
-        there = inside[chosen] + shift
-        known = (there >= 0) & (there < steps)
-        if not known.any():
+        shifted = inside[chosen] + shift
+        valid = (shifted >= 0) & (shifted < steps)
+        if not valid.any():
             continue
-        same = _equal(after[chosen[known]], rows.take("observations", there[known]))
+        same = _equal(after[chosen[valid]], rows.take("observations", shifted[valid]))
         if same.mean() >= _MOST:
             return [_shift_problem(int(inside[chosen[0]]), shift)]
     return []
@@ -188,24 +186,27 @@ def _shifted(rows: _Rows) -> list[Problem]:
 
 def _shift_problem(row: int, shift: int) -> Problem:
     if shift == 0:
-        message = "is the observation of its own row, not the one that the step led to."
+        message = "is the observation of its own row instead of the next row."
     else:
-        place = f"{abs(shift)} row{'s' * (abs(shift) > 1)} {'on' if shift > 0 else 'back'}"
-        message = f"is the observation {place}, where that of the next row is expected."
+        distance = f"{abs(shift)} row{'s' * (abs(shift) > 1)}"
+        direction = "ahead" if shift > 0 else "back"
+        message = (
+            f"is the observation {distance} {direction} instead of the next row's observation."
+        )
         if shift > 1:
             message += f" The rows of {shift} environments may be interleaved."
     return Problem(
         "next_observations",
         row,
         message,
-        "Write what each step led to, or leave the field out, in the recorder or by `repair=True`.",
+        "Record the observation after each step, omit the field, or load with `repair=True`.",
     )
 
 
-def _standing_ends(rows: _Rows) -> list[Problem]:
-    """Find cut episodes whose last row leads to itself, although the row before did not."""
+def _find_repeated_ends(rows: _Rows) -> list[Problem]:
+    """Find cut-off episodes whose last next observation repeats their last row."""
     ends = np.flatnonzero(rows.marked & ~rows.terminals)
-    ends = _some(ends[(ends > 0) & ~rows.marked[ends - 1]], _ENDS)
+    ends = _subsample(ends[(ends > 0) & ~rows.marked[ends - 1]], _ENDS)
     if not len(ends) or not len(rows.inside):
         return []
     now = rows.take("observations", ends)
@@ -217,23 +218,23 @@ def _standing_ends(rows: _Rows) -> list[Problem]:
         Problem(
             "next_observations",
             int(ends[standing][0]),
-            f"is the observation of its own row, where the episode was cut ({standing.sum()} such "
+            f"is the observation of its own row at the end of a cut-off episode ({standing.sum()} "
             "rows).",
-            "Write what the last step led to, or leave the field out, in the recorder or by "
+            "Record the observation after the last step, omit the field, or load with "
             "`repair=True`.",
         )
     ]
 
 
-def _resets_at_ends(rows: _Rows) -> list[Problem]:
-    """Find ends whose next observation is the first one of the next episode."""
-    ends = _some(np.flatnonzero(rows.marked[:-1]), _ENDS)
+def _find_resets_at_ends(rows: _Rows) -> list[Problem]:
+    """Find ends whose next observation is the first observation of the next episode."""
+    ends = _subsample(np.flatnonzero(rows.marked[:-1]), _ENDS)
     if not len(ends):
         return []
     now, first = (rows.take("observations", ends + k) for k in (0, 1))
     same = _equal(rows.take("next_observations", ends), first) & ~_equal(now, first)
     if len(rows.inside):
-        # Where the recording goes on after a mark, the next row is its successor, and is near.
+        # If the recording continues after a mark, the next row is the successor, and is near.
         far, least = same & far_moves(np.abs(first - now), rows.limits()), _FEW * same.sum()
     else:
         far, least = same, _MOST * len(ends)
@@ -243,19 +244,20 @@ def _resets_at_ends(rows: _Rows) -> list[Problem]:
         Problem(
             "next_observations",
             int(ends[far][0]),
-            f"is the first observation of the next episode ({same.sum()} such rows of {len(ends)} "
-            "ends): the environment was reset before the observation was kept.",
-            "Write the one before the reset (Gymnasium: info['final_obs'], Stable-Baselines3: "
-            "info['terminal_observation']), or leave the field out, in the recorder or by "
+            f"is the first observation of the next episode at {same.sum()} of {len(ends)} ends: "
+            "the environment was reset before the observation was recorded.",
+            "Record the observation before the reset (Gymnasium: info['final_obs'], "
+            "Stable-Baselines3: info['terminal_observation']), omit the field, or load with "
             "`repair=True`.",
         )
     ]
 
 
-def _reset_rows(rows: _Rows, ends: Int[np.ndarray, " ends"]) -> Int[np.ndarray, " found"]:
-    """Return the rows after these ends that only reset, if they show the pattern of NEXT_STEP.
+def _find_reset_rows(rows: _Rows, ends: Int[np.ndarray, " ends"]) -> Int[np.ndarray, " resets"]:
+    """Return the rows after these ends that only reset, if they have the pattern of NEXT_STEP.
 
-    The row after an end repeats the episode's last observation, earns 0, and leads to the reset.
+    The row after an end repeats the episode's last observation, has reward 0, and is followed by
+    the reset.
     """
     if not len(ends) or not len(rows.inside):
         return ends[:0]
@@ -265,13 +267,13 @@ def _reset_rows(rows: _Rows, ends: Int[np.ndarray, " ends"]) -> Int[np.ndarray, 
     limits = rows.limits()
     now, last, first = (rows.take("observations", ends + k) for k in (0, 1, 2))
     if "next_observations" in rows.fields:
-        goes_on = _equal(rows.take("next_observations", ends), last)
-        goes_on &= _equal(rows.take("next_observations", ends + 1), first)
+        continues = _equal(rows.take("next_observations", ends), last)
+        continues &= _equal(rows.take("next_observations", ends + 1), first)
     else:
-        goes_on = ~far_moves(np.abs(last - now), limits)
-    only_resets = zero & goes_on
-    leaps = only_resets & far_moves(np.abs(first - last), limits)
-    if only_resets.mean() < 0.5 or leaps.sum() < max(1.0, _FEW * only_resets.sum()):
+        continues = ~far_moves(np.abs(last - now), limits)
+    only_resets = zero & continues
+    jumping = only_resets & far_moves(np.abs(first - last), limits)
+    if only_resets.mean() < 0.5 or jumping.sum() < max(1.0, _FEW * only_resets.sum()):
         return ends[:0]
-    found: np.ndarray = ends[only_resets] + 1
-    return found
+    result: np.ndarray = ends[only_resets] + 1
+    return result

@@ -1,29 +1,29 @@
-"""Time limits that were recorded as terminals."""
+"""Detection of time limits that were recorded as terminals."""
 
 from collections.abc import Mapping
 
 import numpy as np
 
-from pgdiff.data.boundaries import episode_bounds
 from pgdiff.data.checks import Source
-from pgdiff.data.problems import Problem
+from pgdiff.data.episode_boundaries import episode_bounds
+from pgdiff.data.schema import Problem
 
 _EPISODES = 3
-"""From how many episodes of the greatest length on."""
+"""Least number of episodes of the greatest length."""
 
 _SPIKE = 3
-"""How many times as frequent the greatest length is as each of the lengths just below it."""
+"""Least ratio of the frequency of the greatest length to those of the lengths just below it."""
 
 
 def time_limit_hint(fields: Mapping[str, Source]) -> list[Problem]:
-    """Return a hint where terminals look like a time limit, else an empty list.
+    """Return a hint if terminals look like a time limit, else an empty list.
 
-    Tasks end after different numbers of steps, a time limit always after the same one: among the
-    episodes that a terminal ends, many are exactly as long as the longest, and few nearly so. A
-    terminal that is a timeout as well is not counted.
+    Tasks end after varying numbers of steps, a time limit always after the same number: many of the
+    episodes with a terminal are exactly as long as the longest, and few are nearly as long. A
+    terminal that is also a timeout is not counted.
 
     Args:
-        fields: a sound recording's, by their D4RL names.
+        fields: fields of a valid recording, under their D4RL names.
     """
     terminals, timeouts = (
         np.asarray(fields[name][:]).reshape(-1) != 0
@@ -45,10 +45,10 @@ def time_limit_hint(fields: Mapping[str, Source]) -> list[Problem]:
         Problem(
             "terminals",
             int(last[ended][lengths == longest][0]),
-            f"ends its episode after exactly {longest} rows, as {most} of the {len(lengths)} "
-            "episodes with a terminal do and none goes on longer: it may be a time limit, after "
-            "which values would be taken as 0.",
-            "If it is one, write these marks to `timeouts` in place of `terminals`.",
+            f"ends its episode after exactly {longest} rows, like {most} of the {len(lengths)} "
+            "episodes with a terminal, and no episode is longer. It may be a time limit, for which "
+            "a value of 0 after the end would be wrong.",
+            "If it is a time limit, write these marks to `timeouts` instead of `terminals`.",
             hint=True,
         )
     ]

@@ -1,27 +1,26 @@
-"""Transitions of recorded episodes: a row, its action, its reward and what followed."""
+"""Transitions of recorded episodes: observation, action, reward and next observation."""
 
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from pgdiff.core.validation import PgdiffError, check_positive_int, check_range
 from pgdiff.data.episodes import Episodes
 from pgdiff.data.returns import chunk_rewards
-from pgdiff.validation import PgdiffError, check_positive_int, check_range
 
 
 class TransitionBatch(NamedTuple):
-    """A batch of transitions in raw units, for every copy its own.
+    """Batch of transitions in raw units, different for every copy.
 
     Attributes:
         observation: `[batch, copies, obs]` float32.
         action: `[batch, copies, act]` float32.
         reward: `[batch, copies]` float32, discounted and summed over the transition's steps.
-        next_observation: `[batch, copies, obs]` float32; after a terminal it means nothing.
-        ongoing: `[batch, copies]` float32, 0 where the task itself ended within the transition,
-            else 1.
-        next_action: `[batch, copies, ...]` float32, what is done at the next observation; None
-            where nobody asked.
+        next_observation: `[batch, copies, obs]` float32; arbitrary after a terminal.
+        ongoing: `[batch, copies]` float32, 0 if the task ended within the transition, else 1.
+        next_action: `[batch, copies, ...]` float32, the action at the next observation; None if it
+            was not requested.
     """
 
     observation: Float[np.ndarray, "batch copies obs"]
@@ -35,22 +34,29 @@ class TransitionBatch(NamedTuple):
 class TransitionDataset:
     """All transitions of some episodes, as batches of NumPy arrays.
 
-    The next observation is the recorded one where the recording has `next_observations`, else the
-    row that follows in the episode. A transition that ends in a terminal is kept whatever follows;
-    one that was cut off (a timeout, the end of the recording) before its next observation was
-    recorded is left out.
+    The next observation comes from `next_observations` if the recording has them, else from the
+    next row of the episode. Transitions with a terminal are always kept; transitions that were cut
+    off (by a timeout or the end of the recording) before their next observation was recorded are
+    dropped.
 
     Args:
         episodes: the recording.
-        copies: learners that are trained side by side. Copy c gets, for the same indices, the
-            transitions `c * len / copies` further on: each index means every transition once, so
-            that the minibatches of all copies are drawn alike, and differ.
+        copies: number of learners that are trained in parallel. For the same indices, copy c gets
+            the transitions `c * len / copies` further on (a permutation), so that the minibatches
+            of the copies have the same distribution and differ.
         steps: rows of a transition, at least 1.
-        discount: of the rewards within a transition, in (0, 1].
-        next_actions: `[rows, ...]` float32, what is done at each row of `successors(episodes)`.
+        discount: discount of the rewards within a transition, in (0, 1].
+        next_actions: `[rows, ...]` float32, the action at each row of `successors(episodes)`.
 
     Raises:
-        PgdiffError: an argument is out of range, or there is no transition.
+        PgdiffError: if an argument is out of range, or there are no transitions.
+
+    Example:
+        >>> from pgdiff.data.transitions import TransitionDataset
+        >>> from pgdiff.testing import example_episodes
+        >>> transitions = TransitionDataset(example_episodes(episodes=2, steps=10))
+        >>> len(transitions), transitions.batch([0, 1]).reward.shape
+        (20, (2, 1))
     """
 
     def __init__(
@@ -69,19 +75,19 @@ class TransitionDataset:
         self._successors = successors(episodes)
         if next_actions is not None and len(next_actions) != len(self._successors):
             raise PgdiffError(
-                f"`next_actions` must have {len(self._successors)} rows, as the observations have. "
+                f"`next_actions` must have {len(self._successors)} rows, one per observation. "
                 f"Got {len(next_actions)}."
             )
         self._next_actions = next_actions
-        # A recorded next observation stands in the transition's own last row.
+        # A recorded next observation is stored in the last row of the transition.
         self._ahead = steps if episodes.next_observations is None else steps - 1
-        self._rows, self._ongoing = _transitions(episodes, steps=steps, ahead=self._ahead)
+        self._rows, self._ongoing = _find_transitions(episodes, steps=steps, ahead=self._ahead)
         if not len(self._rows):
             raise PgdiffError(
                 f"The {len(episodes)} episodes hold no transition of {steps} steps: none is long "
-                "enough, or ends in a terminal. Record longer episodes, or `next_observations`."
+                "enough or ends in a terminal. Record longer episodes or `next_observations`."
             )
-        # Rows that belong to none of the episodes have no sum (NaN), and are in no transition.
+        # The sums of rows outside the episodes are NaN; they are not in any transition.
         self._rewards = episodes.rewards if steps == 1 else chunk_rewards(episodes, steps, discount)
 
     def __len__(self) -> int:
@@ -89,7 +95,7 @@ class TransitionDataset:
 
     @property
     def episode_starts(self) -> Int[np.ndarray, " episodes"]:
-        """First rows of the episodes that examples come from."""
+        """First row of each episode that contains examples."""
         used = np.zeros(self.episodes.steps, np.bool_)
         used[self._rows] = True
         starts: np.ndarray = self.episodes.starts[used[self.episodes.starts]]
@@ -97,18 +103,18 @@ class TransitionDataset:
 
     @property
     def ongoing(self) -> Bool[np.ndarray, " transitions"]:
-        """Whether the task goes on after each transition."""
+        """Mask of the transitions after which the task continues."""
         return self._ongoing
 
     def changes(self) -> Float[np.ndarray, "ongoing obs"]:
-        """What each transition after which the task goes on changes of the observation."""
+        """Return the change of the observation in each transition with a continuing task."""
         rows = self._rows[self._ongoing]
         after = self._successors.take(rows + self._ahead, axis=0)
         change: np.ndarray = after - self.episodes.observations.take(rows, axis=0)
         return change
 
     def batch(self, indices: Int[np.ndarray, " batch"]) -> TransitionBatch:
-        """Gather the transitions of these numbers.
+        """Gather the transitions with these numbers.
 
         Raises:
             PgdiffError: if a number is out of range.
@@ -128,7 +134,7 @@ class TransitionDataset:
 
 
 def successors(episodes: Episodes) -> Float[np.ndarray, "rows obs"]:
-    """Return the array whose rows are next observations: those recorded, or the observations."""
+    """Return the array that next observations are read from: recorded ones, or the observations."""
     recorded = episodes.next_observations
     return episodes.observations if recorded is None else recorded
 
@@ -136,7 +142,7 @@ def successors(episodes: Episodes) -> Float[np.ndarray, "rows obs"]:
 def spread(
     indices: Int[np.ndarray, " batch"], examples: int, *, copies: int
 ) -> Int[np.ndarray, "batch copies"]:
-    """Return for every index one number a copy, by a shift that is a bijection of the numbers.
+    """Return one number per copy for every index, shifted by a different bijection for each copy.
 
     Raises:
         PgdiffError: if an index is out of range.
@@ -157,15 +163,15 @@ def rows_of(episodes: Episodes) -> Int[np.ndarray, " rows"]:
     return np.repeat(episodes.starts - before, lengths) + np.arange(lengths.sum(), dtype=np.int64)
 
 
-def _transitions(
+def _find_transitions(
     episodes: Episodes, *, steps: int, ahead: int
 ) -> tuple[Int[np.ndarray, " transitions"], Bool[np.ndarray, " transitions"]]:
-    """Return the first row of every transition, and whether the task goes on after it."""
+    """Return the first row of every transition, and the mask of those with a continuing task."""
     rows = rows_of(episodes)
     last = np.repeat(episodes.ends - 1, episodes.lengths)
     ended = episodes.terminals[last]
-    # Before a terminal, `steps` rows on there is another row; else the next observation must be
-    # one that the episode holds.
+    # Before a terminal, a row `steps` rows later must exist in the episode; else the episode must
+    # contain the next observation.
     ongoing = rows + np.where(ended, steps, ahead) <= last
     kept = ongoing | ended
     return rows[kept], ongoing[kept]

@@ -5,23 +5,33 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pgdiff.denoisers.embeddings import LevelEmbedding
-from pgdiff.registry import register
-from pgdiff.validation import PgdiffError, check_positive_int, check_range
+from pgdiff.core.context import Context
+from pgdiff.core.registry import register
+from pgdiff.core.validation import PgdiffError, check_positive_int, check_range
+from pgdiff.denoisers.base import DenoiserSpec
+from pgdiff.nn.embeddings import LevelEmbedding
 
 
 @register("denoiser", "residual_mlp")
 @dataclass(frozen=True, kw_only=True)
 class ResidualMLPConfig:
-    """Size of a `ResidualMLP`; `build` makes the network for a number of features.
+    """Size of a `ResidualMLP`; `build` returns the network for a number of features.
 
-    SynthER (Lu et al. 2023) has width 2048, depth 6 and embedding 128.
+    SynthER (Lu et al. 2023) uses width 2048, depth 6 and embedding 128.
 
     Attributes:
         width: size of a token inside the blocks.
         depth: number of blocks.
-        embedding: size of a token and its level where the two are added; even.
-        level_scale: factor from levels in [0, 1] to the time steps that are embedded.
+        embedding: size of the projected token and of its embedded level; even.
+        level_scale: factor from levels in [0, 1] to the embedded time steps.
+
+    Example:
+        >>> import torch
+        >>> from pgdiff.denoisers import DenoiserSpec, ResidualMLPConfig
+        >>> config = ResidualMLPConfig(width=16, depth=1, embedding=8)
+        >>> network = config.build(DenoiserSpec(features=3))
+        >>> network(torch.zeros(2, 1, 3), torch.zeros(2, 1)).shape
+        torch.Size([2, 1, 3])
     """
 
     width: int = 256
@@ -37,34 +47,37 @@ class ResidualMLPConfig:
         if self.embedding % 2:
             raise PgdiffError(f"`embedding` must be even. Got {self.embedding}.")
 
-    def build(
-        self, *, features: int, outputs: int | None = None, condition: int = 0
-    ) -> "ResidualMLP":
-        """Make a network for tokens of `features` features.
-
-        Args:
-            features: size of a token.
-            outputs: size of a token's output; as many if None.
-            condition: size of the condition vector; 0 for none.
-        """
-        count = features if outputs is None else outputs
-        return ResidualMLP(features=features, outputs=count, condition=condition, config=self)
+    def build(self, spec: DenoiserSpec) -> "ResidualMLP":
+        """Return a new network, whose context may hold vectors."""
+        spec.check_vectors("ResidualMLP")
+        assert spec.outputs is not None
+        return ResidualMLP(
+            features=spec.features,
+            outputs=spec.outputs,
+            condition=spec.vector_size,
+            config=self,
+        )
 
 
 class ResidualMLP(nn.Module):
-    """Raw output for every token by itself: tokens know neither their place nor each other.
+    """A network for every token separately: outputs depend on no position and no other token.
 
     The network of SynthER (Lu et al. 2023) for one transition as one token: the projected token
-    plus its embedded level, a layer to the full width, residual blocks of ReLU and one layer each
-    without norm, ReLU and a last layer. Two things differ: the level is embedded by sinusoids in
-    place of random Fourier features, and a condition is added to it in place of being joined to
-    the token.
+    plus its embedded level, a layer to the full width, residual blocks of ReLU and one layer
+    without norm, ReLU and a last layer. There are two differences: the level is embedded by
+    sinusoids instead of random Fourier features, and a condition is added to the embedded level
+    instead of being concatenated to the token.
 
     Args:
         features: size of a token.
         outputs: size of a token's output.
         condition: size of the condition vector; 0 for none.
         config: size of the network.
+
+    Example:
+        >>> from pgdiff.denoisers import ResidualMLP, ResidualMLPConfig
+        >>> config = ResidualMLPConfig(width=16, depth=1, embedding=8)
+        >>> network = ResidualMLP(features=3, outputs=3, condition=0, config=config)
     """
 
     def __init__(
@@ -90,19 +103,20 @@ class ResidualMLP(nn.Module):
         self,
         x: Float[Tensor, "batch tokens features"],
         level: Float[Tensor, "#batch tokens"],
-        condition: Float[Tensor, "#batch condition"] | None = None,
+        context: Context | None = None,
     ) -> Float[Tensor, "batch tokens outputs"]:
-        """Raw output at `x`.
+        """Return the raw output at `x`.
 
         Args:
             x: noisy tokens, normalised.
-            level: their noise levels in [0, 1]. A batch of 1 stands for all rows alike.
-            condition: vector for each row, added to every token's embedded level.
+            level: noise levels of the tokens in [0, 1]. A batch of 1 applies to all rows.
+            context: context with a vector for each row, added to every token's embedded level.
 
         Raises:
-            PgdiffError: the condition is missing or was not foreseen.
+            PgdiffError: the condition is missing, or the network was built without one.
         """
-        h = self.widen(self.token_in(x) + self.embed(level, condition))
+        vector = None if context is None else context.vector
+        h = self.widen(self.token_in(x) + self.embed(level, vector))
         for block in self.blocks:
             h = h + block(h)
         out: Tensor = self.token_out(h)

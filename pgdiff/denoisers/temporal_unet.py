@@ -8,26 +8,35 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from pgdiff.denoisers.embeddings import LevelEmbedding
-from pgdiff.denoisers.unet_blocks import ConvBlock, Stage, lengthen, pool, shorten
-from pgdiff.registry import register
-from pgdiff.validation import PgdiffError, check_positive_int, check_range
+from pgdiff.core.context import Context
+from pgdiff.core.registry import register
+from pgdiff.core.validation import PgdiffError, check_positive_int, check_range
+from pgdiff.denoisers.base import DenoiserSpec
+from pgdiff.nn.embeddings import LevelEmbedding
+from pgdiff.nn.unet_blocks import ConvBlock, Stage, lengthen, pool, shorten
 
 
 @register("denoiser", "temporal_unet")
 @dataclass(frozen=True, kw_only=True)
 class TemporalUnetConfig:
-    """Size of a `TemporalUnet`; `build` makes the network for a number of features.
+    """Size of a `TemporalUnet`; `build` returns the network for a number of features.
 
     The defaults are those of Diffuser on maze2d: 3,682,118 parameters for 6 features.
 
     Attributes:
         width: size of an embedded level, and unit of the channels; even.
-        mults: channels of each resolution, in units of `width`. Each but the last has half as many
-            tokens below it.
+        mults: channels of each resolution, in units of `width`. The number of tokens is halved from
+            one resolution to the next.
         kernel: tokens that a filter spans; odd.
         groups: groups of the group norms; must divide the channels.
-        level_scale: factor from levels in [0, 1] to the time steps that are embedded.
+        level_scale: factor from levels in [0, 1] to the embedded time steps.
+
+    Example:
+        >>> import torch
+        >>> from pgdiff.denoisers import DenoiserSpec, TemporalUnetConfig
+        >>> network = TemporalUnetConfig(width=8, mults=(1, 2)).build(DenoiserSpec(features=3))
+        >>> network(torch.zeros(2, 4, 3), torch.zeros(2, 4)).shape
+        torch.Size([2, 4, 3])
     """
 
     width: int = 32
@@ -56,11 +65,7 @@ class TemporalUnetConfig:
             raise PgdiffError(f"`kernel` must be odd. Got {self.kernel}.")
 
     def check_tokens(self, tokens: int) -> None:
-        """Refuse a number of tokens that cannot be halved at every resolution.
-
-        Raises:
-            PgdiffError: `tokens` is no multiple of 2 to the power of the resolutions less one.
-        """
+        """Raise if a number of tokens cannot be halved at every resolution."""
         factor = 2 ** (len(self.mults) - 1)
         if tokens < 1 or tokens % factor:
             raise PgdiffError(
@@ -68,36 +73,39 @@ class TemporalUnetConfig:
                 f"{len(self.mults)} resolutions. Got {tokens}."
             )
 
-    def build(
-        self, *, features: int, outputs: int | None = None, condition: int = 0
-    ) -> "TemporalUnet":
-        """Make a network for tokens of `features` features.
-
-        Args:
-            features: size of a token.
-            outputs: size of a token's output; as many if None.
-            condition: size of the condition vector; 0 for none.
-        """
-        count = features if outputs is None else outputs
-        return TemporalUnet(features=features, outputs=count, condition=condition, config=self)
+    def build(self, spec: DenoiserSpec) -> "TemporalUnet":
+        """Return a new network, whose context may hold vectors."""
+        spec.check_vectors("TemporalUnet")
+        assert spec.outputs is not None
+        return TemporalUnet(
+            features=spec.features,
+            outputs=spec.outputs,
+            condition=spec.vector_size,
+            config=self,
+        )
 
 
 class TemporalUnet(nn.Module):
-    """Raw output for every token of a noisy sequence, from convolutions at several resolutions.
+    """A U-Net of convolutions over the tokens of a noisy sequence.
 
-    Every token has a noise level of its own: its embedding is added in the blocks of the highest
-    resolution, and the mean of neighbours' embeddings in those below. With one level for all
-    tokens that is Diffuser's network exactly. The network is not causal: convolutions and group
+    Every token has a separate noise level. Its embedding is added in the blocks of the highest
+    resolution, and the mean of neighbours' embeddings at lower resolutions. With one level for all
+    tokens this is exactly Diffuser's network. The network is not causal: convolutions and group
     norms mix tokens and their levels, so that every output depends on every token.
 
-    The original has two quirks, both kept so that its weights fit: the last resolution has a skip
-    connection although nothing is halved below it, and the first has none.
+    Two peculiarities of the original are kept so that its weights fit: the last resolution has a
+    skip connection although no tokens are halved below it, and the first has none.
 
     Args:
         features: size of a token.
         outputs: size of a token's output.
         condition: size of the condition vector; 0 for none.
         config: size of the network.
+
+    Example:
+        >>> from pgdiff.denoisers import TemporalUnet, TemporalUnetConfig
+        >>> config = TemporalUnetConfig(width=8, mults=(1, 2))
+        >>> network = TemporalUnet(features=3, outputs=3, condition=0, config=config)
     """
 
     def __init__(
@@ -132,21 +140,22 @@ class TemporalUnet(nn.Module):
         self,
         x: Float[Tensor, "batch tokens features"],
         level: Float[Tensor, "#batch tokens"],
-        condition: Float[Tensor, "#batch condition"] | None = None,
+        context: Context | None = None,
     ) -> Float[Tensor, "batch tokens outputs"]:
-        """Raw output at `x`.
+        """Return the raw output at `x`.
 
         Args:
             x: noisy tokens, normalised.
-            level: their noise levels in [0, 1]. A batch of 1 stands for all rows alike.
-            condition: vector for each row, added to every token's embedded level.
+            level: noise levels of the tokens in [0, 1]. A batch of 1 applies to all rows.
+            context: context with a vector for each row, added to every token's embedded level.
 
         Raises:
-            PgdiffError: the number of tokens does not fit (`check_tokens`), or the condition is
-                missing or was not foreseen.
+            PgdiffError: the number of tokens does not fit (`check_tokens`), the condition is
+                missing, or the network was built without one.
         """
         self.config.check_tokens(x.shape[1])
-        embeddings = [self.embed(level, condition)]
+        vector = None if context is None else context.vector
+        embeddings = [self.embed(level, vector)]
         h = rearrange(x, "b t c -> b c t")
         skips = []
         for index, down in enumerate(self.down):

@@ -1,4 +1,4 @@
-"""A transformer over tokens, each with a noise level of its own."""
+"""A transformer over tokens with a noise level for each token."""
 
 from dataclasses import dataclass
 
@@ -7,34 +7,42 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pgdiff.denoisers.attention import ATTENTIONS, Attention, sight
-from pgdiff.denoisers.cache import KeysValues, KeyValueCache, join
-from pgdiff.denoisers.embeddings import add_condition, in_type_of, sinusoids
-from pgdiff.denoisers.transformer_block import Block, modulate
-from pgdiff.registry import register
-from pgdiff.validation import PgdiffError, check_in, check_positive_int
+from pgdiff.core.context import Context
+from pgdiff.core.registry import register
+from pgdiff.core.validation import PgdiffError, check_in, check_positive_int
+from pgdiff.denoisers.base import DenoiserSpec
+from pgdiff.nn.attention import ATTENTIONS, Attention, sight
+from pgdiff.nn.embeddings import add_condition, in_type_of, sinusoids
+from pgdiff.nn.kv_cache import KeysValues, KeyValueCache, join
+from pgdiff.nn.transformer_block import Block, modulate
 
 Tokens = Float[Tensor, "batch tokens features"]
 Levels = Float[Tensor, "#batch tokens"]
-ConditionVector = Float[Tensor, "#batch condition"]
 
 
 @register("denoiser", "transformer")
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
-    """Settings of a `Transformer`; `build` makes the network for a number of features.
+    """Settings of a `Transformer`; `build` returns the network for a number of features.
 
     Attributes:
         width: size of a token inside the network.
         depth: number of blocks.
-        heads: attention heads; must divide the width.
-        attention: "full" (every token sees every token), "causal" (token t sees tokens up to t) or
-            "window" (of those, the last `window`, itself included). What a token tells reaches
-            (window - 1) * depth tokens on.
-        window: tokens that a token sees; for "window" alone.
-        hide_noise: whether tokens at level 1, pure noise, are hidden from all others, each still
-            seeing itself. The outputs at other tokens are then the same bits whatever (finite)
-            values the hidden ones hold, even with full attention.
+        heads: attention heads; twice their number must divide the width.
+        attention: "full" (every token attends to all tokens), "causal" (token t attends to tokens
+            up to t) or "window" (token t attends to the last `window` of them, including itself).
+            Information spreads over (window - 1) * depth tokens.
+        window: number of tokens that a token attends to; only for "window".
+        hide_noise: whether tokens at level 1, pure noise, are hidden from all other tokens. The
+            other outputs are then exactly independent of the (finite) values of hidden tokens, also
+            with full attention.
+
+    Example:
+        >>> import torch
+        >>> from pgdiff.denoisers import DenoiserSpec, TransformerConfig
+        >>> network = TransformerConfig(width=16, depth=1, heads=2).build(DenoiserSpec(features=3))
+        >>> network(torch.zeros(2, 4, 3), torch.zeros(2, 4)).shape
+        torch.Size([2, 4, 3])
     """
 
     width: int = 128
@@ -55,38 +63,41 @@ class TransformerConfig:
         check_in("attention", self.attention, ATTENTIONS)
         if self.attention == "window":
             if self.window is None:
-                raise PgdiffError("`window` must be given with the attention 'window'. Got None.")
+                raise PgdiffError("`window` must be given with attention 'window'. Got None.")
             check_positive_int("window", self.window)
         elif self.window is not None:
             raise PgdiffError(
-                f"`window` must be None with the attention '{self.attention}'; only 'window' has "
-                f"one. Got {self.window}."
+                f"`window` must be None with the attention '{self.attention}'. Got {self.window}. "
+                "Set attention='window' to use it."
             )
         if not isinstance(self.hide_noise, bool):
             raise PgdiffError(f"`hide_noise` must be true or false. Got {self.hide_noise!r}.")
 
-    def build(
-        self, *, features: int, outputs: int | None = None, condition: int = 0
-    ) -> "Transformer":
-        """Make a network for tokens of `features` features.
-
-        Args:
-            features: size of a token.
-            outputs: size of a token's output; as `features` if None.
-            condition: size of the condition vector; 0 for a network without one.
-        """
-        count = features if outputs is None else outputs
-        return Transformer(features=features, outputs=count, config=self, condition=condition)
+    def build(self, spec: DenoiserSpec) -> "Transformer":
+        """Return a new network, whose context may hold vectors."""
+        spec.check_vectors("Transformer")
+        assert spec.outputs is not None
+        return Transformer(
+            features=spec.features,
+            outputs=spec.outputs,
+            condition=spec.vector_size,
+            config=self,
+        )
 
 
 class Transformer(nn.Module):
-    """Raw output for every token of a noisy sequence; any number of tokens.
+    """A transformer over the tokens of a noisy sequence of any length.
 
     Args:
         features: size of a token.
         outputs: size of a token's output.
         config: settings of the network.
         condition: size of the condition vector, 0 for none.
+
+    Example:
+        >>> from pgdiff.denoisers import Transformer, TransformerConfig
+        >>> config = TransformerConfig(width=16, depth=1, heads=2)
+        >>> network = Transformer(features=3, outputs=3, config=config)
     """
 
     def __init__(
@@ -108,7 +119,7 @@ class Transformer(nn.Module):
             self.condition_in = nn.Sequential(
                 nn.Linear(condition, width), nn.SiLU(), nn.Linear(width, width)
             )
-        # adaLN-Zero: at the start the level changes nothing and the output is 0.
+        # adaLN-Zero: at the start the level has no effect and the output is 0.
         for layer in (self.modulation_out, self.token_out):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
@@ -117,40 +128,40 @@ class Transformer(nn.Module):
         self,
         x: Tokens,
         level: Levels,
-        condition: ConditionVector | None = None,
+        context: Context | None = None,
         *,
         cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "batch tokens outputs"]:
-        """Raw output at `x`.
+        """Return the raw output at `x`.
 
         Args:
             x: noisy tokens, normalised.
-            level: their noise levels in [0, 1]. A batch of 1 stands for all rows alike, and is
+            level: noise levels of the tokens in [0, 1]. A batch of 1 applies to all rows and is
                 embedded once.
-            condition: vector that the network is conditioned on, if it was built for one. A batch
-                of 1 stands for all rows alike.
-            cache: the tokens before `x`, which are not changed; None if there are none.
+            context: context with a vector, if the network was built with one. A batch of 1 applies
+                to all rows.
+            cache: cache of the tokens before `x`; None without earlier tokens.
 
         Raises:
-            PgdiffError: a condition that the network was not built for, or none where it was; a
-                cache of another network, or of another number of rows.
+            PgdiffError: the condition is missing, or the network was built without one; the cache
+                belongs to another network, or has another number of rows.
         """
-        h, c, _ = self._transform(x, level, condition, cache)
+        h, c, _ = self._transform(x, level, context, cache)
         return self._output(h, c)
 
     def forward_and_extend(
         self,
         x: Tokens,
         level: Levels,
-        condition: ConditionVector | None = None,
+        context: Context | None = None,
         *,
         cache: KeyValueCache,
     ) -> tuple[Float[Tensor, "batch tokens outputs"], KeyValueCache]:
-        """Raw output at `x`, and a cache that holds `x` as well and drops nothing.
+        """Return the raw output at `x`, and the cache extended by `x`, without eviction.
 
-        Args and errors as in a call.
+        See `forward` for the arguments and errors.
         """
-        h, c, layers = self._transform(x, level, condition, cache)
+        h, c, layers = self._transform(x, level, context, cache)
         shown = self._shown(level, cache)
         return self._output(h, c), cache.extended(layers, shown=shown, tokens=x.shape[1], keep=None)
 
@@ -158,6 +169,11 @@ class Transformer(nn.Module):
         shift, scale = self.modulation_out(c).chunk(2, dim=-1)
         out: Tensor = self.token_out(modulate(h, shift, scale))
         return out
+
+    @property
+    def causal(self) -> bool:
+        """True if tokens depend on earlier tokens and themselves alone."""
+        return self.config.attention != "full"
 
     def new_cache(self) -> KeyValueCache:
         """Return a cache without tokens, for `extend`.
@@ -168,34 +184,32 @@ class Transformer(nn.Module):
         config, like = self.config, self.token_in.weight
         if config.attention == "full":
             raise PgdiffError(
-                "A cache needs `attention` 'causal' or 'window'. Got 'full', where earlier tokens "
-                "see later ones, so that no keys and values are final."
+                "A cache needs `attention` 'causal' or 'window'. Got 'full', with which earlier "
+                "tokens depend on later ones."
             )
-        nothing = like.new_zeros(1, config.heads, 0, config.width // config.heads)
+        empty = like.new_zeros(1, config.heads, 0, config.width // config.heads)
         shown = like.new_zeros(1, 0, dtype=torch.bool) if config.hide_noise else None
-        return KeyValueCache(
-            config=config, layers=((nothing, nothing),) * config.depth, shown=shown
-        )
+        return KeyValueCache(config=config, layers=((empty, empty),) * config.depth, shown=shown)
 
     def extend(
         self,
         cache: KeyValueCache,
         x: Tokens,
         level: Levels,
-        condition: ConditionVector | None = None,
+        context: Context | None = None,
     ) -> KeyValueCache:
-        """Return a cache that holds `x` as well, and of all the tokens only those still needed.
+        """Return the cache extended by `x`, without the tokens that are out of reach.
 
         Args:
-            cache: of the tokens before `x`; it stays as it is.
-            x: tokens that are final, normalised.
-            level: their noise levels, 0 where they are clean.
-            condition: as in a call.
+            cache: cache of the tokens before `x`; it is not changed.
+            x: final tokens, normalised.
+            level: noise levels of the tokens, 0 if clean.
+            context: context; see `forward`.
 
         Raises:
-            PgdiffError: as in a call.
+            PgdiffError: the condition or the cache does not fit; see `forward`.
         """
-        _, _, layers = self._transform(x, level, condition, cache)
+        _, _, layers = self._transform(x, level, context, cache)
         return cache.extended(
             layers,
             shown=self._shown(level, cache),
@@ -204,9 +218,9 @@ class Transformer(nn.Module):
         )
 
     def _transform(
-        self, x: Tensor, level: Tensor, condition: Tensor | None, cache: KeyValueCache | None
+        self, x: Tensor, level: Tensor, context: Context | None, cache: KeyValueCache | None
     ) -> tuple[Tensor, Tensor, list[KeysValues]]:
-        """Tokens after the last block, embedding of their levels, and keys and values if cached."""
+        """Return tokens after the last block, embedded levels, and keys and values if cached."""
         config = self.config
         first, past = 0, 0
         if cache is not None:
@@ -223,7 +237,7 @@ class Transformer(nn.Module):
         exact = torch.promote_types(x.dtype, torch.float32)
         position = torch.arange(first, first + x.shape[1], device=x.device, dtype=exact)
         h = self.token_in(x) + sinusoids(position, config.width).to(x.dtype)
-        c = self._embed(level, condition)
+        c = self._embed(level, context)
         layers: list[KeysValues] = []
         for n, block in enumerate(self.blocks):
             if cache is None:
@@ -233,15 +247,16 @@ class Transformer(nn.Module):
                 layers.append(keys_values)
         return h, c, layers
 
-    def _embed(self, level: Tensor, condition: Tensor | None) -> Tensor:
-        """Embed levels, and the condition with them, `[batch or 1, tokens, width]`."""
-        # The factor spreads levels in [0, 1] over the frequencies made for 1,000 time steps.
+    def _embed(self, level: Tensor, context: Context | None) -> Tensor:
+        """Embed the levels and the vector of the context, `[batch or 1, tokens, width]`."""
+        vector = None if context is None else context.vector
+        # The factor maps levels in [0, 1] to 1,000 time steps, the unit of the frequencies.
         waves = sinusoids(1000 * level, self.config.width)
         c = self.level_in(in_type_of(self.level_in, waves))
-        return F.silu(add_condition(c, condition, self.condition_in))
+        return F.silu(add_condition(c, vector, self.condition_in))
 
     def _shown(self, level: Tensor, cache: KeyValueCache | None) -> Tensor | None:
-        """Which keys other tokens may see; None if all."""
+        """Return the keys that other tokens may attend to; None for all."""
         if not self.config.hide_noise:
             return None
         shown = level < 1

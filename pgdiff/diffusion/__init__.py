@@ -1,17 +1,26 @@
-"""Diffusion with a noise level for every token: the mathematics, in torch alone."""
+"""Diffusion with a noise level for every token, in PyTorch alone."""
 
-from pgdiff.diffusion.classifier_free import ClassifierFree
-from pgdiff.diffusion.guidance import Guidance
-from pgdiff.diffusion.guidance_rules import (
+from pgdiff.diffusion.guidance.classifier_free import ClassifierFree
+from pgdiff.diffusion.guidance.guidance import Guidance
+from pgdiff.diffusion.guidance.history import HistoryGuidance, HistoryView
+from pgdiff.diffusion.guidance.monte_carlo import MonteCarlo
+from pgdiff.diffusion.guidance.rules import (
     DiffuserRule,
     DiffusionForcingRule,
     GuidanceRule,
     PolicyGuidedRule,
     Score,
 )
-from pgdiff.diffusion.guidance_schedules import GuidanceSchedule, Interval, Power, SineBump
-from pgdiff.diffusion.history_guidance import HistoryGuidance, HistoryView
-from pgdiff.diffusion.known import Known
+from pgdiff.diffusion.guidance.scale_schedules import Interval, Power, ScaleSchedule, SineBump
+from pgdiff.diffusion.guidance.trust_region import TrustRegion
+from pgdiff.diffusion.inpainting import Inpainting
+from pgdiff.diffusion.level_distributions import (
+    ForcingLevels,
+    IndependentLevels,
+    LogNormalLevels,
+    MixtureLevels,
+    SequenceLevels,
+)
 from pgdiff.diffusion.level_schedules import (
     Autoregressive,
     FullSequence,
@@ -20,16 +29,18 @@ from pgdiff.diffusion.level_schedules import (
     full_sequence,
 )
 from pgdiff.diffusion.likelihood import LogLikelihood, log_likelihood
-from pgdiff.diffusion.loss import diffusion_loss
-from pgdiff.diffusion.loss_weights import (
+from pgdiff.diffusion.loss import (
     CleanWeight,
     EDMWeight,
     FusedSnrWeight,
     MinSnrWeight,
     UniformWeight,
+    diffusion_loss,
+    diffusion_loss_terms,
 )
-from pgdiff.diffusion.monte_carlo import MonteCarlo
-from pgdiff.diffusion.observed import Observed
+from pgdiff.diffusion.measurements import Measurement
+from pgdiff.diffusion.noise import NoiseSource
+from pgdiff.diffusion.particles import Resample
 from pgdiff.diffusion.predictions import (
     EDMPrediction,
     EpsilonPrediction,
@@ -37,8 +48,9 @@ from pgdiff.diffusion.predictions import (
     VPrediction,
     X0Prediction,
 )
-from pgdiff.diffusion.resample import Resample
-from pgdiff.diffusion.sampler import SamplerStep, sample
+from pgdiff.diffusion.process import DiffusionProcess
+from pgdiff.diffusion.sampler import PreparedSampling, SamplerStep, prepare, run, sample
+from pgdiff.diffusion.sampling import Sampling
 from pgdiff.diffusion.schedules import (
     CosineSchedule,
     EDMSchedule,
@@ -60,14 +72,6 @@ from pgdiff.diffusion.solvers import (
     Step,
 )
 from pgdiff.diffusion.spacing import KarrasSpacing, LogSnrSpacing, TrailingSpacing, UniformSpacing
-from pgdiff.diffusion.training_levels import (
-    ForcingLevels,
-    IndependentLevels,
-    LogNormalLevels,
-    MixtureLevels,
-    SequenceLevels,
-)
-from pgdiff.diffusion.trust_region import TrustRegion
 
 __all__ = [
     "DDIM",
@@ -81,6 +85,7 @@ __all__ = [
     "DPMSolver",
     "DiffuserRule",
     "DiffusionForcingRule",
+    "DiffusionProcess",
     "EDMPrediction",
     "EDMSchedule",
     "EDMWeight",
@@ -92,28 +97,31 @@ __all__ = [
     "FusedSnrWeight",
     "Guidance",
     "GuidanceRule",
-    "GuidanceSchedule",
     "Heun",
     "HistoryGuidance",
     "HistoryView",
     "IndependentLevels",
+    "Inpainting",
     "Interval",
     "KarrasSpacing",
-    "Known",
     "LinearSchedule",
     "LogLikelihood",
     "LogNormalLevels",
     "LogSnrSpacing",
+    "Measurement",
     "MinSnrWeight",
     "MixtureLevels",
     "MonteCarlo",
     "NoiseSchedule",
-    "Observed",
+    "NoiseSource",
     "PolicyGuidedRule",
     "Power",
+    "PreparedSampling",
     "Pyramid",
     "Resample",
     "SamplerStep",
+    "Sampling",
+    "ScaleSchedule",
     "Score",
     "SequenceLevels",
     "SigmoidSchedule",
@@ -129,8 +137,11 @@ __all__ = [
     "VPrediction",
     "X0Prediction",
     "diffusion_loss",
+    "diffusion_loss_terms",
     "full_sequence",
     "level_of_noise",
     "log_likelihood",
+    "prepare",
+    "run",
     "sample",
 ]

@@ -1,4 +1,4 @@
-"""Gradients within the sampling, whatever mode the caller is in."""
+"""Gradients during sampling, also in the caller's inference mode or no-grad mode."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,18 +7,19 @@ from typing import overload
 import torch
 from torch import Tensor
 
-from pgdiff.validation import PgdiffError
+from pgdiff.core.validation import PgdiffError
 
 
 @contextmanager
 def differentiable(name: str) -> Iterator[None]:
-    """Let autograd record within, also where the caller is in inference or no-grad mode.
+    """Enable autograd inside the context, also in the caller's inference mode or no-grad mode.
 
     Args:
-        name: what is differentiated, for the message.
+        name: name of the differentiated function, for the error message.
 
     Raises:
-        PgdiffError: it holds tensors that were made in inference mode, which autograd cannot use.
+        PgdiffError: the function uses tensors that were created in inference mode, which autograd
+            cannot use.
     """
     with torch.inference_mode(False), torch.enable_grad():
         try:
@@ -27,8 +28,8 @@ def differentiable(name: str) -> Iterator[None]:
             if "nference tensor" not in str(error):
                 raise
             raise PgdiffError(
-                f"{name} must hold tensors that were made outside torch.inference_mode(). Got one "
-                "that autograd cannot use; make or load it outside, or copy it there with clone()."
+                f"{name} must use tensors that were made outside torch.inference_mode(). Got one "
+                "made inside. Make or load it outside, or copy it outside with clone()."
             ) from error
 
 
@@ -37,9 +38,9 @@ def recordable(tensor: Tensor) -> Tensor: ...
 @overload
 def recordable(tensor: None) -> None: ...
 def recordable(tensor: Tensor | None) -> Tensor | None:
-    """Return the tensor, or a copy of one that was made in inference mode.
+    """Return the tensor, or a copy if it was created in inference mode.
 
-    Autograd refuses to keep such a tensor for its backward pass. Call this outside inference mode,
-    in which a copy would be such a tensor again.
+    Autograd cannot save inference tensors for its backward pass. Call this function outside
+    inference mode; a copy made inside it is an inference tensor too.
     """
     return tensor.clone() if tensor is not None and tensor.is_inference() else tensor

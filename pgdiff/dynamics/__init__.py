@@ -1,4 +1,4 @@
-"""Networks of how actions move the environment."""
+"""Dynamics networks: inverse dynamics and an ensemble of forward models."""
 
 from pgdiff.dynamics.ensemble import DynamicsEnsemble
 from pgdiff.dynamics.inverse import InverseDynamics

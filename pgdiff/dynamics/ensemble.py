@@ -1,6 +1,6 @@
-"""An ensemble of probabilistic one-step models, rolled out with a policy: the usual alternative."""
+"""An ensemble of probabilistic one-step models, rolled out with a policy as a baseline."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -8,35 +8,54 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from pgdiff.core.pretrained import seeded_torch
+from pgdiff.core.registry import register
+from pgdiff.core.validation import PgdiffError, check_positive_int, check_seed
 from pgdiff.data import Episodes, Normalizer, fit_normalizer
+from pgdiff.data.fitting import FromEpisodes
 from pgdiff.data.selection import selected
 from pgdiff.data.transitions import TransitionDataset
-from pgdiff.denoisers.batched_mlp import BatchedMLP
-from pgdiff.pretrained import Pretrained, seeded_torch
-from pgdiff.registry import register
-from pgdiff.validation import PgdiffError, check_positive_int, check_seed
+from pgdiff.nn.mlp import BatchedMLP
 
 ENDED = 0.5
+"""Probability of an end above which a roll-out ends."""
 
 
 @register("learner", "dynamics_ensemble")
-class DynamicsEnsemble(Pretrained):
-    """Gaussian change of the observation and reward, and the chance of an end, by several networks.
+class DynamicsEnsemble(FromEpisodes):
+    """Ensemble that predicts the change of the observation, the reward and the end of the task.
 
-    Chua et al. (2018), "PETS": every member learns by the likelihood of its own minibatches, with
-    log-variances softly held between learned bounds (their appendix A.1); a roll-out keeps one
-    member for the whole of a trajectory (TS-infinity) and draws from its Gaussian in every step.
+    Chua et al. (2018), "PETS": each member maximises the likelihood of separate minibatches, with
+    log-variances softly limited to learned bounds (appendix A.1). A roll-out uses one member for
+    a whole trajectory (TS-infinity) and samples from its Gaussian in every step.
 
     Args:
-        normalizer: of observations and actions side by side.
-        changes: normaliser of the observation's change and the reward side by side.
-        actions: size of an action.
+        normalizer: of observations and actions, concatenated.
+        changes: normaliser of the observation's change and the reward, concatenated.
+        actions: number of features of an action.
         low: lower bounds of the actions.
         high: upper bounds of the actions.
         members: number of networks.
-        width: of the hidden layers.
+        width: units of each hidden layer.
         depth: number of hidden layers.
+
+    Example:
+        >>> from pgdiff.agents import Cloning
+        >>> from pgdiff.testing import example_episodes
+        >>> episodes = example_episodes()
+        >>> ensemble = DynamicsEnsemble.from_episodes(episodes, members=2, width=16)
+        >>> policy = Cloning.from_episodes(episodes, members=1, width=16)
+        >>> len(ensemble.rollout(policy, episodes.observations[:3], steps=5))
+        3
     """
+
+    fitted_arguments: ClassVar[tuple[str, ...]] = (
+        "normalizer",
+        "changes",
+        "actions",
+        "low",
+        "high",
+    )
 
     def __init__(
         self,
@@ -64,8 +83,8 @@ class DynamicsEnsemble(Pretrained):
             )
         if normalizer.features != size - 1 + actions:
             raise PgdiffError(
-                f"`normalizer` must have {size - 1 + actions} features, those of an observation "
-                f"and an action. Got {normalizer.features}."
+                f"`normalizer` must have {size - 1 + actions} features, for an observation and "
+                f"an action. Got {normalizer.features}."
             )
         # Mean and log-variance of every change, and the logit of an end.
         self.network = BatchedMLP(
@@ -75,51 +94,36 @@ class DynamicsEnsemble(Pretrained):
         self.least = nn.Parameter(torch.full((members, 1, size), -10.0))
 
     @classmethod
-    def from_episodes(
-        cls,
-        episodes: Episodes,
-        *,
-        members: int = 5,
-        width: int = 200,
-        depth: int = 3,
-        seed: int = 0,
-    ) -> "DynamicsEnsemble":
-        """Make a new ensemble whose normalisers and bounds fit recorded experience.
-
-        `seed` gives the first weights; the other arguments are those of the class.
-        """
+    def fit_arguments(cls, episodes: Episodes) -> dict[str, Any]:
+        """Return standardising normalisers, and size and recorded bounds of the actions."""
         change = TransitionDataset(episodes).changes()
         rewards = selected(episodes, "rewards")[:, None]
         actions = selected(episodes, "actions")
         observations = selected(episodes, "observations")
-        with seeded_torch(seed=seed):
-            return cls(
-                normalizer=fit_normalizer("standard", [observations, actions]),
-                changes=fit_normalizer("standard", [change, rewards]),
-                actions=actions.shape[1],
-                low=tuple(map(float, actions.min(axis=0))),
-                high=tuple(map(float, actions.max(axis=0))),
-                members=members,
-                width=width,
-                depth=depth,
-            )
+        return {
+            "normalizer": fit_normalizer("standard", [observations, actions]),
+            "changes": fit_normalizer("standard", [change, rewards]),
+            "actions": actions.shape[1],
+            "low": tuple(map(float, actions.min(axis=0))),
+            "high": tuple(map(float, actions.max(axis=0))),
+        }
 
     def dataset(self, episodes: Episodes) -> TransitionDataset:
-        """Transitions, for every member its own."""
+        """Return transitions, shifted for each member."""
         return TransitionDataset(episodes, copies=self.members)
 
     def losses(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
-        """Negative log-likelihood of the changes and of the end of a `TransitionBatch`, summed."""
-        now, action = (_member_first(part) for part in (batch.observation, batch.action))
-        then = _member_first(batch.next_observation)
+        """Return negative log-likelihoods of changes and ends of a `TransitionBatch`, summed."""
+        now, action = (_members_first(part) for part in (batch.observation, batch.action))
+        then = _members_first(batch.next_observation)
         reward, ongoing = batch.reward.T, batch.ongoing.T
         mean, log_variance, ended = self(now, action)
         target = self.changes.normalize(torch.cat([then - now, reward[..., None]], dim=-1))
         terms = (mean - target).square() * torch.exp(-log_variance) + log_variance
-        # What follows an end means nothing; its reward does.
-        counted = torch.ones_like(terms)
-        counted[..., :-1] = ongoing[..., None]
-        nll = 0.5 * (terms * counted).mean(dim=(1, 2)).sum()
+        # The next observation after an end is undefined; the reward counts.
+        mask = torch.ones_like(terms)
+        mask[..., :-1] = ongoing[..., None]
+        nll = 0.5 * (terms * mask).mean(dim=(1, 2)).sum()
         bounds = 0.01 * (self.most.mean(dim=(1, 2)) - self.least.mean(dim=(1, 2))).sum()
         end = F.binary_cross_entropy_with_logits(ended, 1 - ongoing, reduction="none")
         return {"change": nll + bounds, "end": end.mean(dim=1).sum()}
@@ -133,7 +137,7 @@ class DynamicsEnsemble(Pretrained):
         Float[Tensor, "members batch changes"],
         Float[Tensor, "members batch"],
     ]:
-        """Each member's mean and log-variance of the normalised change, and logit of an end."""
+        """Return mean and log-variance of the normalised change, and the logit of an end."""
         inputs = self.normalizer.normalize(torch.cat([observation, action], dim=-1))
         out = self.network(inputs)
         size = self.changes.features
@@ -153,23 +157,24 @@ class DynamicsEnsemble(Pretrained):
         deterministic: bool = False,
         bounds: tuple[np.ndarray, np.ndarray] | None = None,
     ) -> Episodes:
-        """Let a policy act in the ensemble, from given observations.
+        """Roll a policy out in the ensemble from given observations.
 
         Args:
-            policy: has Stable-Baselines3's `predict`, for batches; what it draws by PyTorch's
-                generator on the CPU is seeded too.
+            policy: has Stable-Baselines3's `predict` for batches; PyTorch's generator on the CPU
+                is seeded for it.
             starts: first observations.
-            steps: of a trajectory, unless it ends before.
-            seed: of members, noise and actions.
-            deterministic: whether the policy is asked for its mean action.
-            bounds: least and greatest observation, such as the recorded ones; what is drawn beyond
-                is put on them, as errors else grow without end. None for any.
+            steps: largest number of steps of a trajectory.
+            seed: seed of members, noise and actions.
+            deterministic: passed to `predict`.
+            bounds: lowest and highest observation, such as the recorded ones. Sampled observations
+                are clipped to them, since errors can otherwise grow without limit. None for no
+                limits.
 
         Returns:
-            Trajectories with `next_observations`, one after the other.
+            The trajectories, with `next_observations`.
 
         Raises:
-            PgdiffError: a roll-out that leaves what numbers can hold; shorten it, or train longer.
+            PgdiffError: an observation is NaN or infinite.
         """
         steps = check_positive_int("steps", steps)
         count = len(starts)
@@ -177,15 +182,15 @@ class DynamicsEnsemble(Pretrained):
         member = torch.randint(self.members, (count,), generator=source)
         now = torch.as_tensor(np.array(starts, np.float32))
         going = torch.ones(count, dtype=torch.bool)
-        told: dict[str, list[Tensor]] = {
+        fields: dict[str, list[Tensor]] = {
             name: [] for name in ("observations", "actions", "rewards", "next_observations")
         }
-        ends, there = [], []
+        ends, valid = [], []
         low, high = torch.tensor(self.low), torch.tensor(self.high)
         allowed = (-np.inf, np.inf) if bounds is None else bounds
         limits = [torch.as_tensor(np.array(end, np.float32)) for end in allowed]
-        actions = int(torch.randint(2**62, (1,), generator=source))  # not the dynamics' stream
-        with seeded_torch(seed=actions):
+        action_seed = int(torch.randint(2**62, (1,), generator=source))
+        with seeded_torch(seed=action_seed):
             for _ in range(steps):
                 chosen, _ = policy.predict(now.numpy(), deterministic=deterministic)
                 action = torch.as_tensor(np.asarray(chosen, np.float32)).clamp(low, high)
@@ -199,35 +204,35 @@ class DynamicsEnsemble(Pretrained):
                     part.cpu()[member, torch.arange(count)] for part in parts
                 )
                 noise = torch.randn(mean.shape, generator=source)
-                drawn = self.changes.unnormalize(mean + (0.5 * log_variance).exp() * noise)
-                after = (now + drawn[:, :-1]).clamp(*limits)
+                change = self.changes.unnormalize(mean + (0.5 * log_variance).exp() * noise)
+                after = (now + change[:, :-1]).clamp(*limits)
                 ended = torch.sigmoid(logit) > ENDED
-                for name, part in zip(told, (now, action, drawn[:, -1], after), strict=True):
-                    told[name].append(part)
+                for name, part in zip(fields, (now, action, change[:, -1], after), strict=True):
+                    fields[name].append(part)
                 ends.append(ended)
-                there.append(going)
+                valid.append(going)
                 going = going & ~ended
                 if not torch.isfinite(after[going]).all():
                     raise PgdiffError(
-                        "A roll-out of the ensemble must stay finite. Got NaN or Inf: shorten "
-                        "it, or train the ensemble longer."
+                        "A roll-out of the ensemble must stay finite. Got NaN or Inf. Use fewer "
+                        "steps, or train the ensemble longer."
                     )
                 now = torch.where(going[:, None], after, now)
                 if not going.any():
                     break
-        return _episodes(told, torch.stack(ends, dim=1), torch.stack(there, dim=1))
+        return _episodes(fields, torch.stack(ends, dim=1), torch.stack(valid, dim=1))
 
 
-def _member_first(x: Tensor) -> Tensor:
+def _members_first(x: Tensor) -> Tensor:
     return x.transpose(0, 1)
 
 
-def _episodes(told: dict[str, list[Tensor]], ended: Tensor, there: Tensor) -> Episodes:
+def _episodes(fields: dict[str, list[Tensor]], ended: Tensor, valid: Tensor) -> Episodes:
     rows: dict[str, Any] = {
-        name: torch.stack(parts, dim=1)[there].numpy() for name, parts in told.items()
+        name: torch.stack(parts, dim=1)[valid].numpy() for name, parts in fields.items()
     }
-    last = torch.zeros_like(there)
-    last[torch.arange(len(there)), there.sum(dim=1) - 1] = True
+    last = torch.zeros_like(valid)
+    last[torch.arange(len(valid)), valid.sum(dim=1) - 1] = True
     return Episodes.from_arrays(
-        **rows, terminals=ended[there].numpy(), timeouts=(last & ~ended)[there].numpy()
+        **rows, terminals=ended[valid].numpy(), timeouts=(last & ~ended)[valid].numpy()
     )

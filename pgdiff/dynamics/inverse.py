@@ -1,6 +1,6 @@
-"""Inverse dynamics: the action that leads from an observation towards a way-point."""
+"""Inverse dynamics: the action that leads from an observation to a way-point."""
 
-from typing import NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -8,17 +8,17 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from pgdiff.core.registry import register
+from pgdiff.core.validation import PgdiffError, as_array, check_positive_int
 from pgdiff.data import Episodes, segments
+from pgdiff.data.fitting import FromEpisodes
 from pgdiff.data.normalizers import Normalizer, fit_normalizer
 from pgdiff.data.selection import selected
-from pgdiff.denoisers.mlp import mlp
-from pgdiff.pretrained import Pretrained, seeded_torch
-from pgdiff.registry import register
-from pgdiff.validation import PgdiffError, as_array, check_positive_int
+from pgdiff.nn.mlp import mlp
 
 
 class PairBatch(NamedTuple):
-    """Observations, a way-point some steps later, and the action taken now."""
+    """Observations, later way-points, the steps between them, and the present actions."""
 
     observations: Tensor
     waypoints: Tensor
@@ -27,17 +27,17 @@ class PairBatch(NamedTuple):
 
 
 class PairDataset:
-    """Every row with every later row of its episode that is at most `gap` steps away.
+    """Pairs of each row and each later row of its episode within `gap` steps.
 
     Args:
-        episodes: recorded experience.
-        gap: greatest number of steps between the two rows.
+        episodes: the recording.
+        gap: largest number of steps between the two rows.
     """
 
     def __init__(self, episodes: Episodes, *, gap: int) -> None:
         self.episodes = episodes
         self.gap = check_positive_int("gap", gap)
-        # Windows of two rows: the last row of an episode, which has no successor, starts none.
+        # Windows of two rows, since the last row of an episode has no later row.
         self._index = segments(episodes, 2, 1)
 
     def __len__(self) -> int:
@@ -45,7 +45,7 @@ class PairDataset:
 
     @property
     def episode_starts(self) -> Int[np.ndarray, " episodes"]:
-        """First rows of the episodes that examples come from."""
+        """First rows of the episodes that contain examples."""
         return self._index.starts
 
     def batch(self, indices: Int[np.ndarray, " batch"]) -> PairBatch:
@@ -63,18 +63,27 @@ class PairDataset:
 
 
 @register("learner", "inverse_dynamics")
-class InverseDynamics(Pretrained):
-    """Action from (observation, way-point, steps left), by regression on recorded actions.
+class InverseDynamics(FromEpisodes):
+    """Action for (observation, way-point, steps left), by regression on recorded actions.
 
     Args:
         normalizer: of observations.
-        actions: size of an action.
-        stride: greatest number of steps to a way-point.
+        actions: number of features of an action.
+        stride: largest number of steps to a way-point.
         low: lower bounds of the actions.
         high: upper bounds of the actions.
-        width: of the network.
-        depth: hidden layers of the network.
+        width: units of each hidden layer.
+        depth: number of hidden layers.
+
+    Example:
+        >>> from pgdiff.testing import example_episodes
+        >>> episodes = example_episodes()
+        >>> controller = InverseDynamics.from_episodes(episodes, stride=3, width=16)
+        >>> controller.act(episodes.observations[:2], episodes.observations[3:5], [3, 3]).shape
+        (2, 2)
     """
+
+    fitted_arguments: ClassVar[tuple[str, ...]] = ("normalizer", "actions", "low", "high")
 
     def __init__(
         self,
@@ -103,37 +112,22 @@ class InverseDynamics(Pretrained):
         self.network = mlp(2 * normalizer.features + 1, actions, width=width, depth=depth)
 
     @classmethod
-    def from_episodes(
-        cls,
-        episodes: Episodes,
-        *,
-        stride: int,
-        width: int = 256,
-        depth: int = 2,
-        seed: int = 0,
-    ) -> "InverseDynamics":
-        """Make a new network whose normaliser and action bounds fit recorded experience.
-
-        `seed` gives the first weights; the other arguments are those of the class.
-        """
+    def fit_arguments(cls, episodes: Episodes) -> dict[str, Any]:
+        """Return the standardising normaliser, and size and recorded bounds of the actions."""
         actions = selected(episodes, "actions")
-        with seeded_torch(seed=seed):
-            return cls(
-                normalizer=fit_normalizer("standard", [selected(episodes, "observations")]),
-                actions=actions.shape[1],
-                stride=stride,
-                low=tuple(map(float, actions.min(axis=0))),
-                high=tuple(map(float, actions.max(axis=0))),
-                width=width,
-                depth=depth,
-            )
+        return {
+            "normalizer": fit_normalizer("standard", [selected(episodes, "observations")]),
+            "actions": actions.shape[1],
+            "low": tuple(map(float, actions.min(axis=0))),
+            "high": tuple(map(float, actions.max(axis=0))),
+        }
 
     def dataset(self, episodes: Episodes) -> PairDataset:
-        """Pairs of rows at most a stride apart."""
+        """Return pairs of rows at most `stride` steps apart."""
         return PairDataset(episodes, gap=self.stride)
 
     def losses(self, batch: PairBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        """Squared error of the action."""
+        """Return the mean squared error of the action."""
         predicted = self(batch.observations, batch.waypoints, batch.steps_left)
         return {"action": F.mse_loss(predicted, batch.actions)}
 
@@ -143,9 +137,9 @@ class InverseDynamics(Pretrained):
         waypoint: Float[Tensor, "batch observation"],
         steps_left: Float[Tensor, " batch"],
     ) -> Float[Tensor, "batch action"]:
-        """Unclipped action, from raw units to raw units."""
+        """Return the unclipped action; all arguments and the result are in raw units."""
         now, then = self.normalizer.normalize(observation), self.normalizer.normalize(waypoint)
-        # The difference, not the way-point itself: what is to be covered is small against both.
+        # The difference is small compared with the way-point, so it is an input itself.
         inputs = torch.cat([now, then - now, steps_left[:, None] / self.stride], dim=-1)
         weight = next(self.network.parameters(), None)
         kind = inputs.dtype if weight is None else weight.dtype
@@ -159,13 +153,13 @@ class InverseDynamics(Pretrained):
         waypoint: Float[np.ndarray, "batch observation"],
         steps_left: Int[np.ndarray, " batch"],
     ) -> Float[np.ndarray, "batch action"]:
-        """Action within the recorded bounds; a planner's controller."""
+        """Return the action, clipped to the recorded bounds."""
         inputs = [
             torch.tensor(as_array("observation", array).astype(np.float32), device=self.device)
             for array in (observation, waypoint, steps_left)
         ]
         action: np.ndarray = self(*inputs).cpu().numpy()
-        # Not the buffers, which a network in half precision rounds.
+        # Not buffers, which a network in half precision would round.
         low, high = (np.array(bound, np.float32) for bound in (self.low, self.high))
         limited: np.ndarray = np.clip(action, low, high)
         return limited

@@ -1,8 +1,8 @@
-"""One figure with an interval from evaluations of several training seeds and tasks.
+"""Means with bootstrap intervals over the training seeds and tasks of several evaluations.
 
 Source of the statistics and of the strata: Agarwal et al., "Deep reinforcement learning at the edge
-of the statistical precipice", NeurIPS 2021: tasks are strata, in each of which is drawn apart; the
-interval is that of the percentiles. How runs and episodes are drawn: `resampling`.
+of the statistical precipice", NeurIPS 2021. Tasks are strata that are resampled separately, and the
+intervals are percentile intervals.
 """
 
 import os
@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from pgdiff.evaluation.resampling import blocks, drawn_means, draws
+from pgdiff.core.validation import PgdiffError, check_positive_int, check_range, check_seed
+from pgdiff.evaluation.bootstrap import block_sizes, draw_indices, resample_means
 from pgdiff.evaluation.results import Evaluation
-from pgdiff.evaluation.strata import Stratum, mean_of, strata_of
-from pgdiff.validation import PgdiffError, check_positive_int, check_range, check_seed
+from pgdiff.evaluation.strata import Stratum, finite_mean, group_by_task
 
 Given = Evaluation | str | os.PathLike[str]
 Statistic = Callable[[np.ndarray], np.ndarray]
@@ -24,13 +24,19 @@ Statistic = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A figure and its percentile bootstrap interval.
+    """An estimated statistic and its percentile bootstrap interval.
 
     Attributes:
-        value: the statistic of what was observed.
+        value: the statistic of the observed data.
         low: lower end of the interval.
         high: upper end of the interval.
-        level: share of repeated experiments whose interval should hold the true value.
+        level: nominal coverage: share of repeated experiments whose interval should contain the
+            true value.
+
+    Example:
+        >>> from pgdiff.evaluation import Estimate
+        >>> print(Estimate(value=42.0, low=39.5, high=44.25, level=0.95))
+        42.0 [39.5, 44.2]
     """
 
     value: float
@@ -42,33 +48,48 @@ class Estimate:
         return self.text()
 
     def text(self, *, digits: int = 1, sign: str = "") -> str:
-        """The value and its interval, with so many digits."""
+        """Return the value and its interval as text.
+
+        Args:
+            digits: digits after the decimal point.
+            sign: "+" to show the sign of positive numbers too.
+        """
         form = f"{sign}.{digits}f"
         return f"{self.value:{form}} [{self.low:{form}}, {self.high:{form}}]"
 
 
-def digits_of(metric: str) -> int:
-    """Digits after the point that are shown: a rate is within 0 and 1."""
+def metric_digits(metric: str) -> int:
+    """Return how many digits after the decimal point to show; rates lie between 0 and 1."""
     return 3 if metric == "success" else 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Aggregate:
-    """What several evaluations say together.
+    """Summary of several evaluations, as `aggregate` returns it.
 
     Attributes:
         metric: "normalized_score", "return", "success", "score_if_stay" or "first_touch".
         tasks: the strata.
-        runs: training seeds in each of them.
-        episodes: of all runs and tasks together.
-        unit: what IQM and optimality gap are taken over: "run", the mean of a run's episodes, as in
-            the paper; or "episode" where each task has one run, whose interval then speaks of
-            that one training alone.
+        runs: number of training seeds of each task.
+        episodes: number of episodes of all runs and tasks together.
+        unit: unit of the IQM and the optimality gap. "run" is the mean of a run's episodes, as in
+            the paper. "episode" is used if each task has one run; the interval then does not
+            include the variation between trainings.
         mean: the mean over runs and tasks.
         iqm: the mean of the middle half of the units, pooled over tasks.
-        optimality_gap: by how much units stay below the target on average; None without a target.
-        resampling: how the interval was made, in words.
-        never: episodes beside these that have no first touch, where that is the metric.
+        optimality_gap: mean shortfall of the units below the target; None without a target.
+        resampling: description of the bootstrap.
+        never: further episodes that have no first touch, for the metric "first_touch".
+
+    Example:
+        >>> import gymnasium as gym
+        >>> from types import SimpleNamespace
+        >>> from pgdiff.evaluation import aggregate, evaluate
+        >>> idle = SimpleNamespace(predict=lambda obs, state, **_: (np.zeros(len(obs), int), state))
+        >>> make_env = lambda: gym.make("CartPole-v1")
+        >>> result = aggregate([evaluate(idle, make_env, episodes=5, progress=False)])
+        >>> result.metric, result.runs, result.episodes, result.unit
+        ('return', 1, 5, 'episode')
     """
 
     metric: str
@@ -83,11 +104,11 @@ class Aggregate:
     never: int = 0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return all fields as JSON values."""
         return {**asdict(self), "tasks": list(self.tasks)}
 
     def __str__(self) -> str:
-        digits = digits_of(self.metric)
+        digits = metric_digits(self.metric)
         lines = [
             f"{self.metric}, {self.runs} run(s) in {', '.join(self.tasks)}: {self.episodes} "
             "episodes in all" + (f", {self.never} more never arrive" if self.never else ""),
@@ -108,39 +129,53 @@ def aggregate(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Aggregate:
-    """Return mean and interquartile mean over runs and tasks, with intervals.
+    """Return the mean and the interquartile mean over runs and tasks, with intervals.
 
-    Evaluations of one environment are runs of one stratum, one for each training seed. With several
-    runs a resample draws runs, and then episodes by their environment's seed, the same for all of
-    them where they met the same starts. With one run in each task it draws episodes alone.
+    Evaluations of the same environment form one stratum, with one run for each training seed. With
+    several runs, each resample draws runs and then episodes. If all runs have the same environment
+    seeds, it draws the same episodes for all of them. With one run per task it draws only episodes.
 
     Args:
-        evaluations: the evaluations, or their files.
-        metric: "normalized_score", "return", "success", "score_if_stay" or "first_touch" (steps
-            to the first touch of the goal, of the episodes that have one; of one task alone); None
-            for the score where there is one.
-        target: for the optimality gap, in the metric's units.
-        level: of the intervals, between 0 and 1.
-        resamples: how often is drawn.
-        seed: of the draws.
+        evaluations: the evaluations, or the files that hold them.
+        metric: "normalized_score", "return", "success", "score_if_stay" or "first_touch" (mean
+            number of steps to the first touch of the goal, over the episodes that have one; for a
+            single task). None selects the score if all evaluations have it, else the return.
+        target: target of the optimality gap, in the metric's units.
+        level: nominal coverage of the intervals, between 0 and 1; larger values widen them.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
 
     Raises:
-        PgdiffError: no evaluations, those of different planners or of one run twice, tasks with
-            different numbers of runs, or a metric that one of them lacks.
+        PgdiffError: if there are no evaluations, the evaluations of a task come from different
+            planners or from the same run, tasks have different numbers of runs, or an evaluation
+            does not have the metric.
+
+    Example:
+        >>> import gymnasium as gym
+        >>> from types import SimpleNamespace
+        >>> from pgdiff.evaluation import aggregate, evaluate
+        >>> idle = SimpleNamespace(predict=lambda obs, state, **_: (np.zeros(len(obs), int), state))
+        >>> make_env = lambda: gym.make("CartPole-v1")
+        >>> result = aggregate([evaluate(idle, make_env, episodes=5, progress=False)])
+        >>> result.mean.low <= result.mean.value <= result.mean.high
+        True
     """
     share = check_range("level", level, low=0.0, high=1.0, open_low=True, open_high=True)
     count = check_positive_int("resamples", resamples)
     rng = np.random.default_rng(check_seed("seed", seed))
-    strata = strata_of(evaluations, metric=metric)
+    strata = group_by_task(evaluations, metric=metric)
     runs = len(strata[0].runs)
     if any(len(stratum.runs) != runs for stratum in strata):
-        told = {stratum.task: len(stratum.runs) for stratum in strata}
-        raise PgdiffError(f"`evaluations` must hold as many runs of every task. Got {told}.")
-    if runs == 1 and len({len(stratum.runs[0]) for stratum in strata}) > 1:
-        told = {stratum.task: len(stratum.runs[0]) for stratum in strata}
+        counts = {stratum.task: len(stratum.runs) for stratum in strata}
         raise PgdiffError(
-            "`evaluations` must hold as many episodes of every task, where each has one run. "
-            f"Got {told}."
+            f"`evaluations` must hold the same number of runs for every task. Got {counts}. "
+            "Evaluate the missing runs, or leave out the other tasks' extra runs."
+        )
+    if runs == 1 and len({len(stratum.runs[0]) for stratum in strata}) > 1:
+        counts = {stratum.task: len(stratum.runs[0]) for stratum in strata}
+        raise PgdiffError(
+            "`evaluations` must hold the same number of episodes for every task if each task has "
+            f"one run. Got {counts}. Evaluate every task with the same number of episodes."
         )
     statistics: dict[str, Statistic] = {"mean": _mean, "iqm": interquartile_mean}
     if target is not None:
@@ -148,38 +183,40 @@ def aggregate(
         statistics["optimality_gap"] = lambda units: goal - np.minimum(units, goal).mean(axis=-1)
     observed = np.concatenate([_units(stratum) for stratum in strata])
     drawn: dict[str, list[np.ndarray]] = {name: [] for name in statistics}
-    for rows in blocks(count, max(observed.size, sum(map(_width, strata)))):
+    for rows in block_sizes(count, max(observed.size, sum(map(_width, strata)))):
         units = np.concatenate([_drawn_units(stratum, rows, rng) for stratum in strata], axis=1)
         for name, statistic in statistics.items():
             drawn[name].append(statistic(units))
-    found = {
-        name: estimate(float(statistic(observed)), np.concatenate(drawn[name]), share)
+    estimates = {
+        name: percentile_estimate(float(statistic(observed)), np.concatenate(drawn[name]), share)
         for name, statistic in statistics.items()
     }
-    episodes = sum(len(_there(scores)) for stratum in strata for scores in stratum.runs)
+    episodes = sum(len(_finite(scores)) for stratum in strata for scores in stratum.runs)
     return Aggregate(
         metric=strata[0].metric,
         tasks=tuple(stratum.task for stratum in strata),
         runs=runs,
         episodes=episodes,
         unit="run" if runs > 1 else "episode",
-        mean=found["mean"],
-        iqm=found["iqm"],
-        optimality_gap=found.get("optimality_gap"),
-        resampling=_in_words(strata, share, count),
+        mean=estimates["mean"],
+        iqm=estimates["iqm"],
+        optimality_gap=estimates.get("optimality_gap"),
+        resampling=_describe_resampling(strata, share, count),
         never=sum(len(scores) for stratum in strata for scores in stratum.runs) - episodes,
     )
 
 
 def interquartile_mean(units: Float[np.ndarray, "*rows units"]) -> Float[np.ndarray, "*rows"]:
-    """The mean of the middle half; a quarter of the units, rounded down, is cut at either end."""
+    """Return the mean of the middle half; a quarter of the units, rounded down, is cut per side."""
     cut = units.shape[-1] // 4
     ordered = np.sort(units, axis=-1)
     return np.asarray(ordered[..., cut : units.shape[-1] - cut].mean(axis=-1))
 
 
-def estimate(value: float, drawn: Float[np.ndarray, " resamples"], level: float) -> Estimate:
-    """The statistic with the percentile interval of its resamples, those with a value."""
+def percentile_estimate(
+    value: float, drawn: Float[np.ndarray, " resamples"], level: float
+) -> Estimate:
+    """Return a statistic with the percentile interval of its finite resamples."""
     drawn = drawn[np.isfinite(drawn)]
     low, high = np.quantile(drawn, [(1.0 - level) / 2.0, (1.0 + level) / 2.0])
     return Estimate(value=value, low=float(low), high=float(high), level=level)
@@ -191,12 +228,12 @@ def _mean(units: np.ndarray) -> np.ndarray:
 
 def _units(stratum: Stratum) -> np.ndarray:
     if len(stratum.runs) == 1:
-        return _there(stratum.runs[0])
-    return np.array([mean_of(scores) for scores in stratum.runs])
+        return _finite(stratum.runs[0])
+    return np.array([finite_mean(scores) for scores in stratum.runs])
 
 
-def _there(scores: np.ndarray) -> np.ndarray:
-    """The episodes that have a value."""
+def _finite(scores: np.ndarray) -> np.ndarray:
+    """Return the finite scores."""
     return np.asarray(scores[np.isfinite(scores)])
 
 
@@ -206,18 +243,18 @@ def _width(stratum: Stratum) -> int:
 
 def _drawn_units(stratum: Stratum, rows: int, rng: np.random.Generator) -> np.ndarray:
     if len(stratum.runs) == 1:
-        scores = _there(stratum.runs[0])
-        return np.asarray(scores[draws(rng, rows, len(scores))])
-    which = draws(rng, rows, len(stratum.runs))
-    return drawn_means(stratum.runs, which, rng, shared=stratum.shared)
+        scores = _finite(stratum.runs[0])
+        return np.asarray(scores[draw_indices(rng, rows, len(scores))])
+    which = draw_indices(rng, rows, len(stratum.runs))
+    return resample_means(stratum.runs, which, rng, shared=stratum.shared)
 
 
-def _in_words(strata: Sequence[Stratum], level: float, resamples: int) -> str:
+def _describe_resampling(strata: Sequence[Stratum], level: float, resamples: int) -> str:
     if len(strata[0].runs) == 1:
-        what = "episodes"
+        units = "episodes"
     elif all(stratum.shared for stratum in strata):
-        what = "runs, then episodes by their environment's seed, the same for every run"
+        units = "runs, then episodes by their environment's seed, the same for every run"
     else:
-        what = "runs, then episodes of each run"
-    apart = ", in each task apart" if len(strata) > 1 else ""
-    return f"{level:.0%} percentile bootstrap of {what}{apart}; {resamples} resamples"
+        units = "runs, then episodes of each run"
+    separately = ", separately in each task" if len(strata) > 1 else ""
+    return f"{level:.0%} percentile bootstrap of {units}{separately}; {resamples} resamples"

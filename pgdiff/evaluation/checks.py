@@ -1,4 +1,4 @@
-"""What agent and environment must keep to while they act, with errors that name the row."""
+"""Checks of agents and environments during a rollout, with errors that name the row."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -8,31 +8,30 @@ import gymnasium as gym
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from pgdiff.evaluation.limits import time_limit
-from pgdiff.evaluation.plain import plain
-from pgdiff.validation import PgdiffError, as_array
+from pgdiff.core.validation import PgdiffError, as_array
+from pgdiff.evaluation.plain import json_value
+from pgdiff.evaluation.time_limits import time_limit
 
 
-def name_of(env: gym.Env[Any, Any]) -> str:
-    """The environment's id, or its class where it has none."""
+def env_name(env: gym.Env[Any, Any]) -> str:
+    """Return the environment's id, or its class name if it has no spec."""
     return env.spec.id if env.spec is not None else type(env.unwrapped).__name__
 
 
-def options_of(env: gym.Env[Any, Any]) -> dict[str, Any]:
-    """Return the arguments with which the environment is not what its id says, ready for JSON.
+def changed_options(env: gym.Env[Any, Any]) -> dict[str, Any]:
+    """Return the environment's arguments that differ from its registration, as JSON values.
 
-    These are the arguments of `gymnasium.make` that differ from those that the id is registered
-    with, its time limit included; those of rendering are left out.
+    The time limit is included. Arguments of rendering are left out.
     """
     registered = None if env.spec is None else gym.registry.get(env.spec.id)
     if env.spec is None or registered is None:
         return {}
-    own = {key: plain(value) for key, value in registered.kwargs.items()}
-    given = {key: plain(value) for key, value in env.spec.kwargs.items()}
+    defaults = {key: json_value(value) for key, value in registered.kwargs.items()}
+    arguments = {key: json_value(value) for key, value in env.spec.kwargs.items()}
     options = {
         key: value
-        for key, value in given.items()
-        if not key.startswith("render") and (key not in own or own[key] != value)
+        for key, value in arguments.items()
+        if not key.startswith("render") and (key not in defaults or defaults[key] != value)
     }
     limit = time_limit(env)
     if limit is not None and limit != registered.max_episode_steps:
@@ -40,44 +39,45 @@ def options_of(env: gym.Env[Any, Any]) -> dict[str, Any]:
     return options
 
 
-def wrappers_of(env: gym.Env[Any, Any]) -> dict[str, dict[str, Any]]:
-    """Settings of the wrappers with which the environment is not what its id says, by name.
+def wrapper_settings(env: gym.Env[Any, Any]) -> dict[str, dict[str, Any]]:
+    """Return the settings of the wrappers that the id does not include, by wrapper name.
 
-    Those that say what they were made with (`gymnasium.utils.RecordConstructorArgs`) and have
-    settings. Arrays are lists; of what JSON has no word for, such as functions, the class is told.
+    Only wrappers that record their arguments (`gymnasium.utils.RecordConstructorArgs`) and have
+    any are included. Arrays become lists; an object without a JSON form, such as a function,
+    becomes the name of its class.
     """
-    found = env.spec.additional_wrappers if env.spec is not None else ()
-    return {w.name: plain(w.kwargs) for w in found if w.kwargs}
+    wrappers = env.spec.additional_wrappers if env.spec is not None else ()
+    return {w.name: json_value(w.kwargs) for w in wrappers if w.kwargs}
 
 
 def check_env(env: Any) -> None:
-    """Raise an error unless this is one environment, not a batch of them."""
+    """Raise if `env` is not a single Gymnasium environment."""
     if isinstance(env, gym.vector.VectorEnv):
         raise PgdiffError(
-            "`make_env` must return a single environment, because `evaluate` makes its own batch. "
-            f"Got {type(env).__name__}."
+            f"`make_env` must return a single environment. Got {type(env).__name__}. Set "
+            "`parallel` to run several environments at once."
         )
     if not isinstance(env, gym.Env):
         raise PgdiffError(f"`make_env` must return a gymnasium.Env. Got a {type(env).__name__}.")
 
 
-def check_fit(agent: Any, env: gym.Env[Any, Any]) -> None:
-    """Compare the spaces that the agent was made for with the environment's.
+def check_spaces(agent: Any, env: gym.Env[Any, Any]) -> None:
+    """Raise if the agent's observation or action space does not match the environment's.
 
-    A Dict of observations is let through to an agent that says how it takes one, by an
-    `observation_layout` or an `observation_space` that is a Dict. Bounds are not compared: finite
-    actions are handed over as they are, and what lies outside is the environment's business.
+    Dict observations require an agent with an `observation_layout`, or with an `observation_space`
+    that is a Dict. Bounds are not compared: finite actions are passed to the environment unchanged.
     """
     space = env.observation_space
     if isinstance(space, gym.spaces.Dict):
-        own = getattr(agent, "observation_space", None)
+        agent_space = getattr(agent, "observation_space", None)
         if getattr(agent, "observation_layout", None) is None and not isinstance(
-            own, gym.spaces.Dict
+            agent_space, gym.spaces.Dict
         ):
             raise PgdiffError(
-                "`agent` must take observations that are a Dict, which it does not say by an "
-                f"`observation_layout` or `observation_space`. Got '{name_of(env)}' with the keys "
-                f"{list(space.spaces)}; gymnasium.wrappers.FlattenObservation makes arrays of them."
+                "`agent` must accept Dict observations: it needs an `observation_layout`, or an "
+                f"`observation_space` that is a Dict. Got '{env_name(env)}' with the keys "
+                f"{list(space.spaces)} and an agent without them. "
+                "gymnasium.wrappers.FlattenObservation turns the observations into arrays."
             )
     else:
         _check_shape(agent, env, "observation")
@@ -90,19 +90,20 @@ def _check_shape(agent: Any, env: gym.Env[Any, Any], kind: str) -> None:
         raise PgdiffError(
             f"`make_env` must return an environment whose {kind}s are arrays. Got {space}."
         )
-    own = getattr(agent, f"{kind}_space", None)
-    wanted = getattr(agent, f"{kind}_shape", getattr(own, "shape", None))
-    if wanted is not None and tuple(wanted) != tuple(space.shape):
+    agent_space = getattr(agent, f"{kind}_space", None)
+    shape = getattr(agent, f"{kind}_shape", getattr(agent_space, "shape", None))
+    if shape is not None and tuple(shape) != tuple(space.shape):
         raise PgdiffError(
-            f"`agent` must fit the environment: it was made for {kind}s of shape "
-            f"{tuple(wanted)}. Got '{name_of(env)}' with {kind}s of shape {tuple(space.shape)}."
+            f"`agent` must fit the environment: the agent has {kind}s of shape {tuple(shape)}. "
+            f"Got '{env_name(env)}' with {kind}s of shape {tuple(space.shape)}. Use the "
+            "environment that the agent was trained in."
         )
 
 
-def checked_actions(
+def validate_actions(
     actions: Any, env: gym.Env[Any, Any], count: int
 ) -> Shaped[np.ndarray, "envs ..."]:
-    """Return the actions of a batch, one finite action a row."""
+    """Return the actions of a batch as an array; raise unless each row is a finite action."""
     array = as_array("agent.predict", actions)
     shape = (count, *(env.action_space.shape or ()))
     if array.shape != shape:
@@ -121,14 +122,17 @@ def checked_actions(
     return array
 
 
-def reset(env: gym.Env[Any, Any], seed: int) -> tuple[Any, dict[str, Any]]:
-    """Reset with a seed; return a finite observation and the info."""
-    result: Any = env.reset(seed=seed)
+def reset(
+    env: gym.Env[Any, Any], seed: int, options: Mapping[str, Any] | None = None
+) -> tuple[Any, dict[str, Any]]:
+    """Reset with a seed and options; return the observation, which must be finite, and the info."""
+    result: Any = (
+        env.reset(seed=seed) if options is None else env.reset(seed=seed, options=dict(options))
+    )
     if not isinstance(result, tuple) or len(result) != 2 or not isinstance(result[1], dict):
         raise PgdiffError(
-            f"The environment's reset must return (observation, info). '{name_of(env)}' returned "
-            f"{_described(result)}: it keeps to an older interface than Gymnasium's, for which "
-            "there is the package shimmy."
+            f"The environment's reset must return (observation, info). '{env_name(env)}' returned "
+            f"{_describe(result)}, as in OpenAI Gym. Wrap it with the package shimmy."
         )
     _check_finite(env, result[0], f"at the reset with seed {seed}")
     return result
@@ -137,14 +141,14 @@ def reset(env: gym.Env[Any, Any], seed: int) -> tuple[Any, dict[str, Any]]:
 def step(
     env: gym.Env[Any, Any], action: Any, *, seed: int, number: int, gaps: bool = False
 ) -> tuple[Any, float, bool, dict[str, Any]]:
-    """Make one step; return a finite observation and reward, whether it ended, and the info.
+    """Take one step; return observation and reward, which must be finite, the end, and the info.
 
     Args:
         env: the environment.
-        action: handed over as it is.
-        seed: of the episode, for errors.
-        number: of the step, from 1, for errors.
-        gaps: whether an observation may be missing, NaN throughout.
+        action: passed to the environment unchanged.
+        seed: seed of the episode, for errors.
+        number: number of the step, from 1, for errors.
+        gaps: True to accept missing observations, in which every entry is NaN.
     """
     where = f"in step {number} of the episode with seed {seed}"
     observation, reward, terminated, truncated, info = step_values(env, action, where)
@@ -158,29 +162,29 @@ def step(
 def step_values(
     env: gym.Env[Any, Any], action: Any, where: str
 ) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-    """Make one step; return what Gymnasium's `step` returns, with the reward as a number.
+    """Take one step; return the five values of Gymnasium's `step`, with the reward as a float.
 
-    A reward that is an array of one number is that number. It may be NaN, as the observation may.
+    The reward may be an array of one number. Observation and reward may be NaN.
 
     Args:
         env: the environment.
-        action: handed over as it is.
-        where: of the step, for errors.
+        action: passed to the environment unchanged.
+        where: description of the step, for errors.
     """
     try:
         result: Any = env.step(action)
     except ValueError as error:
-        # Gymnasium's own wrappers fail so on four values, before they reach us.
+        # Gymnasium's wrappers raise this error on four values.
         if "values to unpack" in str(error):
-            raise _older(env, "another number of values") from error
+            raise _old_interface(env, "a different number of values") from error
         raise
     if not isinstance(result, tuple) or len(result) != 5:
-        raise _older(env, _described(result))
+        raise _old_interface(env, _describe(result))
     observation, reward, terminated, truncated, info = result
     if not isinstance(info, dict):
         raise PgdiffError(
-            f"The environment's step must return a dict as info. '{name_of(env)}' returned "
-            f"{info!r} {where}. Return {{}} where there is nothing to say."
+            f"The environment's step must return a dict as info. '{env_name(env)}' returned "
+            f"{info!r} {where}. Return {{}} for an empty info."
         )
     number = as_array("reward", reward)
     if number.size != 1 or number.dtype.kind not in "biuf":
@@ -190,29 +194,47 @@ def step_values(
 
 def _bad_reward(env: gym.Env[Any, Any], reward: Any, where: str) -> PgdiffError:
     return PgdiffError(
-        f"The environment's rewards must be finite numbers. '{name_of(env)}' gave {reward!r} "
+        f"The environment's rewards must be finite numbers. '{env_name(env)}' gave {reward!r} "
         f"{where}."
     )
 
 
-def goals_of(
-    infos: Sequence[Mapping[str, Any]], seeds: Sequence[int], env: gym.Env[Any, Any]
-) -> Float[np.ndarray, "envs goal"]:
-    """Return the goals that resets told, for an agent that is to be told them."""
+def stack_condition(
+    infos: Sequence[Mapping[str, Any]],
+    seeds: Sequence[int],
+    env: gym.Env[Any, Any],
+    keys: Sequence[str] = ("goal",),
+) -> dict[str, Float[np.ndarray, "envs ..."]]:
+    """Return the values of resets by name, as one array each; raise if a value is missing.
+
+    Args:
+        infos: info of each reset.
+        seeds: seed of each reset, for errors.
+        env: the environment, for errors.
+        keys: names of the values.
+    """
+    return {key: _stack_values(infos, seeds, env, key) for key in keys}
+
+
+def _stack_values(
+    infos: Sequence[Mapping[str, Any]], seeds: Sequence[int], env: gym.Env[Any, Any], key: str
+) -> Float[np.ndarray, "envs ..."]:
     for info, seed in zip(infos, seeds, strict=True):
-        if info.get("goal") is None:
+        if info.get(key) is None:
+            purpose = "plans towards a goal" if key == "goal" else f"needs '{key}' in each episode"
             raise PgdiffError(
-                "`make_env` must return an environment whose reset tells `info['goal']`, because "
-                f"the agent plans towards a goal. '{name_of(env)}' told none for seed {seed}."
+                f"`make_env` must return an environment whose reset returns `info['{key}']`, "
+                f"because the agent {purpose}. '{env_name(env)}' returned none for seed {seed}. "
+                f"Use an environment that returns it, or an agent that does not need '{key}'."
             )
-    goals = [np.asarray(info["goal"], dtype=np.float32).reshape(-1) for info in infos]
-    for goal, seed in zip(goals, seeds, strict=True):
-        if goal.shape != goals[0].shape or goal.size == 0 or not np.isfinite(goal).all():
+    values = [np.atleast_1d(np.asarray(info[key], dtype=np.float32)) for info in infos]
+    for value, seed in zip(values, seeds, strict=True):
+        if value.shape != values[0].shape or value.size == 0 or not np.isfinite(value).all():
             raise PgdiffError(
-                "The environment's `info['goal']` must be finite numbers, as many for every "
-                f"episode. '{name_of(env)}' told {goal.tolist()} for seed {seed}."
+                f"The environment's `info['{key}']` must be finite numbers of one shape in all "
+                f"episodes. '{env_name(env)}' returned {value.tolist()} for seed {seed}."
             )
-    return np.stack(goals)
+    return np.stack(values)
 
 
 def _is_gap(observation: Any) -> bool:
@@ -233,20 +255,19 @@ def _check_finite(env: gym.Env[Any, Any], observation: Any, where: str) -> None:
             feature = int(np.flatnonzero(~np.isfinite(array.reshape(-1)))[0])
             of = f" of '{key}'" if key else ""
             raise PgdiffError(
-                f"The environment's observations must be finite. '{name_of(env)}' gave "
+                f"The environment's observations must be finite. '{env_name(env)}' gave "
                 f"{array.reshape(-1)[feature]} in feature {feature}{of} {where}."
             )
 
 
-def _older(env: gym.Env[Any, Any], got: str) -> PgdiffError:
+def _old_interface(env: gym.Env[Any, Any], got: str) -> PgdiffError:
     return PgdiffError(
         "The environment's step must return (observation, reward, terminated, truncated, info). "
-        f"'{name_of(env)}' returned {got}: it keeps to an older interface than Gymnasium's, for "
-        "which there is the package shimmy."
+        f"'{env_name(env)}' returned {got}, as in OpenAI Gym. Wrap it with the package shimmy."
     )
 
 
-def _described(result: Any) -> str:
+def _describe(result: Any) -> str:
     if isinstance(result, tuple):
         return f"{len(result)} values"
     return f"a {type(result).__name__}"

@@ -1,17 +1,17 @@
-"""Any statistic of independent rows with its percentile bootstrap interval."""
+"""Statistics of independent rows with percentile bootstrap intervals."""
 
 from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import Float
 
-from pgdiff.evaluation.aggregates import Estimate, estimate
-from pgdiff.evaluation.resampling import blocks, draws
+from pgdiff.evaluation.aggregates import Estimate, percentile_estimate
+from pgdiff.evaluation.bootstrap import block_sizes, draw_indices
 
 LEVEL = 0.95
 
 
-def estimated(
+def bootstrap_estimate(
     values: Float[np.ndarray, "rows ..."],
     statistic: Callable[[np.ndarray], np.ndarray],
     *,
@@ -19,27 +19,28 @@ def estimated(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Estimate:
-    """Return a statistic of rows and the interval of its values over resampled rows.
+    """Return a statistic of rows with its percentile bootstrap interval.
 
     Args:
         values: at least one row.
-        statistic: from `[draws, rows, *columns]` to `[draws]`.
-        level: share of repeated experiments whose interval should hold the true value.
-        resamples: how often the rows are drawn, with replacement.
-        seed: of the draws.
+        statistic: maps `[resamples, rows, *columns]` to `[resamples]`.
+        level: nominal coverage of the interval.
+        resamples: number of bootstrap resamples.
+        seed: seed of the bootstrap.
     """
     rng = np.random.default_rng(seed)
     drawn = [
-        statistic(values[draws(rng, rows, len(values))]) for rows in blocks(resamples, values.size)
+        statistic(values[draw_indices(rng, rows, len(values))])
+        for rows in block_sizes(resamples, values.size)
     ]
-    return estimate(float(statistic(values[None])[0]), np.concatenate(drawn), level)
+    return percentile_estimate(float(statistic(values[None])[0]), np.concatenate(drawn), level)
 
 
-def mean_of(values: Float[np.ndarray, " rows"]) -> Estimate:
-    """Return the mean of rows with its interval."""
-    return estimated(values, lambda drawn: drawn.mean(axis=1))
+def estimate_mean(values: Float[np.ndarray, " rows"]) -> Estimate:
+    """Return the mean of `values` with its interval."""
+    return bootstrap_estimate(values, lambda drawn: drawn.mean(axis=1))
 
 
-def median_of(values: Float[np.ndarray, " rows"]) -> Estimate:
-    """Return the median of rows with its interval."""
-    return estimated(values, lambda drawn: np.median(drawn, axis=1))
+def estimate_median(values: Float[np.ndarray, " rows"]) -> Estimate:
+    """Return the median of `values` with its interval."""
+    return bootstrap_estimate(values, lambda drawn: np.median(drawn, axis=1))

@@ -5,22 +5,23 @@ from typing import Any
 from tqdm import tqdm
 
 ROUNDS = 20
-"""Rounds of steps before the time that is left is shown: the first ones hold whole plans."""
+"""Rounds of steps before the remaining time is shown: the first rounds include planning."""
 
 _UNSURE = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps [{elapsed}]"
 _SURE = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} steps [{elapsed}, {remaining} left]"
 
 
 class Progress:
-    """Steps done, and how long the rest will take.
+    """A progress bar with the number of steps and the remaining time.
 
-    The time left is that of the average step so far. A planner spends most of its time in the few
-    steps in which it plans, so that the last steps, or the first ones, would mislead.
+    The remaining time is computed from the average step so far. A planner spends most of its time
+    in the few steps in which it plans, so an average over the latest steps would mislead.
 
     Args:
-        episodes: how many episodes in all.
-        limit: steps of an episode at most; None if that is not known, and no time left is shown.
-        disable: show nothing.
+        episodes: total number of episodes.
+        limit: maximum number of steps of an episode. None if unknown; the remaining time is then
+            not shown.
+        disable: True to show nothing.
     """
 
     def __init__(self, *, episodes: int, limit: int | None, disable: bool) -> None:
@@ -43,12 +44,12 @@ class Progress:
         self._bar.close()
 
     def advance(self, steps: int, *, ended: list[int]) -> None:
-        """Count one round.
+        """Count one round of steps.
 
         Args:
-            steps: environments that were stepped.
-            ended: lengths of the episodes that ended with it; what they lack of the limit will not
-                be played.
+            steps: number of environments that were stepped.
+            ended: lengths of the episodes that ended in this round; the total is reduced by the
+                steps that they did not need.
         """
         self._rounds += 1
         if self._limit is not None and not self._bar.disable:

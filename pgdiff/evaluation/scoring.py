@@ -1,19 +1,19 @@
-"""Scores of episodes: of their returns, with credit for staying, and the first touch of the goal.
+"""Scores of episodes: normalised returns, scores with credit for staying, and first touches.
 
 `score` is D4RL's normalised score of the return (Fu et al. 2020). `score_if_stay` is the normalised
 score of the return that the episode would have if every step from the first touch of the goal to
-the time limit were paid, as the evaluation codes of several published planners count. `first_touch`
-is the number of the first step at the goal.
+the time limit had the reward of the goal, as the evaluation code of several published planners
+counts. `first_touch` is the number of the first step at the goal.
 
-What an environment offers on `env.unwrapped`, all of it optional:
+Optional attributes of `env.unwrapped`:
 
-- `normalized_score(total)`: the normalised score of a return. A ValueError says that there is none,
-  and why.
+- `normalized_score(total)`: returns the normalised score of a return. It raises a ValueError with
+  the reason if the task has no score.
 - `reference_scores`: the two returns whose scores are 0 and 100.
-- `reference_steps`: the time limit that these returns belong to; None for any. Without it, that of
-  Gymnasium's registry counts.
-- `touch_reward`: the reward of every step at the goal, in a task whose rewards are else 0, whose
-  goal rests, and whose episodes go on after it; None in a task of another kind.
+- `reference_steps`: the time limit that these returns belong to; None for any. If it is missing,
+  the time limit in Gymnasium's registry is used.
+- `touch_reward`: the reward of every step at the goal, in a task whose other rewards are 0, whose
+  goal does not move, and whose episodes continue at the goal; None in any other task.
 """
 
 import math
@@ -25,22 +25,22 @@ import gymnasium as gym
 import numpy as np
 from jaxtyping import Float
 
-from pgdiff.evaluation.checks import name_of
-from pgdiff.evaluation.limits import registered_limit, time_limit
+from pgdiff.evaluation.checks import env_name
 from pgdiff.evaluation.tally import Tally
+from pgdiff.evaluation.time_limits import registered_limit, time_limit
 
 STAY = "score if stay"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Scores:
-    """Scores of all episodes; None for those that the environment does not have.
+    """Scores of all episodes; None for a score that the environment does not define.
 
     Attributes:
-        normalized: of the returns.
-        if_stay: of the returns with credit for staying.
-        first_touch: steps to the first touch, NaN where an episode has none.
-        notes: which are missing, and why.
+        normalized: normalised scores of the returns.
+        if_stay: normalised scores with credit for staying.
+        first_touch: steps to the first touch; NaN for an episode without a touch.
+        notes: the missing scores, with the reasons.
     """
 
     normalized: Float[np.ndarray, " episodes"] | None
@@ -50,21 +50,21 @@ class Scores:
 
 
 class Scoring:
-    """How an environment scores episodes, read before the first one.
+    """Scoring rules of an environment, read before the first episode.
 
     Args:
         env: the environment.
 
     Attributes:
-        reference: the returns whose scores are 0 and 100; None where the environment has none.
+        reference: the returns whose scores are 0 and 100; None if the environment has none.
         touch_reward: see the module.
-        limit: the time limit; None where it is not known.
+        limit: the time limit; None if unknown.
     """
 
     def __init__(self, env: gym.Env[Any, Any]) -> None:
         task: Any = env.unwrapped
         self._notes: list[str] = []
-        self._name = name_of(env)
+        self._name = env_name(env)
         self.limit = time_limit(env)
         self.reference = _reference(task)
         self._normalize: Callable[[Any], Any] | None = getattr(task, "normalized_score", None)
@@ -75,12 +75,12 @@ class Scoring:
             self.touch_reward = None if task.touch_reward is None else float(task.touch_reward)
             if self.touch_reward is None:
                 self._notes.append(
-                    f"no {STAY} and no first touch: '{self._name}' does not pay a fixed reward "
-                    "for being at a goal that rests"
+                    f"no {STAY} and no first touch: '{self._name}' has no fixed reward for being "
+                    "at a goal that does not move"
                 )
 
     def _check_scale(self, env: gym.Env[Any, Any]) -> None:
-        """Drop the normalised score where it does not fit, and note the reason."""
+        """Disable the normalised score if it does not apply, and note the reason."""
         assert self._normalize is not None
         try:
             number = _number(self._normalize(0.0))
@@ -92,10 +92,10 @@ class Scoring:
             return
         steps = getattr(env.unwrapped, "reference_steps", registered_limit(env))
         if steps is not None and steps != self.limit:
-            found = "no known limit" if self.limit is None else f"{self.limit}"
+            limit = "no known limit" if self.limit is None else f"{self.limit}"
             self._drop(
-                f"no score: the reference scores of '{self._name}' are of episodes of {steps} "
-                f"steps, and the time limit is {found}; make it without another limit"
+                f"no score: the reference scores of '{self._name}' are for episodes of {steps} "
+                f"steps, and the time limit is {limit}; make it without another limit"
             )
 
     def _drop(self, note: str) -> None:
@@ -105,7 +105,7 @@ class Scoring:
     def scores(self, tallies: Sequence[Tally]) -> Scores:
         """Return the scores of episodes that have ended."""
         if self._normalize is not None and any(tally.rewards_changed for tally in tallies):
-            self._drop(f"no score: a wrapper changes the rewards of '{self._name}'; take it off")
+            self._drop(f"no score: a wrapper changes the rewards of '{self._name}'; remove it")
         normalized = self._normalized([tally.total for tally in tallies])
         touches = self._touches(tallies)
         if touches is None:
@@ -118,7 +118,7 @@ class Scoring:
         )
 
     def _touches(self, tallies: Sequence[Tally]) -> np.ndarray | None:
-        """Steps to the first touch; None, and a note, where they have no meaning."""
+        """Return the steps to the first touch; None, with a note, if it is not defined."""
         if self.touch_reward is None:
             return None
         reason = None
@@ -127,7 +127,7 @@ class Scoring:
         elif any(tally.rewards_changed for tally in tallies):
             reason = "a wrapper changes the rewards"
         elif any(tally.steps_changed for tally in tallies):
-            reason = "a wrapper makes several steps of one"
+            reason = "a wrapper takes several steps in one"
         if reason is not None:
             self._notes.append(f"no {STAY} and no first touch: {reason} of '{self._name}'")
             return None
@@ -140,7 +140,7 @@ class Scoring:
         return self._normalized([self._return_if_stay(tally) for tally in tallies])
 
     def _return_if_stay(self, tally: Tally) -> float:
-        """The return if every step from the first touch to the time limit were paid."""
+        """Return the return with the goal's reward from the first touch to the time limit."""
         if math.isnan(tally.first_touch):
             return tally.total
         assert self.limit is not None and self.touch_reward is not None
@@ -154,7 +154,7 @@ class Scoring:
 
 
 def _number(value: Any) -> float:
-    """One number; NaN of anything else."""
+    """Return one number; NaN for any other value."""
     try:
         (number,) = np.asarray(value, dtype=np.float64).reshape(-1)
     except (TypeError, ValueError):
@@ -163,10 +163,10 @@ def _number(value: Any) -> float:
 
 
 def _reference(task: Any) -> list[float] | None:
-    """The returns whose scores are 0 and 100, where the environment states them."""
+    """Return the returns whose scores are 0 and 100; None if the environment has none."""
     try:
         low, high = task.reference_scores
-        found = [float(low), float(high)]
+        scores = [float(low), float(high)]
     except (AttributeError, TypeError, ValueError):
         return None
-    return found if all(map(math.isfinite, found)) else None
+    return scores if all(map(math.isfinite, scores)) else None

@@ -1,4 +1,4 @@
-"""Evaluations by task, and in each task by run."""
+"""Grouping of evaluations by task and run."""
 
 import os
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from pgdiff.evaluation.files import load_evaluation
+from pgdiff.core.validation import PgdiffError, check_in
 from pgdiff.evaluation.results import Evaluation
-from pgdiff.validation import PgdiffError, check_in
+from pgdiff.evaluation.results_io import load_evaluation
 
 FIRST_TOUCH = "first_touch"
 METRICS = {
@@ -19,11 +19,11 @@ METRICS = {
     "score_if_stay": "scores_if_stay",
     FIRST_TOUCH: "first_touch",
 }
-"""Metric: the field of an evaluation that holds it. A first touch is NaN where there was none."""
+"""Maps a metric to its field of an evaluation. A first touch is NaN for episodes without one."""
 _MAY_DIFFER = frozenset(
     ("agent", "run", "training_seed", "run_version", "device", "episodes", "seed", "parallel")
 )
-"""Settings in which runs of one planner may differ: training, machine, and which episodes."""
+"""Settings in which runs of one planner may differ: training, machine, and episodes."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -34,8 +34,8 @@ class Stratum:
         task: the environment.
         metric: one of `METRICS`.
         runs: the metric of each run's episodes.
-        seeds: of the environment, for each run's episodes; None where a run does not tell.
-        training_seeds: of each run; None where it does not tell.
+        seeds: environment seeds of each run's episodes; None if unknown.
+        training_seeds: training seed of each run; None if unknown.
     """
 
     task: str
@@ -46,42 +46,43 @@ class Stratum:
 
     @property
     def shared(self) -> bool:
-        """Whether all runs met the same starts, in one order."""
+        """True if all runs have the same environment seeds in the same order."""
         first = self.seeds[0]
         return first is not None and all(
             seeds is not None and np.array_equal(first, seeds) for seeds in self.seeds
         )
 
 
-def strata_of(
+def group_by_task(
     evaluations: Sequence[Evaluation | str | os.PathLike[str]], *, metric: str | None = None
 ) -> list[Stratum]:
     """Group evaluations by environment, in order of first appearance.
 
     Args:
         evaluations: the evaluations, or their files.
-        metric: one of `METRICS`; None for the normalised score where all have it, else the return.
+        metric: one of `METRICS`; None for the normalised score if all have it, else the return.
 
     Raises:
-        PgdiffError: none at all, one run twice, different planners in a task, or no such metric.
+        PgdiffError: if `evaluations` is empty, holds a run twice or different planners for a task,
+            or an evaluation does not have the metric.
     """
     if isinstance(evaluations, Evaluation | str | os.PathLike):
         evaluations = [evaluations]
-    found = [e if isinstance(e, Evaluation) else load_evaluation(e) for e in evaluations]
-    if not found:
+    loaded = [e if isinstance(e, Evaluation) else load_evaluation(e) for e in evaluations]
+    if not loaded:
         raise PgdiffError("`evaluations` must hold at least one evaluation. Got none.")
     if metric is None:
-        scored = all(evaluation.normalized_scores is not None for evaluation in found)
+        scored = all(evaluation.normalized_scores is not None for evaluation in loaded)
         metric = "normalized_score" if scored else "return"
     field = METRICS[check_in("metric", metric, METRICS)]
     tasks: dict[str, list[Evaluation]] = {}
     if metric == FIRST_TOUCH:
-        _check_touches(found)
-    for number, evaluation in enumerate(found):
+        _check_touches(loaded)
+    for number, evaluation in enumerate(loaded):
         if getattr(evaluation, field) is None:
             raise PgdiffError(
-                f"`metric` must be one that every evaluation has. Got '{metric}', which evaluation "
-                f"{number} of '{evaluation.settings.get('env')}' has not."
+                f"`metric` must be one that every evaluation has. Got '{metric}', which is missing "
+                f"in evaluation {number} of '{evaluation.settings.get('env')}'. Use another metric."
             )
         tasks.setdefault(str(evaluation.settings.get("env")), []).append(evaluation)
     for task, of_task in tasks.items():
@@ -98,19 +99,19 @@ def strata_of(
     ]
 
 
-def further_metrics(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Return the metrics that are shown beside the score, where every evaluation has them."""
-    found = []
+def extra_metrics(evaluations: Sequence[Evaluation]) -> list[str]:
+    """Return the metrics besides the score that every evaluation has."""
+    metrics = []
     if all(evaluation.scores_if_stay is not None for evaluation in evaluations):
-        found.append("score_if_stay")
+        metrics.append("score_if_stay")
     tasks = {evaluation.settings.get("env") for evaluation in evaluations}
     if len(tasks) == 1 and all(map(_arrives, evaluations)):
-        found.append(FIRST_TOUCH)
-    return found
+        metrics.append(FIRST_TOUCH)
+    return metrics
 
 
-def mean_of(scores: Float[np.ndarray, " episodes"]) -> float:
-    """Return the mean of the episodes that have a value."""
+def finite_mean(scores: Float[np.ndarray, " episodes"]) -> float:
+    """Return the mean of the finite scores."""
     return float(scores[np.isfinite(scores)].mean())
 
 
@@ -120,34 +121,36 @@ def _arrives(evaluation: Evaluation) -> bool:
 
 
 def _check_touches(evaluations: Sequence[Evaluation]) -> None:
-    """Steps to a goal have a mean where there is an arrival, and one unit in one task alone."""
+    """Raise unless there is a single task and every run has an episode that touches the goal."""
     tasks = sorted({str(evaluation.settings.get("env")) for evaluation in evaluations})
     if len(tasks) > 1:
         raise PgdiffError(
-            f"`metric` must not be '{FIRST_TOUCH}' for several tasks, whose steps are not alike. "
-            f"Got {tasks}. Give the evaluations of one task."
+            f"`metric` can be '{FIRST_TOUCH}' only for a single task, because steps of different "
+            f"tasks are not comparable. Got {tasks}. Pass the evaluations of one task."
         )
     for number, evaluation in enumerate(evaluations):
         if evaluation.first_touch is not None and not _arrives(evaluation):
             raise PgdiffError(
-                f"`metric` must not be '{FIRST_TOUCH}' where a run never touches the goal. Got "
-                f"evaluation {number} of '{tasks[0]}' with no arrival. Use another metric."
+                f"`metric` can be '{FIRST_TOUCH}' only if every run touches the goal in some "
+                f"episode. Got evaluation {number} of '{tasks[0]}' without one. Use another metric."
             )
 
 
 def _check_one_planner(task: str, evaluations: Sequence[Evaluation]) -> None:
-    """Runs of a task are to differ in their training alone."""
+    """Raise if the runs of a task differ in more than their training."""
     first = evaluations[0].settings
     seen = set()
     for evaluation in evaluations:
         run = evaluation.settings.get("run")
         if run is not None and run in seen:
-            raise PgdiffError(f"`evaluations` must hold each run once. Got '{run}' again.")
+            raise PgdiffError(
+                f"`evaluations` must hold each run once. Got '{run}' twice. Leave one out."
+            )
         seen.add(run)
         for key in sorted((first.keys() | evaluation.settings.keys()) - _MAY_DIFFER):
             if evaluation.settings.get(key) != first.get(key):
                 raise PgdiffError(
-                    f"`evaluations` of '{task}' must be of one planner, trained from several "
-                    f"seeds. Got `{key}` {first.get(key)!r} and {evaluation.settings.get(key)!r}; "
-                    "`compare` tells what two planners differ by."
+                    f"`evaluations` of '{task}' must all come from one planner, trained with "
+                    f"several seeds. Got `{key}` {first.get(key)!r} and "
+                    f"{evaluation.settings.get(key)!r}. Use `compare` for two planners."
                 )

@@ -1,4 +1,4 @@
-"""Running numbers of one episode."""
+"""Running statistics of one episode."""
 
 import math
 from dataclasses import dataclass, field
@@ -9,22 +9,22 @@ import numpy as np
 
 @dataclass
 class Tally:
-    """What an episode has brought so far.
+    """Running statistics of one episode.
 
     Attributes:
-        goal: that of the reset; None where it gave none.
-        touch_reward: reward of a step at the goal, see `Scoring`; None for no such reward.
-        trajectory: its observations; None where they are not kept.
+        goal: goal of the reset; None without a goal.
+        touch_reward: reward of a step at the goal, see `Scoring`; None if the task has none.
+        trajectory: observations of the episode; None if they are not kept.
         total: sum of rewards.
-        length: steps.
-        success: whether a step reported success; None where no step reported it at all.
-        first_success: the first such step, from 1; NaN where there was none.
-        first_touch: the first step whose reward was `touch_reward`, from 1; NaN if none was.
-        before_touch: sum of the rewards of the steps before it.
-        goal_moved: whether the goal changed after the reset.
-        rewards_changed: whether a wrapper changed the task's own rewards.
-        steps_changed: whether a wrapper made another number of the task's own steps.
-        done: whether the episode has ended.
+        length: number of steps.
+        success: True if a step reported success; None if no step reported success or failure.
+        first_success: number of the first successful step, from 1; NaN without success.
+        first_touch: number of the first step with the reward `touch_reward`, from 1; NaN without.
+        before_touch: sum of the rewards before the first touch.
+        goal_moved: True if the goal changed after the reset.
+        rewards_changed: True if a wrapper changed the task's rewards.
+        steps_changed: True if a wrapper changed the task's number of steps.
+        done: True if the episode has ended.
     """
 
     goal: Any = None

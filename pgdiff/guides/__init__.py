@@ -1,16 +1,14 @@
-"""Guides: what steers a plan, in raw units."""
+"""Guides: objectives of plans in raw units, whose gradients move samples."""
 
-from pgdiff.guides.base import Guide, bind
+from pgdiff.guides.base import GradientGuide, Sum
 from pgdiff.guides.constraint import Constraint
+from pgdiff.guides.costs import ActionLimit, Box, Disc, SpeedLimit
 from pgdiff.guides.critic import Critic
 from pgdiff.guides.goal import Goal
-from pgdiff.guides.limits import ActionLimit, SpeedLimit
 from pgdiff.guides.policy import Policy
-from pgdiff.guides.regions import Box, Disc
 from pgdiff.guides.returns import Return
-from pgdiff.guides.steered import Steered
-from pgdiff.guides.sum import Sum
 from pgdiff.guides.value import Value
+from pgdiff.model.guidance import Guide, TokenGuide, bind
 
 __all__ = [
     "ActionLimit",
@@ -19,12 +17,13 @@ __all__ = [
     "Critic",
     "Disc",
     "Goal",
+    "GradientGuide",
     "Guide",
     "Policy",
     "Return",
     "SpeedLimit",
-    "Steered",
     "Sum",
+    "TokenGuide",
     "Value",
     "bind",
 ]

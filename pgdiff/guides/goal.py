@@ -1,4 +1,4 @@
-"""Where a plan is to be."""
+"""A guide to a goal position."""
 
 import copy
 import math
@@ -9,100 +9,117 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pgdiff.diffusion.guidance_rules import Place
-from pgdiff.guides.steered import Steered, SteeredSettings
+from pgdiff.core.registry import register
+from pgdiff.core.validation import PgdiffError, check_in, check_positive_int, check_range
+from pgdiff.diffusion.guidance.rules import Place
+from pgdiff.guides.base import GradientGuide, GuidanceOptions
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.trajectory import Segment
-from pgdiff.validation import PgdiffError, check_in, check_positive_int, check_range
 
 
-class Goal(Steered):
-    """Steers towards plans that are at a goal: a Gaussian log-likelihood of their position.
+@register("guide", "goal")
+class Goal(GradientGuide):
+    """A guide to a goal: a Gaussian log-likelihood of the plan's position.
 
-    With `e_k = -|p_k - goal|^2 / (2 width^2)` for the position at token k the energy is `e` of the
-    last token, the mean of all, or `log mean_k exp(e_k)`, which is high where some token is there.
-    Where `scale / width^2` is large against one over the variance of positions, steps overshoot: a
-    `pgdiff.diffusion.TrustRegion` shortens them.
+    With `e_k = -|p_k - goal|^2 / (2 width^2)` for the position at token k the objective is `e` of
+    the last token, the mean over all tokens, or `log mean_k exp(e_k)`, which is high if any token
+    is at the goal. If `scale / width^2` is large compared to the inverse variance of positions,
+    steps overshoot; a `pgdiff.diffusion.TrustRegion` shortens them.
 
     Args:
-        goal: where to be, in raw units; None for the one that each plan is told
-            (`Planner.plan(goal=...)`).
-        position: features of an observation that the goal gives, by index; those of the model's
-            goals if None.
-        where: "end" for the last token, "any" for some token, "every" for the mean of all.
-        width: distance, in raw units, at which the energy of one token is -1/2.
-        scale: how far the gradient moves a sample; 0 for choosing among candidates only.
-        at: where the gradient is taken; see `Steered`.
-        name: how errors and pictures call it.
-        fields: of the segment, which alone are moved; all if None.
-        settings: the other arguments of `Steered`.
+        goal: goal position in raw units; None for the goal of each plan.
+        goal_features: indices of the observation's features that a goal specifies; those of the
+            model if None.
+        where: "end" for the last token, "any" for any token, "every" for the mean over all tokens.
+        width: distance in raw units at which the objective of one token is -1/2; smaller values
+            attract more strongly.
+        scale: strength of the gradient; 0 only ranks candidates.
+        gradient_at: where the gradient is taken; see `GradientGuide`.
+        name: name of the guide in error messages and plots.
+        fields: fields of the segment that the guide moves; all if None.
+        settings: other arguments of `GradientGuide`.
+
+    Example:
+        >>> import torch
+        >>> from pgdiff import Segment
+        >>> from pgdiff.guides import Goal
+        >>> guide = Goal((1.0, 2.0), goal_features=(0, 1), width=0.5)
+        >>> segment = Segment(observations=torch.tensor([[[0.0, 0.0], [1.0, 1.5]]]))
+        >>> guide.objective(segment, torch.zeros(1, 2)).tolist()
+        [-0.5]
     """
 
     def __init__(
         self,
         goal: Sequence[float] | None = None,
         *,
-        position: Sequence[int] | None = None,
+        goal_features: Sequence[int] | None = None,
         where: Literal["end", "any", "every"] = "end",
         width: float = 1.0,
         scale: float = 1.0,
-        at: Place = "x0",
+        gradient_at: Place = "x0",
         name: str = "goal",
         fields: Sequence[str] | None = None,
-        **settings: Unpack[SteeredSettings],
+        **settings: Unpack[GuidanceOptions],
     ) -> None:
-        super().__init__(name=name, scale=scale, at=at, fields=fields, **settings)
+        super().__init__(name=name, scale=scale, gradient_at=gradient_at, fields=fields, **settings)
         self.goal = None if goal is None else tuple(check_range("goal", g) for g in goal)
-        if position is not None:
-            position = tuple(check_positive_int("position", i, minimum=0) for i in position)
-            if not position:
-                raise PgdiffError("`position` must name at least one feature. Got none.")
-        self.position = position
-        if None not in (self.goal, position) and len(self.goal or ()) != len(position or ()):
+        if goal_features is not None:
+            goal_features = tuple(
+                check_positive_int("goal_features", i, minimum=0) for i in goal_features
+            )
+            if not goal_features:
+                raise PgdiffError("`goal_features` must name at least one feature. Got none.")
+        self.goal_features = goal_features
+        if None not in (self.goal, goal_features) and len(self.goal or ()) != len(
+            goal_features or ()
+        ):
             raise PgdiffError(
-                "`goal` must give a number for each feature of `position`, "
-                f"{list(position or ())}. Got {list(self.goal or ())}."
+                "`goal` must give a number for each feature of `goal_features`, "
+                f"{list(goal_features or ())}. Got {list(self.goal or ())}."
             )
         self.where = check_in("where", where, ("end", "any", "every"))
         self.width = check_range("width", width, low=0.0, open_low=True)
 
     @property
     def needs_goal(self) -> bool:
-        """Whether each plan must be told its goal."""
+        """True if a goal must be passed for each plan."""
         return self.goal is None
 
     def for_model(self, model: TrajectoryDiffusion) -> Self:
-        """The same, with the features of the model's goals where `position` is None."""
-        if self.position is not None:
+        """Return the guide with the model's goal features if `goal_features` is None."""
+        if self.goal_features is not None:
             return self
         guide = copy.copy(self)
-        guide.position = model.position
+        guide.goal_features = model.codec.goal_features
         return guide
 
     def check_model(self, model: TrajectoryDiffusion) -> None:
-        """Refuse a model whose observations have no such position."""
-        position = model.position if self.position is None else self.position
-        size = dict(model.layout.fields)["observations"]
-        if self.goal is not None and len(self.goal) != len(position):
+        """Raise if a model's observations do not have the goal features."""
+        features = self.goal_features
+        if features is None:
+            features = model.codec.goal_features
+        size = model.codec.spec.observation_size
+        if self.goal is not None and len(self.goal) != len(features):
             raise PgdiffError(
-                f"`goal` of '{self.name}' must give a number for each feature of `position`, "
-                f"{list(position)}. Got {list(self.goal)}."
+                f"`goal` of '{self.name}' must give a number for each feature of `goal_features`, "
+                f"{list(features)}. Got {list(self.goal)}."
             )
-        if max(position) >= size:
+        if max(features) >= size:
             raise PgdiffError(
-                f"`position` of '{self.name}' must be indices of the {size} features of the "
-                f"model's observations. Got {list(position)}."
+                f"`goal_features` of '{self.name}' must be indices of the {size} features of the "
+                f"model's observations. Got {list(features)}."
             )
 
-    def energy(
+    def objective(
         self, segment: Segment, level: Float[Tensor, "#batch tokens"]
     ) -> Float[Tensor, " batch"]:
-        """How near each segment is to the goal; at most 0.
+        """Return the log-likelihood of the goal for each segment; at most 0.
 
         Raises:
-            PgdiffError: no goal, or one that is not of the position's features.
+            PgdiffError: the goal is missing, or does not have one number per goal feature.
         """
-        position = segment.observations[..., list(self.position or (0, 1))]
+        position = segment.observations[..., list(self.goal_features or (0, 1))]
         way = (position - self._goal(segment, position)) / self.width
         near = -way.square().sum(dim=-1) / 2
         if self.where == "end":
@@ -118,12 +135,12 @@ class Goal(Steered):
             goal = segment.goal.to(position)
         else:
             raise PgdiffError(
-                f"`goal` must be given to '{self.name}': to Goal(goal), or to plan(goal=...). "
-                "Got None."
+                f"`goal` of '{self.name}' must be given. Got None. Pass it to Goal(goal) or to "
+                'plan(condition={"goal": ...}).'
             )
         if goal.shape[-1] != position.shape[-1]:
             raise PgdiffError(
                 f"`goal` of '{self.name}' must give a number for each of the "
-                f"{position.shape[-1]} features of the position. Got {goal.shape[-1]}."
+                f"{position.shape[-1]} goal features. Got {goal.shape[-1]}."
             )
         return goal[:, None]

@@ -1,4 +1,4 @@
-"""A policy's density as a guide."""
+"""A guide by a policy's density of actions."""
 
 import inspect
 import os
@@ -9,52 +9,67 @@ from jaxtyping import Float
 from torch import Tensor
 
 from pgdiff.agents import Actor
-from pgdiff.diffusion.guidance_rules import Place
-from pgdiff.guides.agents import (
+from pgdiff.core.registry import register
+from pgdiff.core.validation import PgdiffError, check_range
+from pgdiff.diffusion.guidance.rules import Place
+from pgdiff.guides.agent_adapter import (
     check_estimates,
     check_fit,
     check_has_actions,
     decisions_of,
-    opened,
+    resolve_agent,
 )
-from pgdiff.guides.steered import Steered, SteeredSettings, place
+from pgdiff.guides.base import GradientGuide, GuidanceOptions, move_to_segment
 from pgdiff.model import TrajectoryDiffusion
 from pgdiff.trajectory import Segment
-from pgdiff.validation import PgdiffError, check_range
 
 LIMIT = 0.99
-"""Greatest scaled action at which a squashed density is its own; its slope has no bound at 1."""
+"""Default limit of scaled actions; the slope of a squashed density is unbounded at 1."""
 
 
-class Policy(Steered):
-    """Steers towards what a policy would do (Jackson et al. 2024, "Policy-guided diffusion").
+@register("guide", "policy")
+class Policy(GradientGuide):
+    """A guide towards a policy's actions (Jackson et al. 2024, "Policy-guided diffusion").
 
-    The energy is `sum_k log pi(a_k | o_k) / temperature` over the tokens up to a generated
-    terminal, `a_k` being the action at the token's row: where tokens hold action chunks, the first
-    of the chunk, and where they hold the actions that lead to them, the first of those that lead to
-    the next. With the rule "score" and scale 1 the model's law is tilted by the policy's density of
-    each action to the power of 1 / temperature. What is published is `at="x"` with
-    `rule="policy_guided"` and `schedule="sine_bump"`.
+    The objective is `sum_k log pi(a_k | o_k) / temperature` over the tokens up to a generated
+    terminal. `a_k` is the action at token k: the first of an action chunk, or for previous actions
+    the first of those that lead to the next token. With the rule "score" and scale 1 the model's
+    density is multiplied by the policy's density of each action to the power of 1 / temperature.
+    The published method has `gradient_at="x"`, `rule="policy_guided"` and
+    `scale_schedule="sine_bump"`.
 
-    As there, the policy moves actions alone: an observation is not to go where the policy happens
-    to be sure of itself. The denoiser makes observations follow. `fields=None` moves both.
+    As published, the policy moves only actions: observations should not move to states in which
+    the policy is confident. The denoiser adapts the observations to the actions. `fields=None`
+    moves both.
 
     Args:
         agent: an `Actor`, such as `pgdiff.agents.IQL`; a live model of Stable-Baselines3; or the
             path of its zip, or of the folder of an agent that this package trained.
-        scale: how far the gradient moves a sample; 0 for choosing among candidates only.
-        temperature: above 0.
-        limit: for agents whose `log_prob` has it: greatest scaled action, in (0, 1), at which the
-            density of a squashed policy is its own; it goes on as a tangent. 0.99 if None.
-        deviation: for agents whose `log_prob` has it: of a Gaussian about the policy's action that
-            is taken in place of its density; the agent's own if None.
-        at: where the gradient is taken; see `Steered`.
-        name: how errors and pictures call it.
-        fields: of the segment, which alone are moved; all if None.
-        settings: the other arguments of `Steered`.
+        scale: strength of the gradient; 0 only ranks candidates.
+        temperature: above 0; smaller values follow the policy more closely.
+        limit: for agents whose `log_prob` has this argument: largest scaled action, in (0, 1), with
+            the density of a squashed policy, which continues as its tangent. 0.99 if None.
+        deviation: for agents whose `log_prob` has this argument: standard deviation of a Gaussian
+            around the policy's action that replaces its density; the agent's density if None.
+        gradient_at: where the gradient is taken; see `GradientGuide`.
+        name: name of the guide in error messages and plots.
+        fields: fields of the segment that the guide moves; all if None.
+        settings: other arguments of `GradientGuide`.
 
     Raises:
-        PgdiffError: no actor, a setting out of its range, or one that the agent does not have.
+        PgdiffError: the object is not an actor, a setting is out of range, or the agent does not
+            have the setting.
+
+    Example:
+        >>> import torch
+        >>> from pgdiff import Segment
+        >>> from pgdiff.guides import Policy
+        >>> class Rest:
+        ...     def log_prob(self, observation, action):
+        ...         return -action.square().sum(-1)
+        >>> segment = Segment(observations=torch.zeros(1, 3, 2), actions=torch.ones(1, 3, 2))
+        >>> Policy(Rest(), temperature=2.0).objective(segment, torch.zeros(1, 3)).tolist()
+        [-3.0]
     """
 
     def __init__(
@@ -65,17 +80,17 @@ class Policy(Steered):
         temperature: float = 1.0,
         limit: float | None = None,
         deviation: float | None = None,
-        at: Place = "x0",
+        gradient_at: Place = "x0",
         name: str = "policy",
         fields: Sequence[str] | None = ("actions",),
-        **settings: Unpack[SteeredSettings],
+        **settings: Unpack[GuidanceOptions],
     ) -> None:
-        super().__init__(name=name, scale=scale, at=at, fields=fields, **settings)
-        self.agent: Actor = opened(agent, name="agent", methods=("log_prob",))
+        super().__init__(name=name, scale=scale, gradient_at=gradient_at, fields=fields, **settings)
+        self.agent: Actor = resolve_agent(agent, name="agent", methods=("log_prob",))
         self.temperature = check_range("temperature", temperature, low=0.0, open_low=True)
-        taken = inspect.signature(self.agent.log_prob).parameters
+        accepted = inspect.signature(self.agent.log_prob).parameters
         for key, value in (("limit", limit), ("deviation", deviation)):
-            if value is not None and key not in taken:
+            if value is not None and key not in accepted:
                 raise PgdiffError(
                     f"`{key}` must be None for this agent, whose log_prob has no such argument. "
                     f"Got {value}, and a {type(self.agent).__name__}."
@@ -87,28 +102,28 @@ class Policy(Steered):
             check_range("deviation", deviation, low=0.0, open_low=True)
         self.deviation = deviation
         self._options = {} if deviation is None else {"deviation": deviation}
-        if "limit" in taken:
+        if "limit" in accepted:
             self._options["limit"] = self.limit
 
     def check_model(self, model: TrajectoryDiffusion) -> None:
-        """Refuse a model without actions, or of another task than the agent's."""
-        check_has_actions(model.layout, name=self.name)
+        """Raise if a model has no actions, or belongs to another task than the agent."""
+        check_has_actions(model.codec.spec, name=self.name)
         check_fit(self.agent, model, name=self.name)
 
-    def energy(
+    def objective(
         self, segment: Segment, level: Float[Tensor, "#batch tokens"]
     ) -> Float[Tensor, " batch"]:
-        """Log-density of each segment's actions, over the temperature.
+        """Return the log-density of each segment's actions, divided by the temperature.
 
         Raises:
-            PgdiffError: a segment without actions, or an agent that gives other than one number for
+            PgdiffError: the segment has no actions, or the agent does not return one number for
                 each token.
         """
-        place(self.agent, segment)
+        move_to_segment(self.agent, segment)
         observations, actions = decisions_of(segment, name=self.name)
         density = self.agent.log_prob(observations, actions, **self._options)
         density = check_estimates(density, actions, method="log_prob", name=self.name)
-        # No action is taken after the task has ended. A density may have either sign: it must not
-        # pull an end nearer or push it away.
+        # No action is taken after the end of the task. Detached, since a density of either sign
+        # must not move the end.
         counted = segment.in_episode[:, : density.shape[1]].detach()
         return (counted * density).sum(dim=1) / self.temperature

@@ -1,97 +1,173 @@
-"""What each guide did to a plan: its energy and its push in every row, and what came of it."""
+"""Explanation of a plan: the objective and push of each guide in every row, and their effect."""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from gymnasium.spaces import Box, Space
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pgdiff.clipping import ROUNDING, on_bounds
-from pgdiff.diffusion import Guidance, Known, SamplerStep
-from pgdiff.diffusion.noise import draw
+from pgdiff.core.threads import on_own_threads
+from pgdiff.core.validation import PgdiffError, check_seed
+from pgdiff.diffusion import Guidance, SamplerStep
+from pgdiff.diffusion.schedules import NoiseSchedule, factors
 from pgdiff.guides import Guide, Policy, Sum, bind
+from pgdiff.model.clipping import ROUNDING
 from pgdiff.planning.explanation import Explanation, Outcome
-from pgdiff.planning.goals import GOAL, shared_out
-from pgdiff.planning.pushes import push_sizes
-from pgdiff.trajectory import Condition, Plan
-from pgdiff.validation import PgdiffError, check_seed
+from pgdiff.planning.planner import Planner, Proposal
+from pgdiff.trajectory import Condition
 
-if TYPE_CHECKING:
-    from pgdiff.planning.planner import Planner
+Signal = Float[Tensor, "batch tokens features"]
+
+
+@dataclass(frozen=True, eq=False)
+class StepSizes:
+    """Sizes of pushes, NaN where no token moves; see `pgdiff.planning.explanation.Explanation`.
+
+    Attributes:
+        each: size of each guide's push over all tokens.
+        tokens: size of each guide's push on each token.
+        total: size of the sum of pushes over all tokens.
+        kept: share of the sum that a trust region kept on each token; 1 without a trust region.
+    """
+
+    each: Float[Tensor, "guides rows batch"]
+    tokens: Float[Tensor, "guides rows batch tokens"]
+    total: Float[Tensor, "rows batch"]
+    kept: Float[Tensor, "rows batch tokens"]
+
+
+def step_sizes(
+    steps: Sequence[SamplerStep],
+    *,
+    guidance: Sequence[Guidance],
+    noise_schedule: NoiseSchedule,
+    start: Signal,
+    inpainted: Bool[Tensor, "#batch tokens features"],
+) -> StepSizes:
+    """Return the root mean square of moves divided by that of the denoiser's own steps.
+
+    In-painted features and tokens whose level does not change are left out.
+
+    Args:
+        steps: steps of the sampling.
+        guidance: bound guides with distinct names.
+        noise_schedule: noise schedule of the model.
+        start: samples before the first step.
+        inpainted: mask of the in-painted features.
+    """
+    names = [guide.name for guide in guidance]
+    before = {guide.name for guide in guidance if guide.used_rule.before}
+    batch, tokens, _ = start.shape
+    each = start.new_full((len(names), len(steps), batch), torch.nan)
+    every_token = start.new_full((len(names), len(steps), batch, tokens), torch.nan)
+    total = start.new_full((len(steps), batch), torch.nan)
+    kept = start.new_full((len(steps), batch, tokens), torch.nan)
+    x = start
+    for row, step in enumerate(steps):
+        trace, point, x = step.trace, x, step.x
+        if trace.free is None:
+            continue
+        alpha, _ = factors(noise_schedule, step.level)
+        left = (
+            torch.ones_like(kept[row]) if trace.kept is None else trace.kept.expand(batch, tokens)
+        )
+        for push in trace.pushes:
+            if push.name in before:  # the rule moved the sample before the step
+                point = point + left[..., None] * alpha.clamp(min=1e-3) * push.move
+        # Both sides of the ratio are multiplied by alpha, which may be 0.
+        own = point - alpha * trace.free
+        moving = (step.level_to < step.level).expand(batch, tokens)
+        free = moving[..., None] & ~inpainted
+        kept[row] = torch.where(free.any(dim=-1), left, torch.nan)
+        for push in trace.pushes:
+            guide = names.index(push.name)
+            each[guide, row] = _ratio(alpha * push.move, own, free, (1, 2))
+            every_token[guide, row] = _ratio(alpha * push.move, own, free, (2,))
+        if trace.pushes:
+            moves = torch.stack([push.move for push in trace.pushes])
+            total[row] = _ratio(alpha * moves.sum(dim=0), own, free, (1, 2))
+    return StepSizes(each, every_token, total, kept)
+
+
+def _ratio(move: Tensor, own: Tensor, free: Tensor, dims: tuple[int, ...]) -> Tensor:
+    move, own = (torch.linalg.vector_norm(part * free, dim=dims) for part in (move, own))
+    return torch.where(own > 0, move / own, torch.nan)
+
 
 __all__ = ["Explanation", "Outcome", "explain"]
 
 Bounds = tuple[np.ndarray, np.ndarray]
 
 
+@on_own_threads
 @torch.inference_mode(False)
 @torch.no_grad()
 def explain(
-    planner: "Planner",
+    planner: Planner,
     observation: Float[np.ndarray, " observation"] | Mapping[str, np.ndarray],
     *,
-    goal: Sequence[float] | None = None,
+    condition: Mapping[str, Any] | None = None,
     seed: int | None = None,
     behaviour: Any = None,
     action_space: Space[Any] | None = None,
     likelihood: bool = False,
 ) -> Explanation:
-    """Plan as `plan` does, and say what each guide did, against the same noise without guides.
+    """Plan as `Planner.plan` does, and compare the plan with equal noise without guides.
 
     Args:
-        planner: with at least one guide that steers.
+        planner: a planner with at least one guide of a scale above 0.
         observation: as in `plan`.
-        goal: as in `plan`.
+        condition: as in `plan`.
         seed: as in `plan`.
-        behaviour: an actor whose densities of the plan's actions are told beside those of the
-            guides' own agents, such as one that cloned the recording: an `Actor`, a live model of
-            Stable-Baselines3, or the path of either's file or folder.
-        action_space: the environment's, whose bounds count; that of the first agent if None.
-        likelihood: whether to estimate the model's own log-density of the chosen candidate
-            (`TrajectoryDiffusion.log_likelihood` by Hutchinson's estimate), which takes longer.
+        behaviour: a further actor whose log-densities of the plan's actions are computed, such as a
+            clone of the recording: an `Actor`, a model of Stable-Baselines3, or a path of its file
+            or folder.
+        action_space: action space of the environment, for its bounds; None for the action space of
+            the first agent.
+        likelihood: whether to estimate the model's log-density of the chosen candidate
+            (`TrajectoryDiffusion.log_likelihood` with Hutchinson's estimator), which takes longer.
 
     Raises:
-        PgdiffError: no guide that steers, two of one name, or a planner that resamples; a behaviour
-            that is no actor or of another task; an action space of another size; or as `plan`.
+        PgdiffError: no guide has a scale above 0, two guides have one name, the planner has
+            particles, `behaviour` or `action_space` does not fit the model, or as `plan`.
     """
     _check(planner)
     model = planner.model
     seed = planner.seed if seed is None else check_seed("seed", seed)
-    agents = list(_agents(planner.guides)) if model.layout.action_size else []
+    agents = list(_agents(planner.guides)) if model.codec.spec.action_size else []
     if behaviour is not None:
         agents.append(Policy(behaviour, name="behaviour"))
         agents[-1].check_model(model)
     bounds = _bounds(planner, action_space, agents)
     unguided = copy.copy(planner)
-    unguided.scale_factors = (0.0,)
+    unguided.selection = replace(planner.selection, scale_ladder=(0.0,))
     steps: list[SamplerStep] = []
     free_steps: list[SamplerStep] = []
-    plan = planner.plan(observation, goal=goal, seed=seed, callback=steps.append)
-    unguided.plan(observation, goal=goal, seed=seed, callback=free_steps.append)
-    told = None
-    if plan.goal is not None:
-        told = torch.as_tensor(plan.goal, dtype=torch.float32, device=model.device)[None]
-    guidance = [bind(guide, model, goal=told) for guide in planner.guides]
-    known = _known(planner, plan, told)
-    pushes = push_sizes(
+    plan = planner.plan(observation, condition=condition, seed=seed, callback=steps.append)
+    unguided.plan(observation, condition=condition, seed=seed, callback=free_steps.append)
+    _, values = planner.episode(observation, condition)
+    proposal = planner.proposal(plan.candidates[plan.best, :1], values)
+    one = {name: value[:1] for name, value in proposal.values.items()}
+    guidance = [bind(guide, model, one) for guide in planner.guides]
+    pushes = step_sizes(
         steps,
         guidance=guidance,
-        schedule=model.schedule,
-        start=_start(planner, known, steps[0], seed),
-        known=known.mask,
+        noise_schedule=model.process.noise_schedule,
+        start=steps[0].before,
+        inpainted=proposal.inpainting.mask.to(model.device),
     )
     guided, free = (_outcome(planner, guidance, s, agents, bounds) for s in (steps, free_steps))
     if likelihood:
         both = [steps[-1].x[plan.best], free_steps[-1].x[plan.best]]
-        guided, free = _with_likelihoods([guided, free], both, planner, told, seed)
+        guided, free = _with_likelihoods([guided, free], both, planner, proposal, seed)
     levels = [step.level for step in steps] + [steps[-1].level_to]
-    limited = planner.trust_region is not None
+    limited = planner.sampling.trust_region is not None
     return Explanation(
         guides=tuple(guide.name for guide in guidance),
         scales=tuple(float(guide.scale) for guide in guidance),
@@ -112,56 +188,34 @@ def explain(
     )
 
 
-def _check(planner: "Planner") -> None:
+def _check(planner: Planner) -> None:
     names = [guide.name for guide in planner.guides]
     if not any(guide.scale > 0 for guide in planner.guides):
         raise PgdiffError(
-            "`guides` must hold one whose scale is above 0, for a plan to be explained. Got "
+            "`guides` must hold a guide with a scale above 0 to explain a plan. Got "
             f"{', '.join(f'{name} x 0' for name in names) or 'none'}."
         )
     for name in names:
         if names.count(name) > 1:
-            raise PgdiffError(f"`guides` must have names of their own. Got '{name}' twice.")
-    if planner.observation_level:
+            raise PgdiffError(f"`guides` must have distinct names. Got '{name}' twice.")
+    if planner.filter.noise_level:
         raise PgdiffError(
-            "`observation_level` must be 0 for a plan to be explained: its first token would move "
-            f"by itself. Got {planner.observation_level}."
+            "`noise_level` must be 0 to explain a plan, because the first token would move "
+            f"without guides. Got {planner.filter.noise_level}."
         )
-    if planner.resample is not None:
+    if planner.sampling.particles is not None:
         raise PgdiffError(
-            "`resample` must be None for a plan to be explained: where candidates are drawn anew, "
-            f"none can be followed from its noise on. Got {planner.resample!r}."
+            "`particles` must be None to explain a plan, because candidates that are resampled do "
+            f"not keep their noise. Got {planner.sampling.particles!r}."
         )
 
 
-# ------------------------------------------------------------------------- where sampling began
-
-
-def _known(planner: "Planner", plan: Plan, goal: Float[Tensor, "1 goal"] | None) -> Known:
-    """What is held in the plan's candidates."""
-    first = torch.from_numpy(plan.candidates[:, 0]).to(planner.model.device)
-    held = planner._held(None if goal is None else goal.expand(len(first), -1))
-    arrival = None
-    if held is not None and planner.arrivals is not None:
-        arrival = shared_out(planner.arrivals, planner.candidates).to(held.device)
-    known = planner.model.given(first, held, arrival)
-    return Known(known.mask.to(first.device), known.values.to(first.device))
-
-
-def _start(planner: "Planner", known: Known, step: SamplerStep, seed: int) -> Tensor:
-    """The noise that the sampler began with."""
-    source = torch.Generator(planner.noise_device).manual_seed(seed)
-    x: Any = step.x
-    noise = draw(tuple(x.shape), generators=[source], dtype=x.dtype, device=x.device)
-    return known.hold(planner.model.schedule.sigma(step.level)[..., None] * noise)
-
-
-# ------------------------------------------------------------------------------- what came of it
+# ---------------------------------------------------------------------------------------- outcomes
 
 
 @torch.no_grad()
 def _outcome(
-    planner: "Planner",
+    planner: Planner,
     guidance: Sequence[Guidance],
     steps: Sequence[SamplerStep],
     agents: Sequence[Policy],
@@ -169,23 +223,23 @@ def _outcome(
 ) -> Outcome:
     x = steps[-1].x
     names = [guide.name for guide in guidance]
-    energy = x.new_full((len(names), len(steps) + 1, len(x)), torch.nan)
+    objective = x.new_full((len(names), len(steps) + 1, len(x)), torch.nan)
     for row, step in enumerate(steps):
         for push in step.trace.pushes:
-            energy[names.index(push.name), row] = push.energy
+            objective[names.index(push.name), row] = push.objective
     clean = x.new_zeros(1, x.shape[1])
     for number, guide in enumerate(guidance):
-        energy[number, -1] = guide.energy(x, clean)
-    segment = on_bounds(planner.model.segment(x), planner.model.action_range)
-    found = segment.every_action
-    actions = None if found is None else _array(found)
-    judged = 1 if segment.decisions is None else segment.decisions[1].shape[1]
+        objective[number, -1] = guide.objective(x, clean)
+    segment = planner.model.codec.decode_plan(x)
+    every_action = segment.every_action
+    actions = None if every_action is None else _array(every_action)
+    rows = 1 if segment.decisions is None else segment.decisions[1].shape[1]
     outcome = Outcome(
         observations=_array(segment.observations),
         actions=actions,
-        energy=_array(energy),
+        objective=_array(objective),
         log_prob={
-            agent.name: _array(agent.energy(segment, clean) * agent.temperature / judged)
+            agent.name: _array(agent.objective(segment, clean) * agent.temperature / rows)
             for agent in agents
         },
     )
@@ -193,39 +247,40 @@ def _outcome(
         return outcome
     low, high = bounds
     excess = np.maximum(low - actions, actions - high).clip(min=0)
-    out = (excess > ROUNDING * (high - low)).any(axis=-1)
-    return replace(outcome, outside=out.mean(axis=1), excess=excess.max(axis=(1, 2)))
+    outside = (excess > ROUNDING * (high - low)).any(axis=-1)
+    return replace(outcome, outside=outside.mean(axis=1), excess=excess.max(axis=(1, 2)))
 
 
 def _with_likelihoods(
     outcomes: Sequence[Outcome],
     chosen: Sequence[Tensor],
-    planner: "Planner",
-    goal: Float[Tensor, "1 goal"] | None,
+    planner: Planner,
+    proposal: Proposal,
     seed: int,
 ) -> list[Outcome]:
-    """Add the model's log-density of the chosen candidates, given what is known of them."""
-    held = planner._held(goal) is not None
-    if held and planner.arrivals is not None:
+    """Add the model's log-density of the chosen candidates, given their in-painted features."""
+    inpainted = proposal.goals is not None and planner.holds_goal
+    if inpainted and planner.goals.tokens is not None:
         raise PgdiffError(
-            "`arrivals` must be None for the likelihood of a plan to a goal. "
-            f"Got {list(planner.arrivals)}."
+            "`goals.tokens` must be None for the likelihood of a plan to a goal. "
+            f"Got {list(planner.goals.tokens)}."
         )
-    values = dict(planner.condition)
-    if goal is not None and GOAL in planner.model.conditioning.names:
-        values[GOAL] = goal
-    segment = planner.model.segment(torch.stack(list(chosen)))
-    found = planner.model.log_likelihood(
-        SimpleNamespace(mask=torch.ones(segment.observations.shape[:2]), **vars(segment)),
-        known="start_goal" if held else "start",
-        condition=Condition(values=values) if values else None,
+    condition = None
+    if proposal.condition is not None:
+        values = {name: value[:1] for name, value in proposal.condition.values.items()}
+        condition = Condition(values=values)
+    segment = planner.model.codec.decode(torch.stack(list(chosen)))
+    likelihood = planner.model.log_likelihood(
+        SimpleNamespace(mask=torch.ones(segment.observations.shape[:2]), **segment.fields),
+        pattern="start_goal" if inpainted else "start",
+        condition=condition,
         method="hutchinson",
         seed=seed,
     )
     return [
         replace(outcome, log_likelihood=value, standard_error=error)
         for outcome, value, error in zip(
-            outcomes, found.value.tolist(), found.standard_error.tolist(), strict=True
+            outcomes, likelihood.value.tolist(), likelihood.standard_error.tolist(), strict=True
         )
     ]
 
@@ -234,7 +289,7 @@ def _with_likelihoods(
 
 
 def _agents(guides: Sequence[Guide]) -> Iterator[Policy]:
-    """Agents that guides hold, each as a guide by which its densities can be asked."""
+    """Yield the agents of guides as `Policy` guides, which compute log-densities."""
     for guide in guides:
         if isinstance(guide, Sum):
             yield from _agents(guide.guides)
@@ -246,22 +301,20 @@ def _agents(guides: Sequence[Guide]) -> Iterator[Policy]:
                 yield Policy(agent, name=guide.name)
 
 
-def _bounds(
-    planner: "Planner", space: Space[Any] | None, agents: Sequence[Policy]
-) -> Bounds | None:
-    """Least and greatest actions: of the space, else of the first agent that has one."""
-    size = planner.model.layout.action_size
+def _bounds(planner: Planner, space: Space[Any] | None, agents: Sequence[Policy]) -> Bounds | None:
+    """Return the bounds of actions, from the space or else from the first agent with one."""
+    size = planner.model.codec.spec.action_size
     if size is None:
         return None
     spaces = [space, *(getattr(agent.agent, "action_space", None) for agent in agents)]
-    found = next((one for one in spaces if one is not None), None)
-    if found is None:
+    first = next((one for one in spaces if one is not None), None)
+    if first is None:
         return None
-    if not isinstance(found, Box) or found.shape != (size,):
-        raise PgdiffError(f"`action_space` must be a Box of shape ({size},). Got {found}.")
-    return found.low.astype(np.float64), found.high.astype(np.float64)
+    if not isinstance(first, Box) or first.shape != (size,):
+        raise PgdiffError(f"`action_space` must be a Box of shape ({size},). Got {first}.")
+    return first.low.astype(np.float64), first.high.astype(np.float64)
 
 
 def _array(values: Tensor) -> np.ndarray:
-    found: np.ndarray = values.detach().cpu().double().numpy()
-    return found
+    array: np.ndarray = values.detach().cpu().double().numpy()
+    return array

@@ -1,78 +1,76 @@
-"""Goals of plans: which models know of them, and when a plan is to be there."""
+"""Goals of plans: settings, and the models and guides that use them."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
-from jaxtyping import Float, Num
+from jaxtyping import Num
 from torch import Tensor
 
-from pgdiff.diffusion.classifier_free import ClassifierFree
-from pgdiff.guides import Guide
-from pgdiff.guides.base import needs_goal
+from pgdiff.core.registry import register
+from pgdiff.core.validation import PgdiffError, check_flag, check_positive_int
 from pgdiff.model import TrajectoryDiffusion
-from pgdiff.trajectory import Condition
-from pgdiff.validation import PgdiffError, as_array, check_positive_int
 
 GOAL = "goal"
-"""The condition that `goal` of `plan` gives."""
+"""Name of the condition that holds the goal of a plan."""
 
 
-def knows_goals(model: TrajectoryDiffusion) -> bool:
-    """Whether the model was trained with a goal held in its segments."""
-    return bool({"start_goal", "start_arrival"} & set(model.known))
+@register("goals", "goals")
+@dataclass(frozen=True, kw_only=True)
+class Goals:
+    """Settings of the in-painting of goals.
+
+    Attributes:
+        hold: whether the goal is in-painted, for a model that was trained with the patterns
+            "start_goal" or "start_arrival". If False, only guides and conditions get the goal.
+        tokens: tokens that are in-painted with the goal, one for each candidate in turn, for a
+            model that was trained with "start_arrival"; earlier tokens demand an earlier arrival.
+            None for the last token.
+
+    Example:
+        >>> from pgdiff import Goals
+        >>> Goals(tokens=[4, 8]).tokens
+        (4, 8)
+    """
+
+    hold: bool = True
+    tokens: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        check_flag("hold", self.hold)
+        if self.tokens is None:
+            return
+        if isinstance(self.tokens, str) or not isinstance(self.tokens, Sequence) or not self.tokens:
+            raise PgdiffError(
+                f"`tokens` must be indices of tokens, for example [4, 8]. Got {self.tokens!r}."
+            )
+        tokens = tuple(check_positive_int("tokens", token) for token in self.tokens)
+        object.__setattr__(self, "tokens", tokens)
+
+    def check(self, model: TrajectoryDiffusion) -> None:
+        """Raise if the model was not trained to reach goals at these tokens."""
+        if self.tokens is None:
+            return
+        last = model.codec.tokens - 1
+        if max(self.tokens) > last:
+            raise PgdiffError(f"`goals.tokens` must be from 1 to {last}. Got {list(self.tokens)}.")
+        if "start_arrival" not in model.patterns:
+            raise PgdiffError(
+                "`goals.tokens` must be None for a model that was trained with the patterns "
+                f"{list(model.patterns)}, without 'start_arrival'. Got {list(self.tokens)}."
+            )
 
 
-def steered_to_goal(model: TrajectoryDiffusion) -> bool:
-    """Whether the model has learned a goal as a condition."""
-    return GOAL in model.conditioning.names
+def inpaints_goal(model: TrajectoryDiffusion) -> bool:
+    """Return whether the model was trained with in-painted goals."""
+    return bool({"start_goal", "start_arrival"} & set(model.patterns))
 
 
-def checked_goals(
-    goals: Float[np.ndarray, "environments goal"], *, count: int
-) -> Float[np.ndarray, "environments goal"]:
-    """Return goals as float32 if there is a finite one for each of `count` environments."""
-    # A copy, which a planner keeps in its state.
-    checked = np.array(as_array("goals", goals), dtype=np.float32)
-    if checked.ndim != 2 or len(checked) != count or not np.isfinite(checked).all():
-        raise PgdiffError(
-            f"`goals` must be finite and of shape [{count}, goal]. Got {checked.tolist()}."
-        )
-    return checked
+def conditioned_on_goal(model: TrajectoryDiffusion) -> bool:
+    """Return whether a goal is one of the model's conditions."""
+    return GOAL in model.conditions.names
 
 
-def check_no_goal(
-    guides: Sequence[Guide], condition: Condition | None, classifier_free: ClassifierFree | None
-) -> None:
-    """Raise an error where a planner that was told no goal cannot do without."""
-    if condition is None and classifier_free is not None:
-        raise PgdiffError(
-            "`goal` must be given to a planner with `classifier_free`: to plan(goal=...), "
-            'or to Planner(condition={"goal": ...}). Got None.'
-        )
-    if any(map(needs_goal, guides)):
-        names = ", ".join(guide.name for guide in guides if needs_goal(guide))
-        raise PgdiffError(f"`goal` must be given: the guide {names} is of a goal. Got None.")
-
-
-def check_arrivals(
-    arrivals: Sequence[int] | None, model: TrajectoryDiffusion
-) -> tuple[int, ...] | None:
-    """Return the tokens at which a goal may be held, if the model was trained for that."""
-    if arrivals is None:
-        return None
-    last = model.layout.horizon - 1
-    tokens = tuple(check_positive_int("arrivals", token) for token in arrivals)
-    if not tokens or max(tokens) > last:
-        raise PgdiffError(f"`arrivals` must be tokens in 1 to {last}. Got {list(arrivals)}.")
-    if "start_arrival" not in model.known:
-        raise PgdiffError(
-            "`arrivals` must be None for a model that was trained with the known patterns "
-            f"{list(model.known)}, without 'start_arrival'. Got {list(tokens)}."
-        )
-    return tokens
-
-
-def shared_out(values: Sequence[float], candidates: int) -> Num[Tensor, " candidates"]:
-    """Give each candidate one of the values, in turn."""
+def cycle_over(values: Sequence[float], candidates: int) -> Num[Tensor, " candidates"]:
+    """Return one of the values for each candidate, in turn."""
     return torch.tensor(values).repeat(-(-candidates // len(values)))[:candidates]

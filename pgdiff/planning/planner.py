@@ -1,288 +1,228 @@
 """The planner: a trajectory diffusion model that acts in Gymnasium environments."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, Unpack
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
+from pgdiff.core.registry import register
+from pgdiff.core.serialization import resolve_device
+from pgdiff.core.threads import check_threads, on_own_threads
+from pgdiff.core.validation import (
+    PgdiffError,
+    as_array,
+    check_part,
+    check_positive_int,
+    check_seed,
+)
 from pgdiff.data import ObservationLayout
 from pgdiff.diffusion import (
     DPMSolver,
+    Guidance,
+    Inpainting,
     LogSnrSpacing,
-    MonteCarlo,
-    Resample,
+    Measurement,
+    NoiseSource,
     SamplerStep,
-    Solver,
-    TrustRegion,
+    Sampling,
 )
-from pgdiff.diffusion.classifier_free import ClassifierFree
-from pgdiff.diffusion.level_schedules import LevelSchedule
-from pgdiff.diffusion.spacing import Spacing
+from pgdiff.diffusion.guidance.guidance import check_differentiable
 from pgdiff.guides import Guide, bind
-from pgdiff.guides.base import needs_goal, score
 from pgdiff.model import TrajectoryDiffusion
-from pgdiff.planning.acting import Acting
-from pgdiff.planning.candidates import plans_of
-from pgdiff.planning.controllers import Controller, check_controller, check_lookahead
-from pgdiff.planning.explain import explain as explain_plan
-from pgdiff.planning.from_run import PathLike, RunSettings, planner_arguments
-from pgdiff.planning.goals import (
-    GOAL,
-    check_arrivals,
-    check_no_goal,
-    knows_goals,
-    shared_out,
-    steered_to_goal,
+from pgdiff.planning.conditions import (
+    Values,
+    check_given,
+    checked_defaults,
+    checked_values,
+    episode_values,
+    guide_keys,
+    required_keys,
 )
-from pgdiff.planning.inputs import (
-    check_scale_factors,
-    checked_condition,
-    checked_observations,
-    split_goal,
-    warn_far,
+from pgdiff.planning.controllers import (
+    Controller,
+    WaypointController,
+    checked_actions,
+    clip_action,
+    make_controller,
 )
-from pgdiff.planning.noisy_start import checked_levels, known_after, seen_noisily
-from pgdiff.planning.parts import check_parts
-from pgdiff.planning.past import check_context
-from pgdiff.planning.plausibility import Plausibility, check_plausibility
-from pgdiff.planning.previous import Previous
-from pgdiff.planning.run_guides import GuideChoice
-from pgdiff.planning.warm_start import start_from
-from pgdiff.saving import resolve_device
-from pgdiff.torch_threads import check_threads, on_own_threads
+from pgdiff.planning.goals import GOAL, Goals, conditioned_on_goal, cycle_over, inpaints_goal
+from pgdiff.planning.inputs import checked_observations, plan_seeds, split_goal, warn_far
+from pgdiff.planning.observation_filter import (
+    ObservationFilter,
+    checked_levels,
+    estimate_present,
+    fill_missing,
+    find_missing,
+    join_measured,
+    split_measured,
+    trust,
+)
+from pgdiff.planning.replanning import PreviousPlan, Replanning, shift_plans, start_from
+from pgdiff.planning.selection import Selection, make_plans
+from pgdiff.planning.state import ObservationHistory, PlannerState
 from pgdiff.trajectory import Condition, Plan
-from pgdiff.validation import (
-    PgdiffError,
-    as_array,
-    check_level,
-    check_positive_int,
-    check_range,
-    check_seed,
-)
 
 LAST_LOG_SNR = 6.0
-"""From where the last step goes to clean, by default. A guide moves the last estimate with nothing
-after it to mend what it broke, by as much as there was noise: equal steps of the level end with a
-step from too much noise unless they are many."""
+"""Default log-SNR at the start of the final denoising step. Guidance also changes the final
+estimate, and no later step can correct it, so the final step must start from little noise. Uniform
+spacing achieves this only with many steps."""
+
+PLANNING = Sampling(steps=5, solver=DPMSolver(), spacing=LogSnrSpacing(high=LAST_LOG_SNR))
+"""Default sampling of plans."""
 
 
-class Planner(Acting):
-    """Plans from an observation, guided by learned values, and drives along its plans.
+@register("planner", "planner")
+class Planner:
+    """A planner that samples guided plans from an observation and acts along them.
 
-    It follows Stable-Baselines3's `predict` protocol, for one environment or many, so that SB3's
-    `evaluate_policy(planner, env)` works. All that it remembers is in the state that `predict`
-    returns. The noise of a plan comes from the seed of its environment and the number of plans
-    made there: the same seed gives the same plan, whatever is planned beside it.
+    It follows Stable-Baselines3's `predict` protocol for one environment or many, so that SB3's
+    `evaluate_policy(planner, env)` works. The state that `predict` returns holds everything that
+    later calls need. The noise of a plan depends on the seed of its environment and on the number
+    of plans made there, so that plans do not depend on the other environments.
 
     Args:
-        model: a trained model whose tokens hold observations.
-        controller: drives from way-point to way-point; "actions" for the plan's own actions, of a
-            model whose tokens hold them; needed by `predict` alone.
-        guides: what steers the samples and scores the candidates; their energies add up.
-        candidates: plans drawn for each environment; the one of highest score is taken.
-        steps: steps of the sampling, of every token.
-        horizon: tokens of a plan, at least 2; those that the model was trained on if None. Fewer
-            need a causal model.
-        context: tokens of the past, as far as the episode goes back, that noisy observations are
-            seen with by `predict`: what was seen, at the level at which it was, and what was done.
-            It needs a causal model whose tokens have levels of their own.
-        condition: what every plan is to be like, in raw units by the names of the model's
-            conditions, the same for all environments: a number, or a sequence of them. "goal" may
-            be left to `plan`, and is the goal of every plan that is given none.
-        classifier_free: how strongly the condition steers; weight 1 if None.
-        spacing: which levels a token visits; equal steps of log_snr up to 6 if None.
-        schedule: when each token visits them; all tokens together if None.
-        replan_every: environment steps after which a new plan is made; None for open loop, where a
-            plan is followed to its end and its last way-point held (or its last action repeated)
-            until the episode ends.
-        lookahead: how many way-points ahead of the present one the controller drives to; 1 is the
-            next. Steps between way-points that are short against what a controller needs to mend
-            an error ask for more.
-        solver: DPM-Solver++ of order 2 if None.
-        clip: limit of the clean estimate in normalised units; None for no limit, "auto" for the
-            ends of the data with the limits normaliser, and of the actions with another.
-        keep_plan: whether the plan that is being followed, as far as it is left, is one of the
-            candidates; of no effect where there is nothing to choose by, or among.
-        warm_start: noise level, in (0, 1), to which the plan that is being followed is brought
-            back, for candidates to start from in place of noise; None for noise.
-        warm_share: share of the candidates that do so.
-        hold_goal: whether a goal is held in the plans, of a model that was trained so ("start_goal"
-            or "start_arrival").
-        arrivals: tokens at which it is held, for a model trained with "start_arrival": shared out
-            among the candidates; the last token if None.
-        scale_factors: factors of the guides' scales, shared out among the candidates: some are
-            pushed little, some much; all 1 if None.
-        plausibility: which candidates may be chosen; any if None.
-        trust_region: limits how far the guides move a sample; no limit if None.
-        resample: draws the candidates of an environment anew by their weights, with a solver that
-            draws noise; None for independent candidates.
-        monte_carlo: futures over which the gradients of guides are averaged, where tokens have
-            levels of their own; the clean estimate alone if None.
-        stabilization: level, in [0, 1), that clean tokens are labelled with.
-        observation_level: level, in [0, 1), of the noise in observations, which plans then do not
-            take for the truth; `pgdiff.diffusion.level_of_noise` gives that of a deviation.
-        missing_level: level, in [0, 1), of what the present plan expects by now, which stands in
-            for an observation that is not there (NaN throughout); None to refuse such.
-        seed: from which the environments' seeds are derived.
-        device: "auto" is CUDA where there is one.
-        noise_device: where noise is drawn; "cpu" gives the same noise on every device. That of the
-            model if None.
-        threads: PyTorch's number of threads for the time of `plan`, `plan_batch`, `explain` and
-            `predict`, which the last bits of a plan depend on; None changes nothing.
+        model: a trained trajectory diffusion model.
+        guides: objectives that move the samples and score the candidates by their sum.
+        controller: computes actions that follow the plan: a `Controller`; a way-point controller
+            such as `InverseDynamics`; or "actions" for the actions of the plan, if the model
+            generates actions. Only `predict` needs it.
+        candidates: number of plans that are sampled for each environment; the one with the highest
+            objective is chosen. More candidates find better plans and take more time.
+        condition: default values of conditions by name, raw units, for the model, the guides and
+            the in-painting of a "goal": a number or an array each. `plan` and the state of
+            `predict` can hold other values. None switches a condition off.
+        sampling: settings of the sampling; None for five steps of DPM-Solver++ of order 2 at equal
+            distances of log-SNR up to 6. Its `horizon`, at least 2, is the horizon of plans.
+        replanning: settings of replanning; None for a new plan every 10 steps.
+        selection: settings of the choice of a candidate.
+        goals: settings of the in-painting of goals.
+        filter: settings of noisy and missing observations.
+        seed: seed from which the environments' seeds are derived.
+        device: device of the model; "auto" is CUDA if available.
+        threads: PyTorch's number of threads during `plan`, `plan_batch`, `explain` and `predict`,
+            on which the last bits of a plan depend; None to leave it unchanged.
+
+    Example:
+        >>> import pgdiff
+        >>> from pgdiff import Planner, Tokens, TrajectoryDiffusion
+        >>> from pgdiff.testing import example_episodes
+        >>> episodes = example_episodes()
+        >>> model = TrajectoryDiffusion.from_episodes(episodes, Tokens(horizon=8, stride=2))
+        >>> planner = Planner(model, pgdiff.guides.Goal((0.0, 0.0)), candidates=4)
+        >>> planner.plan(episodes.observations[0]).observations.shape
+        (8, 4)
     """
 
-    @torch.inference_mode(False)  # in which weights that move to a device could not be used again
+    @torch.inference_mode(False)  # weights that move to a device within it could not be trained
     def __init__(
         self,
         model: TrajectoryDiffusion,
+        guides: Guide | Sequence[Guide] = (),
+        controller: Controller | WaypointController | Literal["actions"] | None = None,
         *,
-        controller: Controller | Literal["actions"] | None = None,
-        guides: Sequence[Guide] = (),
         candidates: int = 8,
-        steps: int = 5,
-        horizon: int | None = None,
-        context: int = 0,
-        condition: Mapping[str, float | Sequence[float]] | None = None,
-        classifier_free: ClassifierFree | None = None,
-        spacing: Spacing | None = None,
-        schedule: LevelSchedule | None = None,
-        replan_every: int | None = 10,
-        lookahead: int = 1,
-        solver: Solver | None = None,
-        clip: float | Literal["auto"] | None = "auto",
-        keep_plan: bool = False,
-        warm_start: float | None = None,
-        warm_share: float = 1.0,
-        hold_goal: bool = True,
-        arrivals: Sequence[int] | None = None,
-        scale_factors: Sequence[float] | None = None,
-        plausibility: Plausibility | None = None,
-        trust_region: TrustRegion | None = None,
-        resample: Resample | None = None,
-        monte_carlo: MonteCarlo | None = None,
-        stabilization: float = 0.0,
-        observation_level: float = 0.0,
-        missing_level: float | None = None,
+        condition: Mapping[str, Any] | None = None,
+        sampling: Sampling | None = None,
+        replanning: Replanning | None = None,
+        selection: Selection | None = None,
+        goals: Goals | None = None,
+        filter: ObservationFilter | None = None,
         seed: int = 0,
         device: str | torch.device = "auto",
-        noise_device: str | None = None,
         threads: int | None = None,
     ) -> None:
-        if horizon is not None:
-            model = model.with_horizon(check_positive_int("horizon", horizon, minimum=2))
-        if model.layout.horizon < 2:
+        check_part("model", model, TrajectoryDiffusion)
+        self.sampling: Sampling = _part("sampling", sampling, PLANNING, Sampling)
+        self.replanning: Replanning = _part("replanning", replanning, Replanning(), Replanning)
+        self.selection: Selection = _part("selection", selection, Selection(), Selection)
+        self.goals: Goals = _part("goals", goals, Goals(), Goals)
+        self.filter: ObservationFilter = _part(
+            "filter", filter, ObservationFilter(), ObservationFilter
+        )
+        if self.sampling.horizon is not None:
+            model = model.with_horizon(self.sampling.horizon)
+        if model.codec.spec.waypoints < 2:
             raise PgdiffError(
-                "`model` must plan at least 2 tokens, now and a way-point. Got a horizon of "
-                f"{model.layout.horizon}."
+                "`model` must plan at least 2 way-points, the present observation and a target. "
+                f"Got {model.codec.spec.waypoints}."
             )
         self.model = model.to(resolve_device(device)).eval()
-        self.context = check_context(context, self.model)
-        self.controller = controller
-        self.guides = tuple(guides)
-        bound = [bind(guide, model) for guide in self.guides]
-        check_controller(controller, model)
+        self.guides = tuple(guides) if isinstance(guides, Sequence) else (guides,)
         self.candidates = check_positive_int("candidates", candidates)
-        self.steps = check_positive_int("steps", steps)
-        if condition is not None and not isinstance(condition, Mapping):
-            raise PgdiffError(
-                "`condition` must map the names of the model's conditions to values. "
-                f"Got {condition!r}."
-            )
-        self.condition = checked_condition(condition, model) if condition else {}
-        if classifier_free is not None and not (self.condition or GOAL in model.conditioning.names):
-            raise PgdiffError("`condition` must be given with `classifier_free`. Got None.")
-        self.classifier_free = classifier_free
-        self.spacing = LogSnrSpacing(high=LAST_LOG_SNR) if spacing is None else spacing
-        self.schedule = schedule
-        if replan_every is not None:
-            replan_every = check_positive_int("replan_every", replan_every)
-        self.replan_every = replan_every
-        self.lookahead = check_lookahead(lookahead, controller, stride=model.layout.stride)
-        self.solver = DPMSolver() if solver is None else solver
-        self.trust_region = trust_region
-        self.resample = resample
-        self.monte_carlo = monte_carlo
-        self.stabilization = check_level("stabilization", stabilization)
-        self.observation_level = check_level("observation_level", observation_level)
-        self.missing_level = missing_level
-        if missing_level is not None:
-            check_level("missing_level", missing_level)
-        check_parts(self, bound)
-        asked = bool(self.condition) or GOAL in model.conditioning.names
-        weight = 1.0 if classifier_free is None else classifier_free.weight
-        model.check_trained_condition(given=asked, weight=weight)
-        self.spacing.levels(self.steps, schedule=model.schedule)
-        if clip is not None and clip != "auto":
-            check_range("clip", clip, low=0.0, open_low=True)
-        self.clip = clip
-        self.keep_plan = bool(keep_plan) and len(self.guides) > 0 and self.candidates > 1
-        if warm_start is not None:
-            check_range("warm_start", warm_start, low=0.0, high=1.0, open_low=True, open_high=True)
-        self.warm_start = warm_start
-        self.warm_share = check_range("warm_share", warm_share, low=0.0, high=1.0)
-        self.hold_goal = bool(hold_goal)
-        self.arrivals = check_arrivals(arrivals, model)
-        self.scale_factors = check_scale_factors(scale_factors)
-        self.plausibility = check_plausibility(plausibility, model)
+        self.condition = checked_defaults(condition, model, self.guides)
+        self._switched_off = tuple(key for key, value in (condition or {}).items() if value is None)
+        self._controller = controller
+        self.bound_controller = make_controller(controller, model, self.replanning)
+        for part in (self.selection, self.goals, self.filter):
+            part.check(self.model)
+        self._check_sampling([bind(guide, model) for guide in self.guides])
         self.seed = check_seed("seed", seed)
-        self.noise_device = str(resolve_device(noise_device or self.model.device))
+        self.noise_device = str(resolve_device(self.sampling.noise_device or self.model.device))
         self.threads = check_threads(threads)
         self.plans_made = 0
         self._warned_far = False
-        where = model.layout.slices["observations"]
-        self.observation_shape = (where.stop - where.start,)
 
-    @classmethod
-    def from_run(
-        cls,
-        path: PathLike,
-        *,
-        guides: Sequence[Guide] | None = None,
-        guide: GuideChoice | None = None,
-        controller: Controller | Literal["inverse_dynamics", "actions"] | None = None,
-        seed: int = 0,
-        device: str | torch.device = "auto",
-        noise_device: str | None = None,
-        threads: int | None = None,
-        **settings: Unpack[RunSettings],
-    ) -> "Planner":
-        """Make the planner of a run folder, as `pgdiff evaluate` does.
-
-        What is not given is as the run says, and so is a setting that is "run", or None where None
-        has no meaning of its own.
-
-        Args:
-            path: the folder that `pgdiff train` made.
-            guides: guides of one's own, in place of the run's.
-            guide: "none", or a name: of one of the run's guides, of a stage that one can be made
-                of, or of a kind, such as "policy"; or names, or settings by name.
-            controller: drives along the plans: one of your own, "inverse_dynamics" for what the run
-                has learned, or "actions" for the plan's own.
-            seed: from which the environments' seeds are derived.
-            device: "auto" is CUDA where there is one.
-            noise_device: where noise is drawn.
-            threads: PyTorch's number of threads while it plans.
-            settings: the other arguments of the class, by name; and `scale`, `agent` and the rest
-                of `pgdiff.planning.run_guides.GuideSettings`, of each of those guides.
-
-        Raises:
-            PgdiffError: no run folder, a stage that is needed and unfinished or damaged, or a
-                setting out of its range.
-        """
-        arguments = planner_arguments(
-            path,
-            guides=guides,
-            guide=guide,
-            controller=controller,
-            settings=settings,
-            device=device,
+    def _check_sampling(self, guidance: Sequence[Guidance]) -> None:
+        """Raise if the sampling does not fit the model, the condition or the guides."""
+        sampling, model, weighting = self.sampling, self.model, self.sampling.classifier_free
+        names, dropout = model.conditions.names, model.conditions.dropout
+        if weighting is not None and not names:
+            raise PgdiffError("`condition` must be given with `classifier_free`. Got None.")
+        # Without default values, an episode must give values if the model needs them.
+        needed = GOAL in names or weighting is not None or (bool(names) and dropout == 0)
+        model.check_trained_condition(
+            given=needed or bool(set(names) & set(self.condition)),
+            weight=1.0 if weighting is None else weighting.weight,
         )
-        return cls(
-            **arguments, seed=seed, device=device, noise_device=noise_device, threads=threads
-        )
+        model.level_matrix(sampling.replace(horizon=None))
+        if hasattr(sampling.solver, "check"):
+            sampling.solver.check(
+                noise_schedule=model.process.noise_schedule, distilled=model.distilled
+            )
+        check_differentiable(guidance, particles=sampling.particles is not None)
+        measured = self.filter.active and not self.filter.history_tokens
+        if (
+            sampling.monte_carlo is not None
+            and measured
+            and (~model.codec.pattern("start")[0]).any()
+        ):
+            raise PgdiffError(
+                "`monte_carlo` must be None with `noise_level` or `missing_level` for a model "
+                "whose first token holds more than the observation, because its futures would "
+                "start from different states. Got both. Set `history_tokens`, so that all start "
+                "from one estimate."
+            )
+        if sampling.particles is not None:
+            sampling.particles.check(sampling.solver, guidance)
+            if self.filter.active:
+                raise PgdiffError(
+                    "`filter` must not have `noise_level` or `missing_level` with `particles`. "
+                    "Got both."
+                )
+
+    @property
+    def controller(self) -> Controller | WaypointController | str | None:
+        """The controller that was given; `replace(controller=...)` returns another planner."""
+        return self._controller
+
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """Shape of a flat observation."""
+        return (self.model.codec.spec.observation_size,)
+
+    def replace(self, **changes: Any) -> "Planner":
+        """Return a planner with other arguments, such as `planner.replace(candidates=1)`."""
+        names = "model guides controller candidates sampling replanning selection goals filter"
+        arguments = {name: getattr(self, name) for name in f"{names} seed threads".split()}
+        arguments["device"] = self.model.device
+        condition: dict[str, Any] = dict.fromkeys(self._switched_off)
+        condition |= {name: value[0].tolist() for name, value in self.condition.items()}
+        arguments["condition"] = condition
+        return Planner(**(arguments | changes))
 
     # ---------------------------------------------------------------------------------- planning
 
@@ -290,37 +230,55 @@ class Planner(Acting):
         self,
         observation: Float[np.ndarray, " observation"] | Mapping[str, np.ndarray],
         *,
-        goal: Sequence[float] | None = None,
+        condition: Mapping[str, Any] | None = None,
         seed: int | None = None,
         callback: Callable[[SamplerStep], None] | None = None,
     ) -> Plan:
         """Plan from one observation.
 
         Args:
-            observation: `[observation]`, raw units; or a Dict observation, for a model of such
-                recordings, whose own goal counts where none is given.
-            goal: `(x, y)` that the last way-point is to have, for a model trained on goals: with
-                the known pattern "start_goal", which holds it there, with the condition "goal",
-                which steers towards it, or both. That of the planner's condition if None.
-            seed: of the noise; the planner's own if None.
-            callback: called after every row of the sampling with normalised samples of all
+            observation: `[observation]`, raw units; or a Dict observation for a model that was
+                trained on Dict observations, whose goal is used without another goal.
+            condition: raw values by name, such as `{"goal": (7.0, 9.0)}`: a number or an array
+                each. They replace the planner's default values. The goal is that of the last
+                way-point: the pattern "start_goal" in-paints it, the condition "goal" conditions
+                on it, and guides get it.
+            seed: seed of the noise; None for the planner's seed.
+            callback: called after every row of the sampling with the normalised samples of all
                 candidates.
 
         Returns:
             The plan, with all candidates and their scores.
 
         Raises:
-            PgdiffError: an observation or goal of the wrong shape or not finite, or a guide whose
-                energy is not a finite, differentiable number for each candidate.
+            PgdiffError: an observation or a value has a wrong shape or is not finite, or a guide's
+                objective is not a finite, differentiable number for each candidate.
         """
-        flat, told = split_goal(observation, self.model)
-        if goal is None and told is not None and self.wants_goal:
-            goal = told.tolist()
-        observations = as_array("observation", flat)[None]
-        goals = None if goal is None else as_array("goal", goal).astype(np.float32)[None]
-        seeds = [self.seed if seed is None else seed]
-        (plan,) = self.plan_batch(observations, seeds=seeds, goals=goals, callback=callback)
+        flat, values = self.episode(observation, condition)
+        (plan,) = self.plan_batch(
+            flat[None],
+            seeds=[self.seed if seed is None else seed],
+            condition=values,
+            callback=callback,
+        )
         return plan
+
+    def episode(
+        self,
+        observation: Float[np.ndarray, " observation"] | Mapping[str, np.ndarray],
+        condition: Mapping[str, Any] | None,
+    ) -> tuple[np.ndarray, Values]:
+        """Return the flat observation and the values of the conditions, as arrays of batch 1.
+
+        Args:
+            observation: as in `plan`.
+            condition: as in `plan`.
+        """
+        flat, goal = split_goal(observation, self.model)
+        values = episode_values(condition)
+        if goal is not None and GOAL not in values and GOAL in self.condition_keys:
+            values[GOAL] = goal.astype(np.float32)[None]
+        return as_array("observation", flat), values
 
     @on_own_threads
     def plan_batch(
@@ -328,8 +286,8 @@ class Planner(Acting):
         observations: Float[np.ndarray, "environments observation"],
         *,
         seeds: Sequence[int],
-        goals: Float[np.ndarray, "environments goal"] | None = None,
-        previous: Previous | None = None,
+        condition: Values | None = None,
+        previous: PreviousPlan | None = None,
         levels: Float[np.ndarray, " environments"] | None = None,
         callback: Callable[[SamplerStep], None] | None = None,
     ) -> list[Plan]:
@@ -337,133 +295,174 @@ class Planner(Acting):
 
         Args:
             observations: `[environments, observation]`, raw units.
-            seeds: of each environment's noise.
-            goals: `[environments, goal]`, or None.
-            previous: what is left of the plans that are followed, for `keep_plan` and `warm_start`.
-            levels: noise level of each observation; `observation_level` of all if None.
-            callback: as in `plan`; the batch holds the candidates of each environment in turn.
+            seeds: seed of each environment's noise.
+            condition: raw values by name, `[environments, ...]` each; they replace the default
+                values.
+            previous: rest of the current plans, for `keep_previous` and `warm_start`.
+            levels: noise level of each observation; None for `filter.noise_level`.
+            callback: as in `plan`; the candidates of an environment are neighbours in the batch.
 
         Raises:
-            PgdiffError: as `plan`, or seeds or levels of another number.
+            PgdiffError: as `plan`, or the number of seeds or levels is wrong.
         """
-        observations = self._observed(observations)
+        observations = self._check_observations(observations)
         count = len(observations)
         if len(seeds) != count:
-            raise PgdiffError(f"`seeds` must be {count}, one an environment. Got {len(seeds)}.")
+            raise PgdiffError(
+                f"`seeds` must hold {count} seeds, one for each environment. Got {len(seeds)}."
+            )
         seeds = [check_seed("seed", seed) for seed in seeds]
+        values = checked_values(condition, self.model, self.guides, count=count)
         with torch.inference_mode(False), torch.no_grad():
-            return self._planned(observations, seeds, goals, previous, levels, callback)
+            return self._sample_plans(observations, seeds, values, previous, levels, callback)
 
-    def _planned(
+    def _sample_plans(
         self,
         observations: Float[np.ndarray, "environments observation"],
         seeds: Sequence[int],
-        goals: Float[np.ndarray, "environments goal"] | None,
-        previous: Previous | None,
+        values: Values,
+        previous: PreviousPlan | None,
         levels: Float[np.ndarray, " environments"] | None,
         callback: Callable[[SamplerStep], None] | None,
     ) -> list[Plan]:
-        """Plan from checked observations; the arguments are those of `plan_batch`."""
+        """Plan from checked inputs; the arguments are those of `plan_batch`."""
         count = len(observations)
-        if goals is None and GOAL in self.condition:
-            goals = self.condition[GOAL].expand(count, -1).float().numpy()
-        start = self._each_candidate(observations)
-        goal = None if goals is None else self._each_candidate(as_array("goals", goals))
-        values = dict(self.condition)
-        if goal is not None and GOAL in self.model.conditioning.names:
-            values[GOAL] = goal
-        condition = Condition(values=values) if values else None
-        if goal is None:
-            check_no_goal(self.guides, condition, self.classifier_free)
-        factors = None
-        if self.scale_factors is not None:
-            factors = shared_out(self.scale_factors, self.candidates).repeat(count).to(start)
-        guidance = tuple(
-            bind(guide, self.model, goal=goal, factors=factors) for guide in self.guides
-        )
-        held = self._held(goal)
+        proposal = self.proposal(observations, values, levels)
+        batch = count * self.candidates
         generators = [torch.Generator(self.noise_device).manual_seed(seed) for seed in seeds]
-        arrival = None
-        if held is not None and self.arrivals is not None:
-            arrival = shared_out(self.arrivals, self.candidates).repeat(count).to(held.device)
-        known, observed = seen_noisily(
-            self.model.given(start, held, arrival),
-            checked_levels(self.observation_level if levels is None else levels, count=count),
-            candidates=self.candidates,
-        )
-        noise, matrix = None, None
-        if previous is not None and previous.there.any():
-            noise, matrix, known, observed = start_from(
+        noise = NoiseSource(generators, batch=batch)
+        sampling, start = proposal.sampling, None
+        inpainting, measurement = proposal.inpainting, proposal.measurement
+        if previous is not None and previous.exists.any():
+            start, matrix, inpainting, measurement = start_from(
                 previous,
                 self.model,
-                known,
-                self.model.level_matrix(self.steps, spacing=self.spacing, levels=self.schedule),
+                inpainting,
+                self.model.level_matrix(sampling),
                 candidates=self.candidates,
-                keep=self.keep_plan,
-                warm=self.warm_start,
-                share=self.warm_share,
-                generators=generators,
-                observed=observed,
+                keep=self._keeps_previous,
+                warm_start=self.replanning.warm_start,
+                noise=noise,
+                measurement=measurement,
             )
-        x = self.model.sample(
-            batch=len(start),
-            generators=generators,
-            known=known,
-            observed=observed,
-            condition=condition,
-            classifier_free=None if condition is None else self.classifier_free,
-            steps=self.steps,
-            spacing=self.spacing if matrix is None else None,
-            levels=self.schedule if matrix is None else matrix,
-            solver=self.solver,
-            guidance=guidance,
-            trust_region=self.trust_region,
-            resample=self.resample,
-            monte_carlo=self.monte_carlo,
-            stabilization=self.stabilization,
-            clip=self.clip,
-            start=noise,
+            sampling = sampling.replace(level_schedule=matrix)
+        samples = self.model.sample(
+            batch,
+            sampling,
+            guides=proposal.guidance,
+            inpainting=inpainting,
+            measurement=measurement,
+            condition=proposal.condition,
+            seed=noise,
+            start=start,
             callback=callback,
         )
         self.plans_made += count
-        scores = score(guidance, x).reshape(count, -1).cpu().numpy()
+        scores = samples.objective.reshape(count, -1).cpu().numpy()
         moves = None
         best = np.where(np.isnan(scores).any(axis=1), 0, scores.argmax(axis=1))
-        if self.plausibility is not None:
-            given = known_after(known, observed, x)
-            found = self.plausibility.moves(self.model, x, given, condition)
-            moves = found.reshape(count, -1).cpu().numpy()
-            best = self.plausibility.best(scores, moves)
-        return plans_of(x, self.model, scores=scores, moves=moves, best=best, goals=goals)
+        if self.selection.plausibility is not None:
+            plausibility = self.selection.plausibility
+            inpainting = join_measured(inpainting, measurement, samples.x)
+            distances = plausibility.moves(self.model, samples.x, inpainting, proposal.condition)
+            moves = distances.reshape(count, -1).cpu().numpy()
+            best = plausibility.best(scores, moves)
+        return make_plans(
+            samples.x, self.model, scores=scores, moves=moves, best=best, goals=proposal.goals
+        )
 
-    explain = on_own_threads(explain_plan)
+    def proposal(
+        self,
+        observations: Float[np.ndarray, "environments observation"],
+        values: Values,
+        levels: Float[np.ndarray, " environments"] | None = None,
+    ) -> "Proposal":
+        """Return the inputs of the sampling of each environment's candidates.
+
+        Args:
+            observations: `[environments, observation]`, raw units.
+            values: raw values of the episodes' conditions by name, `[environments, ...]` each.
+            levels: noise level of each observation; None for `filter.noise_level`.
+        """
+        count, model = len(observations), self.model
+        start = self._each_candidate(observations)
+        goals = values.get(GOAL)
+        if goals is None and GOAL in self.condition:
+            goals = self.condition[GOAL].expand(count, -1).float().numpy()
+        raw = {name: value.to(start.device) for name, value in self.condition.items()}
+        raw |= {name: self._each_candidate(value) for name, value in values.items()}
+        if goals is not None:
+            raw[GOAL] = self._each_candidate(goals)
+        of_model = {name: value for name, value in raw.items() if name in model.conditions.names}
+        of_model = model.conditions.from_plan(start, of_model)
+        condition = Condition(values=of_model) if of_model else None
+        check_given(
+            raw,
+            self.guides,
+            conditioned=condition is not None,
+            classifier_free=self.sampling.classifier_free,
+        )
+        factors = None
+        if self.selection.scale_ladder is not None:
+            ladder = cycle_over(self.selection.scale_ladder, self.candidates)
+            factors = ladder.repeat(count).to(start)
+        guidance = tuple(bind(guide, model, raw, factors=factors) for guide in self.guides)
+        held, arrival = raw.get(GOAL) if self.holds_goal else None, None
+        if held is not None and self.goals.tokens is not None:
+            arrival = cycle_over(self.goals.tokens, self.candidates).repeat(count).to(held.device)
+        inpainting, measurement = split_measured(
+            model.inpaint(start, held, arrival),
+            checked_levels(self.filter.noise_level if levels is None else levels, count=count),
+            candidates=self.candidates,
+        )
+        sampling = self.sampling.replace(horizon=None)
+        if condition is None:
+            sampling = sampling.replace(classifier_free=None)
+        return Proposal(
+            sampling, guidance, inpainting, measurement, condition, values=raw, goals=goals
+        )
 
     @property
     def observation_layout(self) -> ObservationLayout | None:
-        """How Dict observations are flattened; None where the recording's were flat."""
-        return self.model.observation_layout
+        """Order of the fields of Dict observations; None for flat ones."""
+        return self.model.codec.observation_layout
 
     @property
-    def wants_goal(self) -> bool:
-        """Whether its plans are made for a goal that is to be told (`initial_state`)."""
-        if GOAL in self.condition:
-            return False
-        held = self.hold_goal and knows_goals(self.model)
-        return held or steered_to_goal(self.model) or any(map(needs_goal, self.guides))
+    def missing_level(self) -> float | None:
+        """Noise level of the prediction that replaces a missing observation; None if refused."""
+        return self.filter.missing_level
+
+    @property
+    def condition_keys(self) -> tuple[str, ...]:
+        """Names of the values that plans need from each episode, without the default values."""
+        keys = required_keys(
+            self.model,
+            self.guides,
+            self.sampling.classifier_free,
+            given=self.condition,
+            inpaints=self.goals.hold and inpaints_goal(self.model),
+        )
+        return tuple(key for key in keys if key not in {*self.condition, *self._switched_off})
 
     @property
     def holds_goal(self) -> bool:
-        """Whether a goal is held in the plans, and not only passed to guides or as a condition."""
-        passed_on = steered_to_goal(self.model) or any(map(needs_goal, self.guides))
-        return self.hold_goal and (knows_goals(self.model) or not passed_on)
+        """Whether a goal is in-painted, and not only passed to guides or as a condition."""
+        guided = any(GOAL in guide_keys(guide) for guide in self.guides)
+        used_otherwise = conditioned_on_goal(self.model) or guided
+        return self.goals.hold and (inpaints_goal(self.model) or not used_otherwise)
+
+    @property
+    def _keeps_previous(self) -> bool:
+        """Whether the current plan is a candidate, which needs a choice between candidates."""
+        return self.selection.keep_previous and len(self.guides) > 0 and self.candidates > 1
 
     def _each_candidate(self, values: Any) -> Tensor:
-        """Values of each environment, once for each of its candidates."""
+        """Return the values of each environment, repeated for each of its candidates."""
         tensor = torch.tensor(values, dtype=torch.float32, device=self.model.device)
         return tensor.repeat_interleave(self.candidates, dim=0)
 
-    def _observed(self, observations: np.ndarray) -> np.ndarray:
-        """The observations, checked; warns once of ones that are far outside the data."""
+    def _check_observations(self, observations: np.ndarray) -> np.ndarray:
+        """Return checked observations; warn once if one is far outside the training data."""
         checked = checked_observations(
             as_array("observations", observations), shape=self.observation_shape
         )
@@ -471,8 +470,213 @@ class Planner(Acting):
             self._warned_far = warn_far(checked, self.model)
         return checked
 
-    # ------------------------------------------------------------------------- parts of a plan
+    # ------------------------------------------------------------------------------------ acting
 
-    def _held(self, goal: Tensor | None) -> Tensor | None:
-        """The goal, if it is to be held in the plans."""
-        return goal if self.holds_goal else None
+    def initial_state(
+        self,
+        seeds: Sequence[int],
+        condition: Mapping[str, Any] | None = None,
+    ) -> PlannerState:
+        """Return the state of environments without a plan.
+
+        Args:
+            seeds: seed of each environment's noise.
+            condition: raw values of the episodes' conditions by name, `[environments, ...]` each;
+                `condition_keys` are needed.
+        """
+        seeds = [check_seed("seed", seed) for seed in seeds]
+        values = checked_values(condition, self.model, self.guides, count=len(seeds))
+        (observation,), spec = self.observation_shape, self.model.codec.spec
+        state = PlannerState.empty(
+            seeds, tokens=spec.waypoints, observation=observation, condition=values
+        )
+        if self.filter.history_tokens:
+            past = ObservationHistory.empty(
+                len(seeds),
+                self.filter.history_tokens * spec.stride,
+                observation=observation,
+                action=spec.action_size or 0,
+            )
+            state = state._replace(past=past)
+        return state
+
+    def keep_rows(self, state: PlannerState, rows: Sequence[int]) -> PlannerState:
+        """Return the state of some environments, after the episodes of the others have ended.
+
+        Args:
+            state: the last state that `predict` returned.
+            rows: indices of the environments in the present batch, in the order of the next batch.
+        """
+        return state.rows(rows)
+
+    @on_own_threads
+    def predict(
+        self,
+        observation: Float[np.ndarray, "*environments observation"] | Mapping[str, np.ndarray],
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = True,
+    ) -> tuple[Float[np.ndarray, "*environments action"], PlannerState]:
+        """Return actions and the next state, by Stable-Baselines3's protocol.
+
+        Args:
+            observation: `[observation]` of one environment or `[environments, observation]`; or the
+                Dict observation of an environment like the recorded one, whose goal the plans then
+                use. With `missing_level`, an observation is missing if all its features are NaN.
+            state: state that the last call returned; None at the beginning.
+            episode_start: one flag for each environment, True if `observation` is the first of an
+                episode. A vector environment that resets in the next step (Gymnasium's default)
+                returns it one step after `terminated | truncated`; see the page on planning.
+            deterministic: ignored; plans always draw noise, which depends on the seed alone.
+
+        Returns:
+            Actions with the batch axis of the observations, and the state for the next call.
+
+        Raises:
+            PgdiffError: the planner has no controller, the state is of other environments, or as
+                `plan`.
+        """
+        if self.bound_controller is None:
+            raise PgdiffError(
+                "`controller` must be given to act. Pass an InverseDynamics, or a tracker such as "
+                "env.unwrapped.tracker(), to Planner. Got None."
+            )
+        flat, goal = split_goal(observation, self.model)
+        flat = as_array("observation", flat)
+        single = flat.ndim == 1
+        raw = np.atleast_2d(flat)
+        state = self._check_state(state, len(raw)).reset_where(episode_start)
+        seen = self._see(raw, state)
+        if goal is not None and GOAL in self.condition_keys:
+            # A missing observation has no goal.
+            state = state.with_condition({GOAL: np.atleast_2d(goal)}, where=~seen.missing)
+        present = seen.present
+        due = state.needs_replan(self.replanning.every)
+        if due.any():
+            state = self._replan(state, due, seen)
+            if seen.levels.any() and state.past is None:
+                # The plan begins with its estimate of a noisy observation.
+                present = present.copy()
+                present[due] = state.waypoints[due, 0]
+        action = checked_actions(
+            self.bound_controller.act(present, state),
+            count=len(raw),
+            size=self.model.codec.spec.action_size,
+        )
+        state = state._replace(age=state.age + 1)
+        if state.past is not None:
+            executed = clip_action(action, self.model.codec.action_range)
+            past = state.past.append(seen.observations, executed, seen.levels, seen.moved)
+            state = state._replace(past=past)
+        return (action[0] if single else action), state
+
+    def _see(self, raw: np.ndarray, state: PlannerState) -> "Seen":
+        """Check observations, replace missing ones, and filter noisy ones by the history."""
+        missing = np.zeros(len(raw), bool)
+        if self.filter.missing_level is not None:
+            missing = find_missing(raw)
+        if missing.any():
+            raw = fill_missing(raw, missing, state, self.model.codec.spec.stride)
+        observations = self._check_observations(raw)
+        levels = np.where(missing, self.filter.missing_level or 0.0, self.filter.noise_level)
+        present, moved = observations, np.zeros_like(observations)
+        if state.past is not None:
+            moved = estimate_present(self.model, observations, levels, state.past) - observations
+            share = trust(self.model, levels, state.past)
+            present = (observations + share * moved).astype(observations.dtype)
+            moved[missing] = np.nan  # the replacement of a missing observation measures nothing
+        return Seen(observations, present, levels, moved, missing)
+
+    def _replan(self, state: PlannerState, due: np.ndarray, seen: "Seen") -> PlannerState:
+        """Return the state with new plans in the environments where `due` is True."""
+        plans = self.plan_batch(
+            seen.present[due],
+            seeds=plan_seeds(state.seed[due], state.plans[due]),
+            condition={name: value[due] for name, value in state.condition.items()},
+            previous=self._rest_of_plans(state, due),
+            levels=seen.levels[due] if state.past is None else np.zeros(due.sum()),
+        )
+        actions = [plan.actions for plan in plans if plan.actions is not None]
+        waypoints = np.stack([plan.observations for plan in plans])
+        return state.with_plans(due, waypoints, np.stack(actions) if actions else None)
+
+    def _check_state(self, state: Any, count: int) -> PlannerState:
+        """Return the state, or a new one for None; raise if it does not fit the planner."""
+        if state is None:
+            return self.initial_state(plan_seeds(np.full(count, self.seed), np.arange(count)))
+        if not isinstance(state, PlannerState) or len(state.age) != count:
+            raise PgdiffError(
+                f"`state` must be the state that predict returned for these {count} environments, "
+                f"or None. Got {type(state).__name__}"
+                + (f" of {len(state.age)}." if isinstance(state, PlannerState) else ".")
+            )
+        sizes, own_sizes = state.sizes(), self.initial_state([self.seed]).sizes()
+        if (state.age >= 0).any():  # without a plan, the state has no actions
+            own_sizes["actions of a plan"] = self.model.codec.spec.action_shape
+        for name, size in own_sizes.items():
+            if sizes[name] != size:
+                raise PgdiffError(
+                    "`state` must come from a planner with the same model, `horizon` and "
+                    f"`history_tokens`. Got {name} of the sizes {sizes[name]}, but this planner "
+                    f"needs {size}."
+                )
+        return state
+
+    def _rest_of_plans(self, state: PlannerState, due: np.ndarray) -> PreviousPlan | None:
+        """Return the rest of the current plans in the environments where `due` is True."""
+        if not (self._keeps_previous or self.replanning.warm_start):
+            return None
+        spec = self.model.codec.spec
+        return shift_plans(
+            state.waypoints[due],
+            None if state.actions is None else state.actions[due],
+            state.age[due],
+            spec.stride,
+            action_stride=spec.action_stride,
+        )
+
+
+class Seen(NamedTuple):
+    """The observations of one step, checked and filtered.
+
+    Attributes:
+        observations: `[environments, observation]`, raw units, missing ones replaced.
+        present: `[environments, observation]`, estimates of the present state.
+        levels: `[environments]`, noise level of each observation.
+        moved: `[environments, observation]`, the model's estimate minus the observation; NaN for a
+            missing observation.
+        missing: `[environments]`, whether the observation is missing.
+    """
+
+    observations: Float[np.ndarray, "environments observation"]
+    present: Float[np.ndarray, "environments observation"]
+    levels: Float[np.ndarray, " environments"]
+    moved: Float[np.ndarray, "environments observation"]
+    missing: Bool[np.ndarray, " environments"]
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """Inputs of the sampling of candidates.
+
+    Attributes:
+        sampling: settings of the sampling.
+        guidance: bound guides.
+        inpainting: in-painting of the candidates.
+        measurement: measurement of the candidates; None without noisy observations.
+        condition: raw values of the model's conditions; None without conditions.
+        values: all raw values by name, `[candidates, ...]` of all environments, or a batch of 1.
+        goals: goal of each environment; None without goals.
+    """
+
+    sampling: Sampling
+    guidance: tuple[Guidance, ...]
+    inpainting: Inpainting
+    measurement: Measurement | None
+    condition: Condition | None
+    values: Mapping[str, Tensor]
+    goals: Float[np.ndarray, "environments goal"] | None
+
+
+def _part(name: str, part: Any, default: Any, kind: type) -> Any:
+    return default if part is None else check_part(name, part, kind)

@@ -1,4 +1,4 @@
-"""Pictures of data, training, plans, values and episodes. Needs the extra `viz`."""
+"""Pictures of data, training, plans, values and episodes. Requires the extra `viz`."""
 
 from pgdiff.plotting.animations import denoising_gif, episode_gif
 from pgdiff.plotting.coverage import coverage_picture
@@ -7,8 +7,7 @@ from pgdiff.plotting.failures import ShownEpisode, failures_picture, worst
 from pgdiff.plotting.fidelity import fidelity_picture, marginals_picture
 from pgdiff.plotting.levels import level_gif, level_picture
 from pgdiff.plotting.losses import loss_picture
-from pgdiff.plotting.plans import comparison_picture, plan_picture
-from pgdiff.plotting.reach import reach_picture
+from pgdiff.plotting.plans import comparison_picture, plan_picture, reach_picture
 from pgdiff.plotting.scores import score_picture
 from pgdiff.plotting.values import value_picture
 

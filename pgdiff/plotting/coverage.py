@@ -1,4 +1,4 @@
-"""Where recorded experience has been, and how fast it went there."""
+"""Picture of the positions and speeds in recorded experience."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from pgdiff.core.validation import check_positive_int, require
 from pgdiff.plotting.canvas import (
     COLOURS,
     MAP,
@@ -15,14 +16,13 @@ from pgdiff.plotting.canvas import (
     heading,
     new_figure,
     save_png,
-    tidy,
+    style_axes,
 )
 from pgdiff.plotting.names import observation_names
 from pgdiff.plotting.scene import positions
 from pgdiff.plotting.views import Features, View, views
-from pgdiff.validation import check_positive_int, require
 
-_PANELS = 24  # features where none are chosen
+_PANELS = 24  # default number of features
 
 
 def coverage_picture(
@@ -36,22 +36,30 @@ def coverage_picture(
     bins: int = 80,
     title: str = "Recorded experience",
 ) -> Path:
-    """Write how often every place was visited, and a histogram of speed beside it.
+    """Write a map of the visited positions, with a histogram of speed.
 
-    A task without a place has a histogram for each feature instead.
+    For a task without a position, write a histogram of each feature instead.
 
     Args:
         observations: recorded observations, shape [steps, obs].
         path: the PNG to write.
-        env: draws its background and names its features where it can.
-        position: which two features are the place; see `views`.
-        velocity: which two features are the velocity, or None for no histogram of speed.
-        features: indices or names of features, for their histograms in place of the map.
-        bins: cells of the two-dimensional histogram along its longer side.
-        title: stands above the picture.
+        env: environment for background and feature names; see `views`.
+        position: indices of the two position features; see `views`.
+        velocity: indices of the two velocity features; None for no histogram of speed.
+        features: indices or names of features whose histograms replace the map.
+        bins: cells of the map along its longer side; larger values give smaller cells.
+        title: title of the picture.
 
     Raises:
-        PgdiffError: a position or a feature that the observation does not have.
+        PgdiffError: if the observation does not have a position or feature.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from pgdiff.plotting import coverage_picture
+        >>> from pgdiff.testing import example_episodes
+        >>> observations = example_episodes().observations
+        >>> coverage_picture(observations, f"{mkdtemp()}/data.png", position=(0, 1)).name
+        'data.png'
     """
     check_positive_int("bins", bins)
     size = np.shape(observations)[-1]
@@ -70,7 +78,7 @@ def coverage_picture(
     cell = max(float((high - low).max()), 1e-6) / bins
     edges = [np.arange(low[i], high[i] + 2 * cell, cell) for i in range(2)]
     counts, _, _ = np.histogram2d(places[:, 0], places[:, 1], bins=edges)
-    # Visits differ by orders of magnitude between corridors and corners; empty cells stay clear.
+    # Counts differ by orders of magnitude between corridors and corners; empty cells are clear.
     mesh = left.pcolormesh(
         *edges,
         np.ma.masked_equal(counts.T, 0),
@@ -99,7 +107,7 @@ def coverage_picture(
             color=COLOURS[1],
             fontsize=9,
         )
-        tidy(right, x=f"norm of {' and '.join(names[i] for i in velocity)}", y="% of steps")
+        style_axes(right, x=f"norm of {' and '.join(names[i] for i in velocity)}", y="% of steps")
         heading(right, "Speed")
         right.margins(x=0)
     return save_png(figure, path)
@@ -116,7 +124,7 @@ def _histograms(observations: np.ndarray, shown: list[View], path: PathLike, tit
         axes.hist(
             values, bins=50, color=COLOURS[0], weights=np.full(len(values), 100 / len(values))
         )
-        tidy(axes, x=view.names[1], y="% of steps")
+        style_axes(axes, x=view.names[1], y="% of steps")
     for axes in panels.flat[len(shown) :]:
         axes.set_axis_off()
     left_out = observations.shape[1] - len(shown)

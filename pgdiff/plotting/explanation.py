@@ -1,4 +1,4 @@
-"""What guides did to a plan: energies, pushes and actions."""
+"""Picture of the effect of guides on a plan: objectives, pushes and actions."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ from pgdiff.plotting.canvas import (
     heading,
     new_figure,
     save_png,
-    tidy,
+    style_axes,
 )
 
 if TYPE_CHECKING:
@@ -28,56 +28,63 @@ BINS = 40
 
 
 def explanation_picture(explanation: Explanation, path: PathLike, *, title: str = "") -> Path:
-    """Write what guides did to a plan.
+    """Write a picture of the effect of guides on a plan.
 
-    Each guide has a column: above its energy along the denoising, of the chosen candidate, of all
-    and without guides; below its push on each token of the chosen candidate. The last column has
-    the size of the pushes with what a trust region kept of them, and, of a model with actions,
-    those of all candidates against their bounds.
+    Each guide has a column. Its upper panel shows the objective along the denoising: of the chosen
+    candidate, of all candidates, and without guides. Its lower panel shows the push on each token
+    of the chosen candidate. The last column shows the size of the pushes, the share that a trust
+    region kept, and, for a model with actions, the actions of all candidates with their bounds.
 
     Args:
-        explanation: what `Planner.explain` returned.
+        explanation: the result of `pgdiff.explain`.
         path: the PNG to write.
-        title: stands above the picture.
+        title: title of the picture.
+
+    Example:
+        >>> from pgdiff.plotting import explanation_picture
+        >>> explanation = pgdiff.explain(planner, observation)  # doctest: +SKIP
+        >>> explanation_picture(explanation, "explanation.png")  # doctest: +SKIP
     """
     guides = len(explanation.guides)
     figure = new_figure(4.4 * (guides + 1), 7.2)
     axes = figure.subplots(2, guides + 1, squeeze=False)
     largest = np.nanmax(explanation.push_tokens, initial=0.0)
     for number in range(guides):
-        _energy(axes[0, number], explanation, number)
-        mesh = _tokens(axes[1, number], explanation, number, largest)
+        _draw_objective(axes[0, number], explanation, number)
+        mesh = _draw_push_tokens(axes[1, number], explanation, number, largest)
     colour_bar(figure, mesh, axes[1, guides - 1], "push, of the denoiser's own step")
-    _sizes(axes[0, guides], explanation)
+    _draw_push_sizes(axes[0, guides], explanation)
     if explanation.guided.actions is None:
         axes[1, guides].remove()
     else:
-        _actions(axes[1, guides], explanation)
+        _draw_actions(axes[1, guides], explanation)
     if title:
         caption(figure, title)
     return save_png(figure, path)
 
 
-def _energy(axes: "Axes", explanation: Explanation, guide: int) -> None:
-    """Energy at the points where the gradient was taken, and at last of the clean plan."""
+def _draw_objective(axes: "Axes", explanation: Explanation, guide: int) -> None:
+    """Draw the objective at the points of its gradient, and of the clean plan in the end."""
     noise, best = explanation.noise, explanation.best
     colour = COLOURS[guide % len(COLOURS)]
-    energy, free = (found.energy[guide] for found in (explanation.guided, explanation.unguided))
-    mean, deviation = energy.mean(axis=1), energy.std(axis=1)
+    objective, free = (
+        outcome.objective[guide] for outcome in (explanation.guided, explanation.unguided)
+    )
+    mean, deviation = objective.mean(axis=1), objective.std(axis=1)
     axes.fill_between(
         noise, mean - deviation, mean + deviation, color=colour, alpha=0.18, linewidth=0
     )
     axes.plot(noise, mean, color=colour, linewidth=1.4, label="guided, mean and deviation")
-    axes.plot(noise, energy[:, best], "o-", color=INK, markersize=3, label="guided, chosen")
+    axes.plot(noise, objective[:, best], "o-", color=INK, markersize=3, label="guided, chosen")
     axes.plot(noise, free.mean(axis=1), "--", color=QUIET, label="unguided, mean")
-    _from_noise_on(axes, noise)
-    tidy(axes, x="noise level", y="energy")
+    _orient_noise_axis(axes, noise)
+    style_axes(axes, x="noise level", y="objective")
     scale = explanation.scales[guide]
-    heading(axes, f"Energy of {explanation.guides[guide]} x {scale:g}")
+    heading(axes, f"Objective of {explanation.guides[guide]} x {scale:g}")
     axes.legend(loc="best", frameon=False, fontsize=8, labelcolor=INK)
 
 
-def _tokens(axes: "Axes", explanation: Explanation, guide: int, largest: float) -> Any:
+def _draw_push_tokens(axes: "Axes", explanation: Explanation, guide: int, largest: float) -> Any:
     pushes = explanation.push_tokens[guide]
     rows, tokens = pushes.shape
     mesh = axes.pcolormesh(
@@ -90,14 +97,14 @@ def _tokens(axes: "Axes", explanation: Explanation, guide: int, largest: float) 
     )
     axes.invert_yaxis()
     axes.set_facecolor("#e4e7eb")
-    tidy(axes, x="token (grey: nothing moves)", y="sampling step")
+    style_axes(axes, x="token (grey: nothing moves)", y="sampling step")
     axes.locator_params(integer=True)
     heading(axes, f"Push of {explanation.guides[guide]}, chosen plan")
     return mesh
 
 
-def _sizes(axes: "Axes", explanation: Explanation) -> None:
-    """Sizes of the pushes in each step, and the share of them that a trust region kept."""
+def _draw_push_sizes(axes: "Axes", explanation: Explanation) -> None:
+    """Draw the size of the pushes in each step, and the share that a trust region kept."""
     noise, best = explanation.noise[:-1], explanation.best
     for number, name in enumerate(explanation.guides):
         colour = COLOURS[number % len(COLOURS)]
@@ -107,24 +114,24 @@ def _sizes(axes: "Axes", explanation: Explanation) -> None:
         axes.fill_between(noise, least, most, color=colour, alpha=0.18, linewidth=0)
     if (explanation.push > 0).any():
         axes.set_yscale("log")
-    _from_noise_on(axes, noise)
-    tidy(axes, x="noise level", y="push, of the denoiser's own step")
+    _orient_noise_axis(axes, noise)
+    style_axes(axes, x="noise level", y="push, of the denoiser's own step")
     heading(axes, "Size of the pushes (band: all candidates)")
     handles, labels = axes.get_legend_handles_labels()
     if explanation.kept is not None:
         other = axes.twinx()
         (line,) = other.plot(noise, explanation.kept[:, best], "s--", color=GOAL, markersize=3)
         other.set_ylim(0.0, 1.05)
-        tidy(other, y="kept by the trust region")
+        style_axes(other, y="kept by the trust region")
         other.spines["right"].set_visible(True)
         other.spines["right"].set_color(QUIET)
         handles, labels = [*handles, line], [*labels, "kept (right)"]
     axes.legend(handles, labels, loc="best", frameon=False, fontsize=8, labelcolor=INK)
 
 
-def _actions(axes: "Axes", explanation: Explanation) -> None:
-    """Actions of all candidates, scaled so that their bounds are -1 and 1 where there are some."""
-    guided, free = (found.actions for found in (explanation.guided, explanation.unguided))
+def _draw_actions(axes: "Axes", explanation: Explanation) -> None:
+    """Draw the actions of all candidates; finite bounds are scaled to -1 and 1."""
+    guided, free = (outcome.actions for outcome in (explanation.guided, explanation.unguided))
     assert guided is not None and free is not None
     low, high = explanation.low, explanation.high
     label = "action"
@@ -137,11 +144,11 @@ def _actions(axes: "Axes", explanation: Explanation) -> None:
     edges = np.linspace(both.min(), both.max() + 1e-9, BINS + 1)
     axes.hist(guided.ravel(), edges.tolist(), color=COLOURS[0], alpha=0.6, label="guided")
     axes.hist(free.ravel(), edges.tolist(), histtype="step", color=INK, label="unguided")
-    tidy(axes, x=label, y="count, all candidates")
+    style_axes(axes, x=label, y="count, all candidates")
     heading(axes, "Actions")
     axes.legend(loc="best", frameon=False, fontsize=8, labelcolor=INK)
 
 
-def _from_noise_on(axes: "Axes", noise: np.ndarray) -> None:
-    """Let the axis go from noise to clean."""
+def _orient_noise_axis(axes: "Axes", noise: np.ndarray) -> None:
+    """Orient the horizontal axis from noise to clean."""
     axes.set_xlim(max(noise.max(), 1e-3) * 1.02, min(noise.min(), 0.0) - 0.02)

@@ -1,4 +1,4 @@
-"""The episodes that went worst, with the plans that were followed in them."""
+"""Gallery of the worst episodes with the plans that were followed in them."""
 
 import math
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from pgdiff.core.validation import PgdiffError, check_positive_int, require
 from pgdiff.plotting.canvas import (
     INK,
     PathLike,
@@ -19,26 +20,32 @@ from pgdiff.plotting.canvas import (
     new_figure,
     save_png,
 )
-from pgdiff.plotting.scene import draw_ends, goal_of
+from pgdiff.plotting.scene import draw_ends, resolve_goal
 from pgdiff.plotting.views import Features, View, views
-from pgdiff.validation import PgdiffError, check_positive_int, require
 
 _COLUMNS = 5
-_PANELS = 3  # features over time where none are chosen
+_PANELS = 3  # default number of features over time
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class ShownEpisode:
-    """One episode as a gallery shows it.
+    """An episode of a gallery.
 
     Attributes:
-        trajectory: its observations, raw units, shape [steps + 1, obs].
-        seed: of the environment's reset.
-        score: what stands above it.
-        steps_to_goal: number of its first step at the goal; NaN where it never got there, None
-            where the task has no goal.
-        plans: each plan with the step from which on it was followed; way-points [tokens, obs].
-        goal: (x, y); None for the environment's own.
+        trajectory: observations of the episode, raw units, shape [steps + 1, obs].
+        seed: seed of the environment's reset.
+        score: score in the title of the episode.
+        steps_to_goal: number of the first step at the goal; NaN if the episode never arrived, None
+            for a task without a goal.
+        plans: pairs of the step at which a plan was first followed and its way-points
+            [tokens, obs].
+        goal: goal (x, y); None for the environment's goal.
+
+    Example:
+        >>> from pgdiff.plotting import ShownEpisode
+        >>> trajectory = np.linspace([0.0, 0.0], [2.0, 1.0], num=11)
+        >>> ShownEpisode(trajectory=trajectory, seed=3, score=12.5).steps_to_goal is None
+        True
     """
 
     trajectory: Float[np.ndarray, "tokens obs"]
@@ -55,12 +62,19 @@ def worst(
     *,
     steps_to_goal: Float[np.ndarray, " episodes"] | None = None,
 ) -> list[int]:
-    """Return the numbers of the worst episodes: those that never arrived first, then by score.
+    """Return the indices of the worst episodes: first episodes that never arrived, then by score.
 
     Args:
-        scores: of every episode.
-        count: at most so many.
-        steps_to_goal: NaN where an episode never arrived.
+        scores: score of every episode.
+        count: maximum number of indices.
+        steps_to_goal: steps of every episode to the goal; NaN if it never arrived.
+
+    Example:
+        >>> from pgdiff.plotting import worst
+        >>> worst([50.0, 10.0, 90.0, 30.0], 2)
+        [1, 3]
+        >>> worst([50.0, 10.0, 90.0], 2, steps_to_goal=[40.0, 70.0, float("nan")])
+        [2, 1]
     """
     values = np.asarray(scores, dtype=np.float64)
     never = np.zeros(len(values), dtype=bool)
@@ -82,27 +96,35 @@ def failures_picture(
     unit: str = "score",
     title: str = "",
 ) -> Path:
-    """Write a gallery: each episode's way, and the plans that it followed at a few times.
+    """Write a gallery of episodes, each with its path and some of the plans that it followed.
 
-    The way is black; plans are coloured by the step at which they were first followed, with a dot
-    where the agent then was. Where an environment draws its goals at resets, it is reset with each
-    episode's seed before it draws itself. A task without a place has a panel for each feature, over
-    time.
+    The path is black. Plans are coloured by the step at which they were first followed, with a dot
+    at the agent's position in that step. An environment with `reset` is reset with each episode's
+    seed, which draws the episode's goal. A task without a position has a panel for each feature
+    over time.
 
     Args:
-        episodes: from the worst on.
+        episodes: the episodes, from the worst to the best.
         path: the PNG to write.
-        env: draws its background, names its features and states its goal where it can.
-        position: which two features of an observation are the place; see `views`.
+        env: environment for background, feature names and goal; see `views`.
+        position: indices of the two position features of an observation; see `views`.
         features: indices or names of features to draw over time.
-        stride: environment steps between the way-points of a plan, for the axis of time.
-        plans: how many of its plans at most are drawn in each episode, evenly over its time
-            until it is first at the goal.
-        unit: what the score is, for the titles.
-        title: stands above the gallery.
+        stride: environment steps between the way-points of a plan, for the time axis.
+        plans: maximum number of plans drawn in each episode, evenly spaced until its first step at
+            the goal.
+        unit: name of the score, for the titles.
+        title: title of the gallery.
 
     Raises:
-        PgdiffError: there are no episodes, or a trajectory does not hold the position.
+        PgdiffError: if there are no episodes, or a trajectory does not contain the position.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from pgdiff.plotting import ShownEpisode, failures_picture
+        >>> trajectory = np.linspace([0.0, 0.0], [2.0, 1.0], num=11)
+        >>> episode = ShownEpisode(trajectory=trajectory, seed=3, score=12.5)
+        >>> failures_picture([episode], f"{mkdtemp()}/failures.png", position=(0, 1)).name
+        'failures.png'
     """
     check_positive_int("plans", plans, minimum=0)
     if not episodes:
@@ -116,18 +138,18 @@ def failures_picture(
     height = 3.3 if shown[0].place else 1.9
     figure = new_figure(max(2.9 * columns + 0.9, 4.6), height * rows + 0.8, dpi=120)
     panels = figure.subplots(rows, columns, squeeze=False)
-    last = max((step for e in episodes for step, _ in _shown_plans(e, plans)), default=1)
+    last = max((step for e in episodes for step, _ in _select_plans(e, plans)), default=1)
     norm = require("matplotlib.colors", extra="viz").Normalize(0, max(last, 1))
     for axes in panels.flat:
         axes.set_axis_off()
     for number, episode in enumerate(episodes):
         row, column = divmod(number, columns)
         if env is not None and hasattr(env, "reset"):
-            env.reset(seed=episode.seed)  # draws the goal of that episode, where it is random
+            env.reset(seed=episode.seed)  # draws the episode's goal if goals are random
         block = panels[row * len(shown) : (row + 1) * len(shown), column]
         for axes, view in zip(block, shown, strict=True):
             axes.set_axis_on()
-            _draw(axes, episode, env, view, stride, _shown_plans(episode, plans), norm)
+            _draw(axes, episode, env, view, stride, _select_plans(episode, plans), norm)
         heading(block[0], _heading(episode, unit))
         block[0].title.set_fontsize(9)
     if title:
@@ -152,7 +174,7 @@ def _draw(
 ) -> None:
     effects = require("matplotlib.patheffects", extra="viz")
     places = view.path("trajectory", episode.trajectory)
-    goal = goal_of(env, episode.goal)
+    goal = resolve_goal(env, episode.goal)
     ways = [view.path("plans", way, stride=stride, start=step) for step, way in plans]
     view.draw(axes, env, np.concatenate([places, *ways]), goal=goal)
     axes.plot(
@@ -195,8 +217,8 @@ def _draw(
         marks.set_sizes(marks.get_sizes() * 0.5)
 
 
-def _shown_plans(episode: ShownEpisode, most: int) -> list[tuple[int, np.ndarray]]:
-    """At most so many of the plans on the way to the goal, evenly spread; the first among them."""
+def _select_plans(episode: ShownEpisode, most: int) -> list[tuple[int, np.ndarray]]:
+    """Return at most `most` evenly spaced plans before the goal, including the first plan."""
     first = episode.steps_to_goal
     until = math.inf if first is None or math.isnan(first) else first
     plans = [(step, way) for step, way in episode.plans if step <= until]

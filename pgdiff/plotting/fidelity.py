@@ -1,4 +1,4 @@
-"""Generated data sets beside real rows: errors by position, marginals, coverage."""
+"""Pictures of generated data sets and real rows: errors by position, marginals, coverage."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,22 +8,31 @@ import numpy as np
 
 from pgdiff.data import Episodes
 from pgdiff.data.transitions import rows_of
-from pgdiff.plotting.canvas import COLOURS, INK, PathLike, heading, new_figure, save_png, tidy
+from pgdiff.plotting.canvas import COLOURS, INK, PathLike, heading, new_figure, save_png, style_axes
 from pgdiff.plotting.names import action_names, observation_names
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MEASURES = ("density", "coverage", "precision", "recall")
-LEAST = 1e-3  # errors are drawn there that are smaller, as those of real rows
+LEAST = 1e-3  # smaller errors, such as those of real rows, are drawn at this value
 
 
 def fidelity_picture(found: Mapping[str, Any], path: PathLike) -> Path:
-    """Write errors by position, and coverage, of every data set.
+    """Write the errors by position and the coverage of every data set.
 
     Args:
-        found: what `pgdiff.evaluation.Fidelity.to_dict` gives.
+        found: the result of `pgdiff.evaluation.Fidelity.to_dict`.
         path: the PNG to write.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from pgdiff.evaluation.fidelity.report import fidelity
+        >>> from pgdiff.testing import example_episodes
+        >>> data = {"generated": example_episodes(seed=1)}
+        >>> result = fidelity(example_episodes(), data, held_out=0.25, points=50)
+        >>> fidelity_picture(result.to_dict(), f"{mkdtemp()}/fidelity.png").name
+        'fidelity.png'
     """
     figure = new_figure(11.0, 3.6)
     one, replay, bars = figure.subplots(1, 3)
@@ -40,13 +49,13 @@ def fidelity_picture(found: Mapping[str, Any], path: PathLike) -> Path:
         bars.bar(place, heights, width, color=colour, label=name, hatch=hatch, edgecolor="white")
     for axes, title in ((one, "One step, from each row"), (replay, "Replay of all actions")):
         heading(axes, title)
-        tidy(axes, x="position in the trajectory", y="error, in one-step changes")
+        style_axes(axes, x="position in the trajectory", y="error, in one-step changes")
         if found["exact"]:
             axes.set_yscale("log")
         else:
             axes.text(0.5, 0.5, "not simulated", ha="center", transform=axes.transAxes)
     heading(bars, "Neighbourhoods")
-    tidy(bars, x="measure", y="value of the measure")
+    style_axes(bars, x="measure", y="value of the measure")
     bars.set_xticks(np.arange(4), MEASURES)
     figure.legend(frameon=False, fontsize=8, loc="outside right upper")
     return save_png(figure, path)
@@ -60,14 +69,22 @@ def marginals_picture(
     rows: int = 20_000,
     features: int = 24,
 ) -> Path:
-    """Write histograms of the first features of rows: observations, actions, rewards.
+    """Write histograms of the features of rows: observations, actions, rewards.
 
     Args:
-        data: by name; the first, of real rows, gives the range.
+        data: data sets by name; the first, of real rows, determines the ranges.
         path: the PNG to write.
-        env: names its features where it can.
-        rows: of each, the first ones.
-        features: shown at most.
+        env: environment for feature names; see `pgdiff.plotting.names`.
+        rows: number of first rows of each data set.
+        features: maximum number of features. The last ones, with actions and reward, are shown.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from pgdiff.plotting import marginals_picture
+        >>> from pgdiff.testing import example_episodes
+        >>> data = {"real": example_episodes(seed=0), "generated": example_episodes(seed=1)}
+        >>> marginals_picture(data, f"{mkdtemp()}/marginals.png", features=2).name
+        'marginals.png'
     """
     shown = {name: _rows(episodes, rows) for name, episodes in data.items()}
     real = next(iter(data.values()))
@@ -76,7 +93,7 @@ def marginals_picture(
         *action_names(env, real.actions.shape[1]),
         "reward",
     ]
-    # Where not all fit, the last ones stay: actions and reward.
+    # If not all features fit, the last ones are shown: actions and reward.
     chosen = list(range(len(names)))[-features:]
     columns = min(6, len(chosen))
     height = -(-len(chosen) // columns)
@@ -97,7 +114,7 @@ def marginals_picture(
                 linestyle=_look(number)[1],
                 label=name,
             )
-        tidy(axes, x=names[feature], y="density")
+        style_axes(axes, x=names[feature], y="density")
         axes.xaxis.label.set_fontsize(9)
         axes.yaxis.label.set_fontsize(9)
         axes.set_yticks([])
@@ -107,14 +124,14 @@ def marginals_picture(
 
 
 def _rows(episodes: Episodes, most: int) -> np.ndarray:
-    """Return the first rows of the episodes that are selected, all features side by side."""
+    """Return the first rows of the selected episodes with all features."""
     rows = rows_of(episodes)[:most]
     rewards = episodes.rewards[rows][:, None]
     return np.concatenate([episodes.observations[rows], episodes.actions[rows], rewards], axis=1)
 
 
 def _look(number: int) -> tuple[str, str]:
-    """Colour and line of a data set; real rows, the first, are drawn as text is."""
+    """Return colour and line style of a data set; the first, of real rows, has the text colour."""
     if not number:
         return INK, "-"
     cycle, colour = divmod(number - 1, len(COLOURS))
@@ -123,7 +140,7 @@ def _look(number: int) -> tuple[str, str]:
 
 def _line(axes: "Axes", errors: Mapping[str, Any], colour: str, line: str) -> None:
     place, error, spread = (
-        np.array(errors[key], dtype=np.float64)  # None, of no row, becomes NaN
+        np.array(errors[key], dtype=np.float64)  # None becomes NaN
         for key in ("position", "observation", "standard_error")
     )
     axes.plot(place, np.maximum(error, LEAST), color=colour, linestyle=line)

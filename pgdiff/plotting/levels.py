@@ -1,4 +1,4 @@
-"""Noise levels of every token at every row of the sampling, beside the plan that they make."""
+"""Pictures of the noise level of every token at every sampling row, with the plan."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from pgdiff.plotting.animations import even
+from pgdiff.core.validation import PgdiffError, check_positive_int
+from pgdiff.plotting.animations import evenly_spaced
 from pgdiff.plotting.canvas import (
     GOAL,
     INK,
@@ -20,15 +21,14 @@ from pgdiff.plotting.canvas import (
     pixels,
     save_gif,
     save_png,
-    tidy,
+    style_axes,
 )
-from pgdiff.plotting.scene import draw_ends, goal_of
+from pgdiff.plotting.scene import draw_ends, resolve_goal
 from pgdiff.plotting.views import Features, View, views
-from pgdiff.validation import PgdiffError, check_positive_int
 
 Levels = Float[np.ndarray, "rows tokens"]
 Frames = Float[np.ndarray, "rows tokens obs"]
-_HOLD = 1500  # milliseconds that the last frame stays
+_HOLD = 1500  # milliseconds that the last frame is shown
 
 
 def level_picture(
@@ -47,23 +47,31 @@ def level_picture(
     """Write the level matrix as a heat map, and the plan at some of its rows.
 
     Args:
-        levels: noise level of every token after every row, from 1, noise, to 0, clean.
+        levels: noise level of every token after every row, from 1 (noise) to 0 (clean).
         frames: the plan after every row, in raw units.
         path: the PNG to write.
-        env: draws its background, names its features and states its goal where it can.
-        position: which two features of an observation are the place; see `views`.
+        env: environment for background, feature names and goal; see `views`.
+        position: indices of the two position features of an observation; see `views`.
         features: indices or names of features; the first is drawn over time.
-        stride: environment steps between tokens, for the axis of time.
-        goal: the goal, where the environment does not tell.
-        panels: rows of which the plan is drawn, evenly spread; the last one is among them.
-        title: stands above the picture.
+        stride: environment steps between tokens, for the time axis.
+        goal: the goal; None for the environment's goal.
+        panels: number of evenly spaced rows whose plan is drawn, including the last row.
+        title: title of the picture.
 
     Raises:
-        PgdiffError: levels and frames of different rows or tokens.
+        PgdiffError: if levels and frames differ in rows or tokens.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from pgdiff.plotting import level_picture
+        >>> levels = np.array([[0.5, 1.0], [0.0, 0.0]])
+        >>> frames = np.random.default_rng(0).normal(size=(2, 2, 4))
+        >>> level_picture(levels, frames, f"{mkdtemp()}/levels.png", panels=1).name
+        'levels.png'
     """
-    view = _checked(levels, frames, env, position, features)
+    view = _check_levels(levels, frames, env, position, features)
     places = view.path("frames", frames, stride=stride)
-    rows = even(len(levels) - 1, check_positive_int("panels", panels))
+    rows = evenly_spaced(len(levels) - 1, check_positive_int("panels", panels))
     figure = new_figure(4.4 + (2.3 if view.place else 2.9) * len(rows), 3.5)
     grid = figure.add_gridspec(1, len(rows) + 1, width_ratios=[1.5] + [1.0] * len(rows))
     axes = figure.add_subplot(grid[0])
@@ -95,7 +103,7 @@ def level_gif(
     milliseconds: int = 160,
     max_frames: int = 40,
 ) -> Path:
-    """Write how a plan is made token by token, with the row of the level matrix marked.
+    """Write an animation of the denoising of a plan, with the row of the level matrix marked.
 
     Args:
         levels: as in `level_picture`.
@@ -106,13 +114,21 @@ def level_gif(
         features: as in `level_picture`.
         stride: as in `level_picture`.
         goal: as in `level_picture`.
-        milliseconds: how long a frame is shown; the last one stays longer.
-        max_frames: of more rows than this, an even choice is shown.
+        milliseconds: duration of a frame; larger values are slower. The last one is shown longer.
+        max_frames: maximum number of frames, evenly spaced over the rows.
 
     Raises:
-        PgdiffError: levels and frames of different rows or tokens.
+        PgdiffError: if levels and frames differ in rows or tokens.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from pgdiff.plotting import level_gif
+        >>> levels = np.array([[0.5, 1.0], [0.0, 0.0]])
+        >>> frames = np.random.default_rng(0).normal(size=(2, 2, 4))
+        >>> level_gif(levels, frames, f"{mkdtemp()}/levels.gif").name
+        'levels.gif'
     """
-    view = _checked(levels, frames, env, position, features)
+    view = _check_levels(levels, frames, env, position, features)
     places = view.path("frames", frames, stride=stride)
     check_positive_int("milliseconds", milliseconds)
     figure = new_figure(8.0, 4.1, dpi=90)
@@ -123,7 +139,7 @@ def level_gif(
     _background(right, view, places, env, goal)
     legend(figure)
     pictures = []
-    for row in even(len(levels) - 1, check_positive_int("max_frames", max_frames)):
+    for row in evenly_spaced(len(levels) - 1, check_positive_int("max_frames", max_frames)):
         mark.set_ydata([row, row])
         artists = _draw_plan(right, places[row], levels[row])
         heading(right, f"row {row} of {len(levels) - 1}")
@@ -134,7 +150,7 @@ def level_gif(
     return save_gif(pictures, path, milliseconds=times)
 
 
-def _checked(
+def _check_levels(
     levels: Levels,
     frames: Frames,
     env: Any,
@@ -151,20 +167,20 @@ def _checked(
 
 def _heat_map(axes: Any, levels: Levels) -> Any:
     image = axes.imshow(levels, aspect="auto", cmap=colours(), vmin=0, vmax=1, rasterized=True)
-    tidy(axes, x="token", y="row of the sampling")
+    style_axes(axes, x="token", y="row of the sampling")
     axes.locator_params(integer=True)
     heading(axes, "Noise levels")
     return image
 
 
 def _background(axes: Any, view: View, places: Any, env: Any, goal: Any) -> None:
-    goal = goal_of(env, goal)
+    goal = resolve_goal(env, goal)
     view.draw(axes, env, places[-1:], goal=goal)
     draw_ends(axes, places[-1][:1], goal if view.place else None)
 
 
 def _draw_plan(axes: Any, place: Any, level: Any) -> list[Any]:
-    """The tokens, coloured by their levels; lines between tokens that are nearly clean."""
+    """Draw the tokens, coloured by noise level, and lines between nearly clean tokens."""
     artists = [
         axes.scatter(*place.T, c=level, cmap=colours(), vmin=0, vmax=1, s=14, linewidth=0, zorder=6)
     ]

@@ -1,4 +1,4 @@
-"""Loss curves from the rows that training writes."""
+"""Loss curves of a training run."""
 
 import json
 import math
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from pgdiff.plotting.canvas import COLOURS, PathLike, heading, new_figure, save_png, tidy
-from pgdiff.validation import PgdiffError, require
+from pgdiff.core.validation import PgdiffError, require
+from pgdiff.plotting.canvas import COLOURS, PathLike, heading, new_figure, save_png, style_axes
 
 History = Sequence[Mapping[str, Any]]
 
@@ -24,19 +24,27 @@ def loss_picture(
     keys: Sequence[str] | None = None,
     title: str = "",
 ) -> Path:
-    """Write the losses of a training run over its steps, on a logarithmic axis where it can be.
+    """Write the losses of a training run over its steps.
 
-    Noisy curves (more than 50 points) show every value faintly and their running mean in full.
+    The loss axis is logarithmic if all values are positive. Curves with more than 50 points show
+    their values faintly and a running mean in full.
 
     Args:
         history: the run's `metrics.jsonl`, or its rows.
         path: the PNG to write.
-        step_key: which field of a row is the step.
-        keys: which fields to draw; by default every numeric field with "loss" in its name.
-        title: stands above the picture.
+        step_key: field with the training step.
+        keys: fields to draw; None for every field with "loss" in its name.
+        title: title of the picture.
 
     Raises:
-        PgdiffError: if the file cannot be read or holds no losses.
+        PgdiffError: if the file cannot be read or has no losses.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from pgdiff.plotting import loss_picture
+        >>> rows = [{"step": step, "loss": 1.0 / step} for step in range(1, 20)]
+        >>> loss_picture(rows, f"{mkdtemp()}/loss.png").name
+        'loss.png'
     """
     rows = _read(Path(history)) if isinstance(history, str | os.PathLike) else list(history)
     if keys is None:
@@ -45,8 +53,8 @@ def loss_picture(
     curves = {key: curve for key, curve in curves.items() if len(curve)}
     if not curves:
         raise PgdiffError(
-            f"`history` must hold rows with the field '{step_key}' and a field named '…loss'. "
-            f"Got {len(rows)} rows with none."
+            f"`history` must hold rows with the field '{step_key}' and a field with 'loss' in its "
+            f"name. Got {len(rows)} rows without them. Set `step_key` and `keys` for other names."
         )
     figure = new_figure(6.4, 3.8)
     axes = figure.add_subplot()
@@ -64,7 +72,7 @@ def loss_picture(
     axes.legend(loc="best", frameon=False, fontsize=9, labelcolor="linecolor")
     axes.margins(x=0.01)
     axes.xaxis.set_major_formatter(require("matplotlib.ticker", extra="viz").EngFormatter(sep=""))
-    tidy(axes, x="training step", y="loss")
+    style_axes(axes, x="training step", y="loss")
     heading(axes, title)
     return save_png(figure, path)
 
@@ -89,7 +97,7 @@ def _read(path: Path) -> list[Mapping[str, Any]]:
 
 
 def _curve(rows: History, step_key: str, key: str) -> Float[np.ndarray, "points 2"]:
-    """Return (step, value) of the rows that hold finite numbers for both."""
+    """Return (step, value) of the rows with finite numbers for both."""
     points = [
         (float(row[step_key]), float(row[key]))
         for row in rows
@@ -103,7 +111,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _running_mean(values: Float[np.ndarray, " points"], width: int) -> Float[np.ndarray, " points"]:
-    """Average over `width` neighbours; at the ends over those that exist."""
+    """Return the mean over `width` neighbours; fewer neighbours are averaged at the ends."""
     kernel = np.ones(width)
     weights = np.convolve(np.ones(len(values)), kernel, mode="same")
     return np.asarray(np.convolve(values, kernel, mode="same") / weights)

@@ -1,10 +1,10 @@
-"""Names of the features of observations and of actions, from whatever knows them."""
+"""Names of the features of observations and actions."""
 
 from collections.abc import Sequence
 from typing import Any
 
+from pgdiff.core.validation import PgdiffError, check_positive_int, nearest
 from pgdiff.data import ObservationLayout
-from pgdiff.validation import PgdiffError, check_positive_int, nearest
 
 # Positions and velocities of a MuJoCo joint by its type: free, ball, slide, hinge.
 _POSITIONS, _VELOCITIES = (7, 4, 1, 1), (6, 3, 1, 1)
@@ -16,18 +16,18 @@ def observation_names(
 ) -> tuple[str, ...]:
     """Return a name for each feature of an observation.
 
-    The first of these that names all `size` features is used: the environment's attribute
-    `feature_names` (a sequence of strings), the fields of a Dict observation, and the joints of a
-    MuJoCo environment that describes its observations as Gymnasium's own do
-    (`observation_structure`). Otherwise the names are "feature 0", "feature 1" and so on.
+    The first source that names all `size` features is used: the environment's attribute
+    `feature_names` (a sequence of strings), the fields of a Dict observation, or the joints of a
+    MuJoCo environment with Gymnasium's attribute `observation_structure`. Otherwise the names are
+    "feature 0", "feature 1" and so on.
 
     Args:
         env: an environment, or None.
-        size: how many features an observation has.
-        layout: of a recording of Dict observations, where there is no environment.
+        size: number of features of an observation.
+        layout: layout of a recording of Dict observations; None for the environment's layout.
     """
     inner = getattr(env, "unwrapped", env)
-    found = (
+    sources = (
         names
         for names in (
             _stated(inner, "feature_names"),
@@ -36,55 +36,56 @@ def observation_names(
         )
         if len(names) == size
     )
-    return next(found, tuple(f"feature {index}" for index in range(size)))
+    return next(sources, tuple(f"feature {index}" for index in range(size)))
 
 
 def action_names(env: Any, size: int) -> tuple[str, ...]:
-    """Return a name for each number of an action.
+    """Return a name for each entry of an action.
 
-    They are those of the environment's attribute `action_names`, else of the actuators of a MuJoCo
-    environment or of the joints that these move, else "action 0", "action 1" and so on.
+    The names come from the environment's attribute `action_names`, else from the actuators of a
+    MuJoCo environment or the joints that they move. Otherwise they are "action 0", "action 1" and
+    so on.
     """
     inner = getattr(env, "unwrapped", env)
-    found = (
+    sources = (
         names
         for names in (_stated(inner, "action_names"), _of_actuators(inner))
         if len(names) == size
     )
-    return next(found, tuple(f"action {index}" for index in range(size)))
+    return next(sources, tuple(f"action {index}" for index in range(size)))
 
 
-def chosen_features(
+def select_features(
     features: Sequence[int | str] | None, names: Sequence[str], *, most: int
 ) -> list[int]:
-    """Return the indices of the features that are chosen by index or name.
+    """Return the indices of features that are given by index or name.
 
     Args:
-        features: indices or names; None for the first `most`.
-        names: of all features.
-        most: how many are shown where nothing is chosen.
+        features: indices or names; None for the first `most` features.
+        names: names of all features.
+        most: number of features if `features` is None.
 
     Raises:
-        PgdiffError: no features, an index beyond the last, or a name that no feature has.
+        PgdiffError: if `features` is empty, or has an unknown index or name.
     """
     if features is None:
         return list(range(min(most, len(names))))
     if not isinstance(features, Sequence) or isinstance(features, str) or len(features) == 0:
         raise PgdiffError(
             f"`features` must be a list of indices or names of features, got {features!r}. "
-            "Write one feature as a list of one: features=[0]."
+            "Pass a single feature as a list: features=[0]."
         )
     return [_index(feature, names) for feature in features]
 
 
 def layout_of(env: Any) -> ObservationLayout | None:
-    """Return the layout of an environment's Dict observations; None for any other space."""
+    """Return the layout of an environment's Dict observations; None for other spaces."""
     space = getattr(env, "observation_space", None)
     if not isinstance(getattr(space, "spaces", None), dict):
         return None
     try:
         return ObservationLayout.from_space(space)
-    except PgdiffError:  # fields that are no numbers: such an environment has no flat observation
+    except PgdiffError:  # fields that are not numbers cannot be flattened
         return None
 
 
@@ -100,7 +101,7 @@ def _index(feature: int | str, names: Sequence[str]) -> int:
     if index >= len(names):
         raise PgdiffError(
             f"`features` must be indices from 0 to {len(names) - 1}, got {index}. Choose one of "
-            f"the {len(names)} features of the observation."
+            f"the observation's {len(names)} features."
         )
     return index
 
@@ -123,7 +124,7 @@ def _of_layout(layout: ObservationLayout | None) -> tuple[str, ...]:
 
 
 def _of_joints(inner: Any) -> tuple[str, ...]:
-    """Positions and velocities of joints, then whatever else the structure counts."""
+    """Return positions and velocities of joints, then the other parts of the structure."""
     structure = getattr(inner, "observation_structure", None)
     model: Any = getattr(inner, "model", None)
     if not isinstance(structure, dict) or not hasattr(model, "njnt"):

@@ -1,7 +1,7 @@
-"""What every picture of a place shares: the environment's background, paths, start and goal.
+"""Parts of maps: the environment's background, paths, start and goal.
 
-An environment may offer `env.unwrapped.draw(axes, plan=None)`, which draws its walls in the units
-of its observations, and `env.unwrapped.goal`. Neither is required.
+An environment may have `env.unwrapped.draw(axes, plan=None)`, which draws its walls in the units of
+its observations, and `env.unwrapped.goal`. Both are optional.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from pgdiff.plotting.canvas import GOAL, INK, QUIET, colours, tidy
-from pgdiff.validation import PgdiffError, require
+from pgdiff.core.validation import PgdiffError, require
+from pgdiff.plotting.canvas import GOAL, INK, QUIET, colours, style_axes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,20 +20,20 @@ Points = Float[np.ndarray, "points 2"]
 
 
 def positions(name: str, observations: Any, axes: tuple[int, int]) -> Float[np.ndarray, "... 2"]:
-    """Return the two features of `observations` that are a place, as float64.
+    """Return the two position features of `observations` as float64.
 
     Args:
-        name: the argument's name, for the error.
+        name: name of the argument, for the error.
         observations: [..., obs].
         axes: indices of the horizontal and the vertical coordinate.
 
     Raises:
-        PgdiffError: if an index is beyond the observation, or there is nothing to draw.
+        PgdiffError: if an index is out of range or `observations` is empty.
     """
     array = np.asarray(observations, dtype=np.float64)
     if array.ndim < 2 or array.size == 0 or max(axes) >= array.shape[-1] or min(axes) < 0:
         raise PgdiffError(
-            f"`{name}` must be an array [..., obs] that holds features {axes[0]} and {axes[1]}. "
+            f"`{name}` must be an array [..., obs] with features {axes[0]} and {axes[1]}. "
             f"Got shape {array.shape}."
         )
     return array[..., list(axes)]
@@ -46,18 +46,18 @@ def draw_place(
     *,
     names: tuple[str, str] = ("", ""),
 ) -> None:
-    """Draw the environment's background, or axes that hold the `extent` of the data.
+    """Draw the environment's background, or axes that contain the `extent` of the data.
 
     Args:
-        axes: where to draw.
+        axes: axes to draw on.
         env: an environment, or None.
-        extent: points that the axes must hold where the environment draws nothing.
-        names: of both axes; shown where the environment draws nothing.
+        extent: points that the axes must contain if the environment has no `draw`.
+        names: names of both axes, shown if the environment has no `draw`.
     """
     draw = getattr(getattr(env, "unwrapped", env), "draw", None)
     if draw is not None:
         draw(axes)
-        # Single marks are the environment's state of this moment; the pictures show other moments.
+        # Single marks show the environment's present state; the pictures show other times.
         for mark in [line for line in axes.lines if len(np.atleast_1d(line.get_xdata())) == 1]:
             mark.remove()
     else:
@@ -67,8 +67,8 @@ def draw_place(
         margin = 0.06 * max(float((high - low).max()), 1e-6)
         axes.set_xlim(float(low[0]) - margin, float(high[0]) + margin)
         axes.set_ylim(float(low[1]) - margin, float(high[1]) + margin)
-        tidy(axes, x=names[0], y=names[1])
-    # Without walls the axes keep their width and show more, so that names have their room.
+        style_axes(axes, x=names[0], y=names[1])
+    # Without walls the axes keep their width and show more, to leave room for names.
     axes.set_aspect("equal", adjustable="datalim" if draw is None else "box")
     if draw is None:
         return
@@ -80,8 +80,8 @@ def draw_place(
         spine.set_visible(False)
 
 
-def goal_of(env: Any, goal: Any = None) -> Points | None:
-    """Return the goal as [1, 2]: the one given, else the environment's own, else None."""
+def resolve_goal(env: Any, goal: Any = None) -> Points | None:
+    """Return `goal`, else the environment's goal, with shape [1, 2]; None without a goal."""
     if goal is None:
         goal = getattr(getattr(env, "unwrapped", env), "goal", None)
     if goal is None:
@@ -90,7 +90,7 @@ def goal_of(env: Any, goal: Any = None) -> Points | None:
 
 
 def draw_ends(axes: "Axes", start: Points | None, goal: Points | None) -> None:
-    """Mark the start with a ring and the goal with a star; both carry labels for a legend."""
+    """Mark the start with a ring and the goal with a star, with labels for a legend."""
     if goal is not None:
         axes.scatter(
             goal[:, 0],
@@ -136,7 +136,7 @@ def draw_best(axes: "Axes", path: Points, colour: str = INK) -> Any:
 
 
 def score_scale(*scores: Float[np.ndarray, " candidates"]) -> Any:
-    """Return a norm over all finite `scores`, or None where there is none."""
+    """Return a colour norm over all finite `scores`; None if no score is finite."""
     pooled = np.concatenate([np.asarray(group, dtype=np.float64).ravel() for group in scores])
     pooled = pooled[np.isfinite(pooled)]
     if len(pooled) == 0:
@@ -153,7 +153,7 @@ def draw_candidates(
     scores: Float[np.ndarray, " candidates"] | None,
     norm: Any,
 ) -> "LineCollection":
-    """Draw all candidates, the best-scored on top, coloured by score where there is one."""
+    """Draw all candidates, coloured by score if there are scores, the best on top."""
     lines = require("matplotlib.collections", extra="viz").LineCollection
     label = "candidates"
     count = len(paths)

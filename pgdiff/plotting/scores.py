@@ -1,4 +1,4 @@
-"""How the scores of episodes are spread, beside what is known of the task."""
+"""Histogram of the scores of episodes, with reference values."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from pgdiff.plotting.canvas import COLOURS, INK, PathLike, heading, new_figure, save_png, tidy
-from pgdiff.validation import PgdiffError, check_positive_int, check_range, require
+from pgdiff.core.validation import PgdiffError, check_positive_int, check_range, require
+from pgdiff.plotting.canvas import COLOURS, INK, PathLike, heading, new_figure, save_png, style_axes
 
 
 def score_picture(
@@ -20,25 +20,33 @@ def score_picture(
     bins: int = 24,
     title: str = "",
 ) -> Path:
-    """Write a histogram of the scores, with their mean, its interval, and lines to compare with.
+    """Write a histogram of scores with their mean, its interval, and reference lines.
 
     Args:
-        scores: one of each episode, shape [episodes].
+        scores: one score per episode, shape [episodes].
         path: the PNG to write.
-        interval: of the mean, lower and upper end.
-        references: names and scores of the lines, for example {"ceiling": 229.4}.
-        unit: what the score is.
-        bins: of the histogram, over scores and lines together.
-        title: stands above the picture.
+        interval: lower and upper end of the interval of the mean.
+        references: names and values of the reference lines, e.g. {"ceiling": 229.4}.
+        unit: name of the score.
+        bins: number of bins over the range of scores and references.
+        title: title of the picture.
 
     Raises:
-        PgdiffError: no scores, or one or a reference that is not finite.
+        PgdiffError: if there are no scores, or a score or reference is not finite.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from pgdiff.plotting import score_picture
+        >>> scores = [61.0, 75.0, 88.0, 70.0]
+        >>> score_picture(scores, f"{mkdtemp()}/scores.png", references={"expert": 100.0}).name
+        'scores.png'
     """
     check_positive_int("bins", bins)
     values = np.asarray(scores, dtype=np.float64)
     if values.ndim != 1 or len(values) == 0 or not np.isfinite(values).all():
         raise PgdiffError(
-            f"`scores` must be finite, one of each episode. Got shape {values.shape}."
+            f"`scores` must be one finite number per episode. Got shape {values.shape} with "
+            f"{int((~np.isfinite(values)).sum())} values that are not finite."
         )
     lines = {
         str(name): check_range(f"references[{name!r}]", value)
@@ -78,7 +86,7 @@ def score_picture(
     locator = require("matplotlib.ticker", extra="viz").MaxNLocator(integer=True)
     axes.yaxis.set_major_locator(locator)
     axes.margins(x=0.02)
-    tidy(axes, x=unit, y="episodes")
+    style_axes(axes, x=unit, y="episodes")
     heading(axes, title or f"{len(values)} episodes")
     figure.legend(loc="outside lower center", ncols=4, frameon=False, fontsize=9, labelcolor=INK)
     return save_png(figure, path)

@@ -1,4 +1,4 @@
-"""Plans of several kinds from the same starts, each beside the way that it leads."""
+"""Picture of plans from the same starts, with the paths that following them leads to."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from pgdiff.core.validation import PgdiffError, require
 from pgdiff.plotting.canvas import COLOURS, GOAL, INK, PathLike, heading, new_figure, save_png
 from pgdiff.plotting.scene import draw_place, positions
-from pgdiff.validation import PgdiffError, require
 
 SOUND, CUT = COLOURS[0], COLOURS[1]
 
@@ -19,10 +19,10 @@ class ShownPlans:
     """Plans of one kind.
 
     Attributes:
-        waypoints: `[plans, tokens, obs]`.
-        driven: `[plans, tokens, obs]`, where each leads when it is followed; None where nothing was
-            driven.
-        cuts: `[plans]`, whether a plan cuts a wall; None where nobody knows.
+        waypoints: way-points of the plans, `[plans, tokens, obs]`.
+        driven: `[plans, tokens, obs]`, observations when each plan is followed; None if no plan
+            was followed.
+        cuts: `[plans]`, True if a plan cuts a wall; None if unknown.
     """
 
     waypoints: Float[np.ndarray, "plans tokens obs"]
@@ -39,18 +39,18 @@ def truth_picture(
     position: tuple[int, int] = (0, 1),
     title: str = "",
 ) -> Any:
-    """Write one panel for each kind of plans: their way-points, and thin, where they lead.
+    """Write a panel for each kind of plans, with way-points and thin lines for driven paths.
 
     Args:
-        kinds: plans by the name of their kind, from the same starts.
+        kinds: plans from the same starts, by name of their kind.
         path: the PNG to write.
-        env: draws its background where it can.
-        goals: of the starts; the places that differ are marked.
-        position: which two features of an observation are the place.
-        title: stands above the picture.
+        env: environment for the background.
+        goals: goals of the starts; each distinct goal is marked once.
+        position: indices of the two position features of an observation.
+        title: title of the picture.
 
     Raises:
-        PgdiffError: if there is no kind to draw.
+        PgdiffError: if `kinds` is empty.
     """
     if not kinds:
         raise PgdiffError("`kinds` must hold at least one kind of plans. Got none.")
@@ -61,12 +61,14 @@ def truth_picture(
     panels = np.atleast_1d(figure.subplots(1, len(kinds)))
     for axes, (name, kind) in zip(panels, kinds.items(), strict=True):
         draw_place(axes, env, extent)
-        # The environment's own goal is that of its last reset alone.
+        # The goal that the environment draws is only the goal of its last reset.
         for mark in [patch for patch in axes.patches if goals is not None]:
             mark.remove()
         _draw(axes, kind, position)
         if goals is not None:
-            axes.scatter(*_different(goals).T, s=90, marker="*", color=GOAL, zorder=9, label="goal")
+            axes.scatter(
+                *_unique_places(goals).T, s=90, marker="*", color=GOAL, zorder=9, label="goal"
+            )
         share = "" if kind.cuts is None else f": {kind.cuts.sum()} of {len(kind.cuts)} cut a wall"
         heading(axes, f"{name}{share}")
     if title:
@@ -101,15 +103,15 @@ def _draw(axes: Any, kind: ShownPlans, position: tuple[int, int]) -> None:
         )
         axes.scatter(*chosen[:, 1:].reshape(-1, 2).T, s=8, color=colour, linewidths=0, zorder=7)
     if kind.driven is not None:
-        led = positions("driven", kind.driven, position)
+        driven = positions("driven", kind.driven, position)
         axes.add_collection(
             lines(
-                list(led),
+                list(driven),
                 colors=INK,
                 linewidths=0.9,
                 linestyles="dotted",
                 zorder=8,
-                label="where it leads",
+                label="driven path",
             ),
             autolim=False,
         )
@@ -118,6 +120,6 @@ def _draw(axes: Any, kind: ShownPlans, position: tuple[int, int]) -> None:
     )
 
 
-def _different(goals: Float[np.ndarray, "plans goal"]) -> Float[np.ndarray, "places 2"]:
+def _unique_places(goals: Float[np.ndarray, "plans goal"]) -> Float[np.ndarray, "places 2"]:
     places: np.ndarray = np.unique(np.asarray(goals, np.float64)[:, :2], axis=0)
     return places

@@ -1,4 +1,4 @@
-"""A value over the place: what a state is worth, and so where its gradient leads."""
+"""Map of a value over positions."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
+from pgdiff.core.validation import PgdiffError, check_positive_int, require
 from pgdiff.plotting.canvas import (
     INK,
     MAP,
@@ -18,8 +19,7 @@ from pgdiff.plotting.canvas import (
     save_png,
 )
 from pgdiff.plotting.names import observation_names
-from pgdiff.plotting.scene import draw_ends, draw_place, goal_of, positions
-from pgdiff.validation import PgdiffError, check_positive_int, require
+from pgdiff.plotting.scene import draw_ends, draw_place, positions, resolve_goal
 
 _UNVISITED = "#c9ced6"
 
@@ -40,32 +40,39 @@ def value_picture(
     title: str = "",
     note: str = "",
 ) -> Path:
-    """Write a value over the place, with all other features held.
+    """Write a map of a value over positions, with all other features fixed.
 
-    The map lies beneath what the environment draws, so that walls cover it. Cells that no recorded
-    state has visited are grey: there the value was never learned. A cross marks the highest value
-    of the other cells.
+    The environment's walls are drawn over the map. Cells without a recorded state are grey, because
+    the value was not trained there. A cross marks the highest value of the other cells.
 
     Args:
-        value: from float32 observations [points, obs] to one number each. A value of a goal is
-            handed over with the goal filled in.
+        value: returns one number for each float32 observation [points, obs]. Bind the goal of a
+            value that depends on a goal.
         path: the PNG to write.
-        observation: the features that are held, such as a velocity of 0; those of the place are
-            replaced. Shape [obs].
-        env: draws its background, gives the extent, and tells its goal where it can.
-        low: (x, y) of the lower left corner; the environment's if None.
-        high: (x, y) of the upper right corner; the environment's if None.
-        visited: recorded observations; without them no cell is grey.
-        position: which two features of an observation are the place.
-        goal: (x, y) to mark, where the environment does not tell.
-        points: of the grid along its longer side.
-        label: what the value is, for the colour bar.
-        title: stands above the picture.
-        note: stands below the picture.
+        observation: values of the fixed features, such as a velocity of 0, shape [obs]. The
+            position features are replaced.
+        env: environment for background, extent and goal.
+        low: (x, y) of the lower left corner; None for the environment's corner.
+        high: (x, y) of the upper right corner; None for the environment's corner.
+        visited: recorded observations; None for a map without grey cells.
+        position: indices of the two position features of an observation.
+        goal: (x, y) of the marked goal; None for the environment's goal.
+        points: grid points along the longer side; larger values give smaller cells.
+        label: name of the value, for the colour bar.
+        title: title of the picture.
+        note: text below the picture.
 
     Raises:
-        PgdiffError: no extent, a value that is not one finite number for each observation, or no
-            recorded state in the extent.
+        PgdiffError: if the extent is missing, `value` does not return one finite number for each
+            observation, or no recorded state lies in the extent.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from pgdiff.plotting import value_picture
+        >>> value = lambda observations: -np.square(observations[:, :2]).sum(axis=1)
+        >>> corners = {"low": (-1.0, -1.0), "high": (1.0, 1.0)}
+        >>> value_picture(value, f"{mkdtemp()}/value.png", observation=[0.0] * 4, **corners).name
+        'value.png'
     """
     check_positive_int("points", points, minimum=2)
     figure = new_figure(5.6, 5.0)
@@ -82,42 +89,20 @@ def value_picture(
     step = max(right - left, top - bottom) / points
     xs = np.arange(left + step / 2, right, step)
     ys = np.arange(bottom + step / 2, top, step)
-    grid = np.tile(np.asarray(observation, dtype=np.float32), (len(xs) * len(ys), 1))
-    grid[:, position[0]] = np.tile(xs, len(ys))
-    grid[:, position[1]] = np.repeat(ys, len(xs))
-    worth = _worth(value, grid)
+    grid = _make_grid(observation, position, xs, ys)
+    values = _evaluate(value, grid)
     places = grid[:, list(position)]
     hidden = np.zeros(len(grid), dtype=bool)
     if visited is not None:
-        hidden = ~_visited(positions("visited", visited, position), xs, ys, step)
-    seen = ~hidden & ~_covered(axes, places)
-    if not seen.any():
-        seen = ~hidden
-    least, most = worth[seen].min(), worth[seen].max()
-    shape = (len(ys), len(xs))
-    drawn = np.ma.masked_array(worth, mask=hidden).reshape(shape)
-    shades = require("matplotlib", extra="viz").colormaps[MAP].with_extremes(bad=_UNVISITED)
-    mesh = axes.pcolormesh(
-        xs, ys, drawn, cmap=shades, vmin=least, vmax=most, zorder=0.5, shading="nearest"
-    )
-    mesh.set_rasterized(True)
-    if most > least:
-        _contours(axes, xs, ys, drawn, np.linspace(least, most, 14)[1:-1])
+        hidden = ~_find_visited(positions("visited", visited, position), xs, ys, step)
+    shown = ~hidden & ~_find_covered(axes, places)
+    if not shown.any():
+        shown = ~hidden
+    mesh = _draw_values(axes, xs, ys, values, hidden=hidden, shown=shown)
     axes.set_xlim(left, right)
     axes.set_ylim(bottom, top)
-    draw_ends(axes, None, goal_of(env, goal))
-    highest = places[int(np.argmax(np.where(seen, worth, -np.inf)))]
-    axes.scatter(
-        highest[0],
-        highest[1],
-        s=70,
-        marker="X",
-        color=INK,
-        edgecolor="white",
-        linewidth=1.0,
-        zorder=9,
-        label="highest value",
-    )
+    draw_ends(axes, None, resolve_goal(env, goal))
+    _mark_highest(axes, places[int(np.argmax(np.where(shown, values, -np.inf)))])
     if hidden.any():
         axes.scatter([], [], s=90, marker="s", color=_UNVISITED, label="no recorded state")
     legend(figure)
@@ -130,38 +115,94 @@ def value_picture(
     return save_png(figure, path)
 
 
+def _make_grid(
+    observation: Sequence[float], position: tuple[int, int], xs: np.ndarray, ys: np.ndarray
+) -> Float[np.ndarray, "points obs"]:
+    """Return the observation with its position replaced by every point of a grid, row by row."""
+    grid = np.tile(np.asarray(observation, dtype=np.float32), (len(xs) * len(ys), 1))
+    grid[:, position[0]] = np.tile(xs, len(ys))
+    grid[:, position[1]] = np.repeat(ys, len(xs))
+    return grid
+
+
+def _draw_values(
+    axes: Any,
+    xs: np.ndarray,
+    ys: np.ndarray,
+    values: np.ndarray,
+    *,
+    hidden: Bool[np.ndarray, " points"],
+    shown: Bool[np.ndarray, " points"],
+) -> Any:
+    """Draw the colours and the contours of the values, and return the colour mesh.
+
+    Args:
+        axes: axes of the picture.
+        xs: x of the grid's columns.
+        ys: y of the grid's rows.
+        values: value of every point, row by row.
+        hidden: True for grey points.
+        shown: True for the points whose values set the range of the colours.
+    """
+    least, most = values[shown].min(), values[shown].max()
+    drawn = np.ma.masked_array(values, mask=hidden).reshape((len(ys), len(xs)))
+    shades = require("matplotlib", extra="viz").colormaps[MAP].with_extremes(bad=_UNVISITED)
+    mesh = axes.pcolormesh(
+        xs, ys, drawn, cmap=shades, vmin=least, vmax=most, zorder=0.5, shading="nearest"
+    )
+    mesh.set_rasterized(True)
+    if most > least:
+        _contours(axes, xs, ys, drawn, np.linspace(least, most, 14)[1:-1])
+    return mesh
+
+
+def _mark_highest(axes: Any, point: np.ndarray) -> None:
+    axes.scatter(
+        point[0],
+        point[1],
+        s=70,
+        marker="X",
+        color=INK,
+        edgecolor="white",
+        linewidth=1.0,
+        zorder=9,
+        label="highest value",
+    )
+
+
 def _check_position(observation: Sequence[float], position: tuple[int, int]) -> None:
     if len(observation) <= max(position):
         raise PgdiffError(
-            f"`observation` must hold features {position[0]} and {position[1]}. "
+            f"`observation` must contain the position features {position[0]} and {position[1]}. "
             f"Got {len(observation)} features."
         )
 
 
-def _worth(value: Callable[[Any], Any], grid: Float[np.ndarray, "points obs"]) -> np.ndarray:
-    """Return the value of every point, checked."""
-    worth = np.asarray(value(grid), dtype=np.float64)
-    if worth.shape != (len(grid),) or not np.isfinite(worth).all():
+def _evaluate(value: Callable[[Any], Any], grid: Float[np.ndarray, "points obs"]) -> np.ndarray:
+    """Return the value of every point; raise unless all are finite numbers."""
+    values = np.asarray(value(grid), dtype=np.float64)
+    if values.shape != (len(grid),) or not np.isfinite(values).all():
         raise PgdiffError(
             f"`value` must return one finite number for each of {len(grid)} observations. "
-            f"Got shape {worth.shape}."
+            f"Got shape {values.shape} with {int((~np.isfinite(values)).sum())} values that are "
+            "not finite."
         )
-    return worth
+    return values
 
 
-def _visited(
+def _find_visited(
     recorded: Float[np.ndarray, "steps 2"], xs: np.ndarray, ys: np.ndarray, step: float
 ) -> Bool[np.ndarray, " points"]:
-    """Return which cells hold a recorded state, in the order of the grid.
+    """Return True for each grid cell with a recorded state.
 
     Raises:
-        PgdiffError: none of them does.
+        PgdiffError: if no cell has a recorded state.
     """
     edges = [np.append(centres - step / 2, centres[-1] + step / 2) for centres in (xs, ys)]
     counts, _, _ = np.histogram2d(recorded[:, 0], recorded[:, 1], bins=edges)
     if not counts.any():
         raise PgdiffError(
-            "`visited` must hold states within the picture, got none. Give the recording of this "
+            "`visited` must hold states within the picture, got none. Pass a recording of this "
             "environment."
         )
     return np.asarray(counts.T.ravel() > 0)
@@ -181,8 +222,8 @@ def _contours(axes: Any, xs: np.ndarray, ys: np.ndarray, drawn: Any, levels: np.
     )
 
 
-def _covered(axes: Any, points: Float[np.ndarray, "points 2"]) -> Bool[np.ndarray, " points"]:
-    """Which points lie beneath something opaque, such as a wall: the colours need not span them."""
+def _find_covered(axes: Any, points: Float[np.ndarray, "points 2"]) -> Bool[np.ndarray, " points"]:
+    """Return True for points below an opaque shape, such as a wall; the colours ignore them."""
     covered = np.zeros(len(points), dtype=bool)
     for patch in axes.patches:
         if patch.get_alpha() in (None, 1):
@@ -198,7 +239,7 @@ def _covered(axes: Any, points: Float[np.ndarray, "points 2"]) -> Bool[np.ndarra
 def _corners(
     env: Any, low: Sequence[float] | None, high: Sequence[float] | None
 ) -> np.ndarray | None:
-    """The extent that is asked for, or None for the environment's own."""
+    """Return the requested extent; None for the environment's extent."""
     if low is None and high is None and hasattr(getattr(env, "unwrapped", env), "draw"):
         return None
     corners = np.array([low, high], dtype=object)
@@ -208,7 +249,7 @@ def _corners(
         corners = np.empty(0)
     if corners.shape != (2, 2) or not (corners[0] < corners[1]).all():
         raise PgdiffError(
-            "`low` and `high` must be (x, y) of two corners, where no environment draws itself. "
-            f"Got {low!r} and {high!r}."
+            "`low` and `high` must be (x, y) of two corners, lower left and upper right, unless "
+            f"`env` draws itself. Got {low!r} and {high!r}."
         )
     return corners

@@ -1,7 +1,7 @@
-"""Which coordinates of way-points a picture shows: a place, or features over time.
+"""Views of way-points: a map of positions, or features over time.
 
-Either way a way-point becomes a point (x, y) of a panel, so that every picture of paths draws a
-task with a place and one without by the same code.
+Both turn a way-point into a point (x, y) of a panel, so pictures of paths use the same code for
+tasks with and without a position.
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float
 
-from pgdiff.plotting.canvas import QUIET, tidy
-from pgdiff.plotting.names import chosen_features, layout_of, observation_names
+from pgdiff.core.validation import PgdiffError
+from pgdiff.plotting.canvas import QUIET, style_axes
+from pgdiff.plotting.names import layout_of, observation_names, select_features
 from pgdiff.plotting.scene import draw_place, positions
-from pgdiff.validation import PgdiffError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PANELS = 6
-"""Features that are shown over time where none are chosen."""
+"""Default number of features over time."""
 TIME = "environment steps from now"
 
 Features = Sequence[int | str]
@@ -28,13 +28,13 @@ Features = Sequence[int | str]
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """What one panel shows.
+    """The content of one panel.
 
     Attributes:
         vertical: index of the feature on the vertical axis.
         horizontal: index of the feature on the horizontal axis; None for time.
-        names: of the horizontal and the vertical axis.
-        goal: index of the goal's number that belongs to the vertical axis, or None.
+        names: names of the horizontal and the vertical axis.
+        goal: index of the goal's entry for the vertical axis, or None.
     """
 
     vertical: int
@@ -44,7 +44,7 @@ class View:
 
     @property
     def place(self) -> bool:
-        """Whether the panel is a place, on which both axes have one scale."""
+        """True if the panel is a map of positions, with the same scale on both axes."""
         return self.horizontal is not None
 
     def path(
@@ -53,13 +53,13 @@ class View:
         """Return way-points as points of the panel, as float64.
 
         Args:
-            name: the argument's name, for the error.
+            name: name of the argument, for the error.
             observations: [..., tokens, obs].
             stride: environment steps between tokens.
             start: environment step of the first token.
 
         Raises:
-            PgdiffError: a feature is beyond the observation, or there is nothing to draw.
+            PgdiffError: if a feature index is out of range or `observations` is empty.
         """
         if self.horizontal is not None:
             return positions(name, observations, (self.horizontal, self.vertical))
@@ -70,7 +70,7 @@ class View:
     def draw(
         self, axes: "Axes", env: Any, extent: Float[np.ndarray, "... 2"], *, goal: Any = None
     ) -> None:
-        """Draw what lies behind the paths: the place, or named axes that hold the `extent`."""
+        """Draw the background of the paths: the map, or named axes that contain the `extent`."""
         if self.place:
             draw_place(axes, env, extent, names=self.names)
             return
@@ -79,7 +79,10 @@ class View:
         number = None if goal is None or self.goal is None else float(np.ravel(goal)[self.goal])
         vertical = [*flat[:, 1], *([] if number is None else [number])]
         if vertical:
-            (left, right), (low, high) = padded(flat[:, 0]), padded(np.array(vertical))
+            (left, right), (low, high) = (
+                padded_limits(flat[:, 0]),
+                padded_limits(np.array(vertical)),
+            )
             axes.set_xlim(left, right)
             axes.set_ylim(low, high)
         over_time(axes, *self.names)
@@ -96,34 +99,35 @@ def views(
     time: str = TIME,
     most: int = PANELS,
 ) -> list[View]:
-    """Return the panels of a picture: one place, or one panel for each chosen feature over time.
+    """Return the panels of a picture: one map of positions, or one panel per feature over time.
 
     Args:
-        env: draws its background and names its features where it can; or None.
-        size: features of an observation.
-        position: which two features are the place. By default the first two of an environment that
-            draws itself, and those of the achieved goal of a Dict observation where these are two;
-            any other task has no place.
-        features: indices or names of features; drawn over time, whether there is a place or not.
-        time: name of the axis of time.
-        most: features shown over time where none are chosen.
+        env: environment, or None. It may draw the background (`env.unwrapped.draw`), name its
+            features and define the goal (`env.unwrapped.goal`).
+        size: number of features of an observation.
+        position: indices of the two position features. Defaults to the first two of an environment
+            that draws itself, and to a two-dimensional achieved goal of a Dict observation; any
+            other task has no position.
+        features: indices or names of features to draw over time in place of the map.
+        time: name of the time axis.
+        most: number of features over time if `features` is None.
 
     Raises:
-        PgdiffError: a position or a feature that the observation does not have.
+        PgdiffError: if the observation does not have a position or feature.
     """
     names = observation_names(env, size)
-    own = position_of(env)
+    default = position_of(env)
     if position is not None and features is not None:
         raise PgdiffError(
             f"`features` must not be given with `position`, got {list(features)} and "
             f"{position}. Leave one of them out."
         )
-    place = own if position is None else position
+    place = default if position is None else position
     if features is None and place is not None:
         if min(place) < 0 or max(place) >= size:
             raise PgdiffError(
-                f"`position` must be two of the {size} features, got {place}. Name the features "
-                "that are the place."
+                f"`position` must be two of the {size} feature indices, got {place}. Pass the "
+                "indices of the position features."
             )
         across, upwards = place
         return [View(horizontal=across, vertical=upwards, names=(names[across], names[upwards]))]
@@ -131,14 +135,14 @@ def views(
         View(
             vertical=index,
             names=(time, names[index]),
-            goal=own.index(index) if own is not None and index in own else None,
+            goal=default.index(index) if default is not None and index in default else None,
         )
-        for index in chosen_features(features, names, most=most)
+        for index in select_features(features, names, most=most)
     ]
 
 
 def position_of(env: Any) -> tuple[int, int] | None:
-    """Return which two features of an environment's observations are a place; None for none."""
+    """Return the two position features of an environment's observations; None without any."""
     if hasattr(getattr(env, "unwrapped", env), "draw"):
         return (0, 1)
     layout = layout_of(env)
@@ -148,16 +152,16 @@ def position_of(env: Any) -> tuple[int, int] | None:
 
 
 def over_time(axes: "Axes", time: str, name: str) -> None:
-    """Label axes of a value over time."""
-    tidy(axes, x=time, y=name)
+    """Label the axes of a value over time."""
+    style_axes(axes, x=time, y=name)
     axes.locator_params(axis="x", integer=True)
     axes.xaxis.label.set_fontsize(9)
     axes.yaxis.label.set_fontsize(8.5)
     axes.grid(color="#e4e7eb", linewidth=0.6)
 
 
-def padded(values: np.ndarray, share: float = 0.06) -> tuple[float, float]:
-    """Return limits of an axis that leave a margin around all values."""
+def padded_limits(values: np.ndarray, share: float = 0.06) -> tuple[float, float]:
+    """Return axis limits with a margin around all values."""
     low, high = float(values.min()), float(values.max())
     margin = share * (high - low) or 0.5
     return low - margin, high + margin

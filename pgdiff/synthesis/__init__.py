@@ -1,9 +1,18 @@
-"""Synthetic experience: a trajectory diffusion model as a source of data."""
+"""Synthetic experience sampled from a trajectory diffusion model."""
 
 from pgdiff.synthesis.decode import Counts, decode
-from pgdiff.synthesis.ends import TaskEnds
-from pgdiff.synthesis.generate import generate, write_part
-from pgdiff.synthesis.sampling import ShardSampler
+from pgdiff.synthesis.generate import Workers, generate, write_part
+from pgdiff.synthesis.shard_sampler import ShardSampler
 from pgdiff.synthesis.shards import ShardFolder
+from pgdiff.synthesis.termination import TaskEnds
 
-__all__ = ["Counts", "ShardFolder", "ShardSampler", "TaskEnds", "decode", "generate", "write_part"]
+__all__ = [
+    "Counts",
+    "ShardFolder",
+    "ShardSampler",
+    "TaskEnds",
+    "Workers",
+    "decode",
+    "generate",
+    "write_part",
+]

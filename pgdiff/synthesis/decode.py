@@ -1,4 +1,4 @@
-"""From sampled segments to recorded rows: ends by threshold, actions within their bounds."""
+"""Conversion of sampled segments to rows of a recording."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,28 +7,34 @@ import numpy as np
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from pgdiff.trajectory import Layout, Segment
-from pgdiff.validation import PgdiffError
+from pgdiff.core.validation import PgdiffError
+from pgdiff.trajectory import Segment, SegmentSpec
 
-NEEDED = ("actions", "rewards", "terminals")
-ENDED = 0.5
-"""A terminal above this ends a trajectory (Lu et al. 2023; Jackson et al. 2024)."""
+REQUIRED_FIELDS = ("actions", "rewards", "terminals")
+TERMINAL_THRESHOLD = 0.5
+"""Sampled terminals above it end a trajectory (Lu et al. 2023; Jackson et al. 2024)."""
 
 Bounds = tuple[Float[np.ndarray, " action"], Float[np.ndarray, " action"]]
 Ends = Callable[[Float[np.ndarray, "*rows obs"]], Bool[np.ndarray, "*rows"]]
-"""Which observations end an episode, by a task's own rule."""
+"""Termination rule of a task: a function that marks the observations that end an episode."""
 
 
 @dataclass(frozen=True)
 class Counts:
-    """What was made of a batch of samples.
+    """Counts of a decoded batch of samples.
 
     Attributes:
-        trajectories: sampled.
-        transitions: kept.
-        terminals: trajectories that the task itself ended.
-        cut: tokens after a terminal, which are left out.
-        clipped: features of kept actions that lay outside their bounds, and were put on them.
+        trajectories: number of sampled trajectories.
+        transitions: number of rows.
+        terminals: number of trajectories that end with a terminal.
+        cut: number of tokens after a terminal, which are discarded.
+        clipped: number of action features in the rows that were clipped to their bounds.
+
+    Example:
+        >>> from pgdiff.synthesis import Counts
+        >>> total = Counts(trajectories=2, transitions=14) + Counts(trajectories=2, transitions=9)
+        >>> total.trajectories, total.transitions
+        (4, 23)
     """
 
     trajectories: int = 0
@@ -41,90 +47,91 @@ class Counts:
         return Counts(**{name: value + vars(other)[name] for name, value in vars(self).items()})
 
 
-def check_layout(layout: Layout) -> None:
-    """Refuse a model whose tokens do not make transitions.
+def check_segments(spec: SegmentSpec) -> None:
+    """Raise if a model's tokens do not hold transitions.
 
     Raises:
-        PgdiffError: a field that is lacking, or tokens more than one step apart.
+        PgdiffError: a field is missing, or tokens are more than one step apart.
     """
-    fields = layout.slices
-    lacking = [name for name in NEEDED if name not in fields]
-    if lacking:
+    fields = spec.sizes
+    missing = [name for name in REQUIRED_FIELDS if name not in fields]
+    if missing:
         raise PgdiffError(
-            f"`model` must generate {', '.join(NEEDED)} beside observations. Got one without "
-            f"{', '.join(lacking)}; train it with pgdiff train recipe=synthesis."
+            f"`model` must generate observations, {', '.join(REQUIRED_FIELDS)}. Got one without "
+            f"{', '.join(missing)}. Train one with `pgdiff train recipe=synthesis`."
         )
-    if layout.stride != 1:
+    if spec.stride != 1:
         raise PgdiffError(
-            f"`model` must have a token for every step, a stride of 1. Got {layout.stride}."
+            f"`model` must have one token per step, a stride of 1. Got {spec.stride}."
         )
-    if layout.horizon == 1 and "next_observations" not in fields:
+    if spec.waypoints == 1 and "next_observations" not in fields:
         raise PgdiffError(
-            "`model` must generate 'next_observations' where its horizon is 1. Got one without."
+            "`model` must generate 'next_observations' if its horizon is 1. Got one without."
         )
 
 
 def decode(
     segment: Segment, *, bounds: Bounds | None, ends: Ends | None = None
 ) -> tuple[dict[str, np.ndarray], Counts]:
-    """Turn segments into rows of D4RL's fields, one trajectory after the other.
+    """Convert segments to rows of D4RL's fields, one trajectory after the other.
 
-    A trajectory goes up to its first terminal, whose row is kept. Where no terminal ends it, its
-    last row is marked as a timeout. The next observation of a token that holds none itself is the
-    next token's. The last of T tokens then has no successor and is kept only where a terminal ends
-    it, with its own observation as the next one.
+    A trajectory ends with the row of its first terminal. Without a terminal, its last row is marked
+    as a timeout. If the tokens have no field `next_observations`, the next observation of a token
+    is the observation of the next token. The last of the T tokens then has no successor: it becomes
+    a row only if it is terminal, and its next observation is its observation.
 
-    With `ends` a row is terminal also where that says so of its next observation, whatever was
-    drawn, and a trajectory that begins where an episode would have ended is left out. A drawn
-    terminal counts all the same: it stands for a fall that the next observation misses by a little.
+    With `ends`, a row is also terminal if the rule holds for its next observation, and a trajectory
+    whose first observation ends an episode is discarded. Sampled terminals still end trajectories:
+    they mark ends that the sampled next observation narrowly misses.
 
     Args:
-        segment: in raw units, with `NEEDED`.
-        bounds: least and greatest action, or None for any.
-        ends: which observations end an episode; None for the drawn terminals alone.
+        segment: segments in raw units with the fields `REQUIRED_FIELDS`.
+        bounds: smallest and largest action; None does not clip actions.
+        ends: rule that marks the observations that end an episode; None uses only the sampled
+            terminals.
 
     Returns:
-        `observations`, `actions`, `rewards`, `next_observations` (float32), `terminals` and
-        `timeouts` (bool), and what was cut and clipped.
+        Rows `observations`, `actions`, `rewards`, `next_observations` (float32), `terminals` and
+        `timeouts` (bool), and their counts.
     """
     assert segment.actions is not None
     assert segment.rewards is not None
     assert segment.terminals is not None
-    observations, actions = _array(segment.observations), _array(segment.actions)
-    rewards = _array(segment.rewards)[..., 0]
-    over = np.greater(_array(segment.terminals)[..., 0], ENDED)
-    batch, tokens = over.shape
-    told = segment.next_observations is not None
+    observations, actions = _as_array(segment.observations), _as_array(segment.actions)
+    rewards = _as_array(segment.rewards)[..., 0]
+    terminal = np.greater(_as_array(segment.terminals)[..., 0], TERMINAL_THRESHOLD)
+    batch, tokens = terminal.shape
+    has_next = segment.next_observations is not None
     if segment.next_observations is not None:
-        after = _array(segment.next_observations)
+        following = _as_array(segment.next_observations)
     else:
-        after = np.concatenate([observations[:, 1:], observations[:, -1:]], axis=1)
-    followed = tokens if told else tokens - 1
+        following = np.concatenate([observations[:, 1:], observations[:, -1:]], axis=1)
+    transitions = tokens if has_next else tokens - 1
     if ends is not None:
-        over[:, :-1] |= ends(observations[:, 1:])
-        if told:  # which need not be the next token's
-            over |= ends(after)
-    ended = over.any(axis=1)
-    # Rows up to and with the first terminal; all tokens that have a successor where there is none.
-    kept = np.where(ended, over.argmax(axis=1) + 1, followed)
+        terminal[:, :-1] |= ends(observations[:, 1:])
+        if has_next:  # may differ from the observation of the next token
+            terminal |= ends(following)
+    ended = terminal.any(axis=1)
+    # Rows up to and including the first terminal, or else all tokens that have a successor.
+    kept = np.where(ended, terminal.argmax(axis=1) + 1, transitions)
     if ends is not None:
         kept = np.where(ends(observations[:, 0]), 0, kept)
         ended &= kept > 0
-    where = np.less(np.arange(tokens), kept[:, None])
+    is_row = np.less(np.arange(tokens), kept[:, None])
     last = np.equal(np.arange(tokens), kept[:, None] - 1)
     clipped = 0
     if bounds is not None:
         low, high = bounds
         outside = np.less(actions, low) | np.greater(actions, high)
-        clipped = int(outside[where].sum())
+        clipped = int(outside[is_row].sum())
         actions = np.clip(actions, low, high)
     rows = {
-        "observations": observations[where],
-        "actions": actions[where],
-        "rewards": rewards[where],
-        "next_observations": after[where],
-        "terminals": (last & ended[:, None])[where],
-        "timeouts": (last & ~ended[:, None])[where],
+        "observations": observations[is_row],
+        "actions": actions[is_row],
+        "rewards": rewards[is_row],
+        "next_observations": following[is_row],
+        "terminals": (last & ended[:, None])[is_row],
+        "timeouts": (last & ~ended[:, None])[is_row],
     }
     counts = Counts(
         trajectories=batch,
@@ -136,6 +143,6 @@ def decode(
     return rows, counts
 
 
-def _array(tensor: Tensor) -> np.ndarray:
-    found: np.ndarray = tensor.detach().cpu().numpy().astype(np.float32)
-    return found
+def _as_array(tensor: Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.detach().cpu().numpy().astype(np.float32)
+    return array

@@ -1,4 +1,4 @@
-"""A folder of finished shards: each whole or absent, hashed, and never written twice."""
+"""Folder of finished shards, written atomically and hashed."""
 
 import contextlib
 import hashlib
@@ -14,10 +14,10 @@ from uuid import uuid4
 import h5py
 import numpy as np
 
-from pgdiff.data.hdf5 import hdf5_bytes
-from pgdiff.saving import write_whole
+from pgdiff.core.serialization import write_whole
+from pgdiff.core.validation import PgdiffError
+from pgdiff.data.formats.hdf5 import hdf5_bytes
 from pgdiff.synthesis.decode import Counts
-from pgdiff.validation import PgdiffError
 
 FORMAT = 1
 SETTINGS = "settings.json"
@@ -25,97 +25,112 @@ SETTINGS = "settings.json"
 
 @dataclass(frozen=True)
 class ShardFolder:
-    """Shards `00000.hdf5`, each with `00000.json`, which is written after it, and `settings.json`.
+    """Folder with `settings.json` and shards.
+
+    Shard 0 is stored in `00000.hdf5`. Its hash and counts are written to `00000.json` afterwards
+    and mark it as finished.
 
     Attributes:
-        path: of the folder.
+        path: path of the folder.
+
+    Example:
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from pgdiff.synthesis import Counts, ShardFolder
+        >>> with tempfile.TemporaryDirectory() as path:
+        ...     shards = ShardFolder(Path(path))
+        ...     shards.write(0, {"rewards": np.zeros(3)}, Counts(transitions=3))
+        ...     shards.verify(0)
+        ...     print(shards.finished(), shards.counts(0).transitions)
+        [0] 3
     """
 
     path: Path
 
     def begin(self, settings: Mapping[str, Any]) -> None:
-        """Note what the shards depend on, or check that it is what was noted.
+        """Write the settings of the shards, or compare them with the existing settings.
 
         Raises:
-            PgdiffError: the folder's shards were made with other settings, which are named.
+            PgdiffError: the existing shards were generated with another value of a setting.
         """
         file = self.path / SETTINGS
         content = {"format": FORMAT, **settings}
         if not file.is_file():
-            # Jobs that share a data set may begin at once: one is the first, the others compare.
-            own = write_whole(self.path / f".{uuid4().hex}.json", _text(content))
+            # Of jobs that start at the same time, the first writes the file and the others compare.
+            temporary = write_whole(self.path / f".{uuid4().hex}.json", _text(content))
             try:
-                _link(own, file)
+                _link(temporary, file)
             finally:
-                own.unlink()
-        before = _read(file)
-        known = json.loads(_text(content))
-        for name in sorted(known.keys() | before.keys()):
-            if known.get(name) != before.get(name):
+                temporary.unlink()
+        existing = _read(file)
+        requested = json.loads(_text(content))
+        for name in sorted(requested.keys() | existing.keys()):
+            if requested.get(name) != existing.get(name):
                 raise PgdiffError(
-                    f"`{name}` must be what the shards in '{self.path}' were made with: "
-                    f"{_short(before.get(name))}. Got {_short(known.get(name))}. Keep it, choose "
-                    "another place, or begin anew with overwrite=true."
+                    f"`{name}` must equal the setting of the shards in '{self.path}': "
+                    f"{_short(existing.get(name))}. Got {_short(requested.get(name))}. Use equal "
+                    "settings, choose another output, or replace the shards with overwrite=true."
                 )
 
     def write(self, number: int, rows: Mapping[str, np.ndarray], counts: Counts) -> None:
-        """Write a shard, all or nothing."""
+        """Write a shard atomically."""
         file = self.file(number)
-        # By way of memory: HDF5's library on a full disk leaves pages of messages, and files.
+        # Via memory: on a full disk HDF5's library prints pages of messages and leaves files.
         content = hdf5_bytes(rows)
         digest = hashlib.sha256(content).hexdigest()
-        note = {"sha256": digest, "bytes": len(content), "counts": asdict(counts)}
+        record = {"sha256": digest, "bytes": len(content), "counts": asdict(counts)}
         try:
             write_whole(file, content)
-            write_whole(self._note(number), _text(note))
+            write_whole(self._record(number), _text(record))
         except PgdiffError as error:
             raise PgdiffError(
-                f"{error} The {len(self.finished())} finished shards are kept: make room, and go "
-                "on with resume=true."
+                f"{error} The {len(self.finished())} finished shards are kept. Free disk space "
+                "and continue with resume=true."
             ) from error
 
     def file(self, number: int) -> Path:
-        """Path of a shard."""
+        """Return the path of a shard."""
         return self.path / f"{number:05d}.hdf5"
 
     def counts(self, number: int) -> Counts | None:
-        """What a finished shard holds; None of one that is not."""
-        note = self._note(number)
-        return Counts(**_read(note)["counts"]) if note.is_file() else None
+        """Return the counts of a finished shard; None if it is not finished."""
+        record = self._record(number)
+        return Counts(**_read(record)["counts"]) if record.is_file() else None
 
     def finished(self) -> list[int]:
-        """Numbers of the finished shards."""
-        found = (path.stem for path in self.path.glob("*.json") if path.name != SETTINGS)
-        return sorted(int(name) for name in found if name.isdigit())
+        """Return the numbers of the finished shards."""
+        names = (path.stem for path in self.path.glob("*.json") if path.name != SETTINGS)
+        return sorted(int(name) for name in names if name.isdigit())
 
     def verify(self, number: int) -> None:
-        """Compare a finished shard with its hash.
+        """Raise if a finished shard does not match its hash.
 
         Raises:
-            PgdiffError: it is missing, or is not what was written.
+            PgdiffError: the shard is missing or was changed.
         """
-        file, note = self.file(number), _read(self._note(number))
-        if not file.is_file() or note.get("sha256") != _sha256(file):
+        file, record = self.file(number), _read(self._record(number))
+        if not file.is_file() or record.get("sha256") != _sha256(file):
             raise PgdiffError(
-                f"'{file}' is missing or damaged: its content is not what was written (SHA-256). "
-                f"Remove '{self._note(number)}' to have it made again by resume=true."
+                f"'{file}' is missing or damaged: its SHA-256 differs from the recorded one. "
+                f"Remove '{self._record(number)}' and generate the shard again with resume=true."
             )
 
     def rows(self, number: int) -> dict[str, np.ndarray]:
-        """Read a shard."""
+        """Return the rows of a shard."""
         with h5py.File(self.file(number), "r") as file:
             return {name: file[name][()] for name in file}
 
     def join(self, numbers: range, out: Path) -> None:
-        """Write all rows of these shards as one file, shard after shard; whole or not at all."""
+        """Write the rows of shards to one file, in their order, atomically."""
         part = out.with_name(f".{out.name}.part")
         needed = sum(self.file(number).stat().st_size for number in numbers)
         free = shutil.disk_usage(self.path).free
         if needed > free:
             raise PgdiffError(
-                f"Cannot write '{out}', which takes {needed / 1e6:,.0f} MB: {free / 1e6:,.0f} MB "
-                f"are free. All shards are kept in '{self.path}': make room, and go on with "
-                "resume=true."
+                f"Cannot write '{out}': it needs {needed / 1e6:,.0f} MB and {free / 1e6:,.0f} MB "
+                f"are free. All shards are kept in '{self.path}'. Free disk space and continue "
+                "with resume=true."
             )
         try:
             with h5py.File(part, "w", track_order=False) as file:
@@ -126,31 +141,31 @@ class ShardFolder:
         except OSError as error:
             part.unlink(missing_ok=True)
             raise PgdiffError(
-                f"Cannot write '{out}': {error}. All shards are kept in '{self.path}': make room, "
-                "and go on with resume=true."
+                f"Cannot write '{out}': {error}. All shards are kept in '{self.path}'. Free disk "
+                "space and continue with resume=true."
             ) from error
         except BaseException:
             part.unlink(missing_ok=True)
             raise
 
-    def _note(self, number: int) -> Path:
+    def _record(self, number: int) -> Path:
         return self.path / f"{number:05d}.json"
 
 
-def _link(own: Path, file: Path) -> None:
-    """Give a file a name that nobody else has given yet."""
+def _link(source: Path, file: Path) -> None:
+    """Give a complete file its final name unless that name exists."""
     with contextlib.suppress(FileExistsError):
         try:
-            os.link(own, file)
+            os.link(source, file)
         except OSError as error:
             if isinstance(error, FileExistsError):
                 raise
-            with file.open("x") as stream:  # no hard links on this disk
-                stream.write(own.read_text())
+            with file.open("x") as stream:  # the disk does not support hard links
+                stream.write(source.read_text())
 
 
 def shards_of(out: Path) -> Path:
-    """Where the shards of an output lie."""
+    """Return the folder of an output's shards."""
     return out.with_name(f"{out.name}.shards")
 
 
@@ -181,12 +196,12 @@ def _text(content: Any) -> str:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_bytes())
+        content = json.loads(file.read_bytes())
     except ValueError as error:
-        raise PgdiffError(f"'{file}' is no JSON: {error}. Remove it.") from error
-    if not isinstance(found, dict):
-        raise PgdiffError(f"'{file}' must hold an object. Remove it.")
-    return found
+        raise PgdiffError(f"'{file}' is not valid JSON: {error}. Remove it.") from error
+    if not isinstance(content, dict):
+        raise PgdiffError(f"'{file}' must hold a JSON object. Remove it.")
+    return content
 
 
 def _short(value: Any) -> str:

@@ -1,11 +1,12 @@
-"""Checks of parts that you write yourself, in the manner of Stable-Baselines3's `check_env`.
+"""Checks of your own denoisers, guides and solvers, like Stable-Baselines3's `check_env`.
 
-Each raises a `PgdiffError` that names the first law that does not hold, with its figure and the
-mend. The package's own parts go through the same checks.
+Each check raises a `PgdiffError` at the first violated requirement, with a figure and the fix. The
+tests of pgdiff run these checks on its own parts.
 """
 
-from pgdiff.testing.denoiser import check_denoiser
-from pgdiff.testing.guide import check_guide
-from pgdiff.testing.solver import check_solver
+from pgdiff.testing.check_denoiser import check_denoiser
+from pgdiff.testing.check_guide import check_guide
+from pgdiff.testing.check_solver import check_solver
+from pgdiff.testing.examples import example_episodes
 
-__all__ = ["check_denoiser", "check_guide", "check_solver"]
+__all__ = ["check_denoiser", "check_guide", "check_solver", "example_episodes"]

@@ -1,12 +1,12 @@
-"""Training of anything that is a `Learner`."""
+"""Training loop, checkpoints and callbacks for any `Learner`."""
 
-from pgdiff.training.callbacks import Callback, EvaluationCallback, ProgressBar
+from pgdiff.training.callbacks import Callback, EvaluationCallback, ProgressBar, TrainingView
 from pgdiff.training.checkpoint import list_checkpoints
 from pgdiff.training.divergence import TrainingDiverged
 from pgdiff.training.ema import AveragedLearner
 from pgdiff.training.learner import BatchSource, Learner
-from pgdiff.training.records import MetricsFile, TensorBoard
-from pgdiff.training.stopping import TrainingInterrupted
+from pgdiff.training.loggers import MetricsFile, TensorBoard
+from pgdiff.training.signals import TrainingInterrupted
 from pgdiff.training.trainer import Trainer
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "Trainer",
     "TrainingDiverged",
     "TrainingInterrupted",
+    "TrainingView",
     "list_checkpoints",
 ]

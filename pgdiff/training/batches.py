@@ -1,4 +1,4 @@
-"""The batches of a training, in order, gathered here or ahead of time by other processes."""
+"""Batches of a training run in order, gathered in this process or ahead of time by workers."""
 
 import multiprocessing
 import os
@@ -13,22 +13,22 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from pgdiff.core.processes import dumps, loads
+from pgdiff.core.validation import PgdiffError
 from pgdiff.training.learner import BatchSource
-from pgdiff.training.schedule import TRAIN, numpy_generator
-from pgdiff.training.sharing import dumps, loads
-from pgdiff.validation import PgdiffError
+from pgdiff.training.learning_rate import TRAIN, numpy_generator
 
 AHEAD = 4
-"""Batches that each process gathers ahead."""
+"""Number of batches that each worker gathers ahead."""
 
 
 class StepBatches(Dataset[Any]):
-    """The batch of every step; it follows from (seed, step) alone, whoever gathers it.
+    """Map-style data set of batches; each depends only on (seed, step), not on the process.
 
     Args:
-        source: the examples.
-        seed: of the draw.
-        batch_size: examples of a batch, drawn with replacement: it may be larger than the source.
+        source: the training examples.
+        seed: seed of the drawn indices.
+        batch_size: examples per batch, drawn with replacement; may exceed the size of the source.
     """
 
     def __init__(self, source: BatchSource, *, seed: int, batch_size: int) -> None:
@@ -37,7 +37,7 @@ class StepBatches(Dataset[Any]):
         self.batch_size = batch_size
 
     def __getitem__(self, step: int) -> Any:
-        """Return the batch of the update number `step`, from 0."""
+        """Return the batch of update number `step` (from 0)."""
         random = numpy_generator(self.seed, step, TRAIN)
         return self.source.batch(random.integers(len(self.source), size=self.batch_size))
 
@@ -52,43 +52,43 @@ class StepBatches(Dataset[Any]):
 def open_batches(
     batches: StepBatches, *, first: int, last: int, workers: int
 ) -> Iterator[Iterator[Any]]:
-    """Within it, iterate over the batches of the steps `first` to `last`, the latter excluded.
+    """Provide an iterator over the batches of the steps `first` to `last - 1`.
 
-    Processes that gather batches end with the context, at the latest a moment after this process
-    (even a killed one). Those that are killed, or whose batch fails, lead to one error here.
+    Worker processes end with the context, and shortly after this process even if it is killed. A
+    worker that is killed, or whose batch fails, raises one `PgdiffError` in this process.
 
     Args:
-        batches: of every step.
-        first: the first step.
-        last: the one after the last.
-        workers: processes that gather ahead; 0 gathers in this process.
+        batches: the batch of every step.
+        first: first step.
+        last: step after the last one.
+        workers: number of processes that gather batches ahead; 0 gathers in this process.
     """
     if workers == 0 or first >= last:
         yield (batches[step] for step in range(first, last))
         return
-    # Each process asks only for what it is told; no state of a loader is ever to be kept.
+    # The sampler assigns steps to workers; the loader has no state that must be saved.
     loader = DataLoader(
-        _Packed(batches),
+        _PickledBatches(batches),
         batch_size=None,
         sampler=range(first, last),
         num_workers=min(workers, last - first),
         prefetch_factor=AHEAD,
-        collate_fn=_as_it_is,
-        worker_init_fn=_begin,
-        generator=torch.Generator(),  # else a number is drawn from the global one
+        collate_fn=_identity,
+        worker_init_fn=_start_worker,
+        generator=torch.Generator(),  # otherwise the loader draws from the global generator
     )
-    with _handler_put_back(signal.SIGCHLD):
+    with _restore_handler(signal.SIGCHLD):
         try:
             packed = iter(loader)
         except (AttributeError, TypeError, pickle.PicklingError) as error:
             raise PgdiffError(
-                "`workers` must be 0 here: the examples cannot be sent to another process "
-                f"({error})."
+                "`workers` must be 0 for these examples: they cannot be sent to another process "
+                f"({error}). Pass workers=0."
             ) from error
     try:
-        yield _unpacked(packed)
+        yield _unpickle(packed)
     finally:
-        # Left to the garbage collector, they would live as long as an error's traceback.
+        # The garbage collector would keep the workers as long as an error's traceback.
         iterator: Any = packed
         processes = iterator._workers
         iterator._shutdown_workers()
@@ -102,8 +102,8 @@ class _Failure:
     message: str
 
 
-class _Packed(Dataset[bytes]):
-    """Batches as bytes: what cannot be pickled fails where it is reported, and not in a queue."""
+class _PickledBatches(Dataset[bytes]):
+    """Batches as bytes, so that pickling errors reach the caller instead of a queue's thread."""
 
     def __init__(self, batches: StepBatches) -> None:
         self.batches = batches
@@ -117,13 +117,13 @@ class _Packed(Dataset[bytes]):
             return pickle.dumps(content, protocol=pickle.HIGHEST_PROTOCOL)
         except (AttributeError, TypeError, pickle.PicklingError) as error:
             message = (
-                f"`workers` must be 0 here: a {type(content).__name__} cannot be sent from another "
-                f"process ({error})."
+                f"`workers` must be 0 for these batches: a {type(content).__name__} cannot be sent "
+                f"from another process ({error}). Pass workers=0."
             )
             return pickle.dumps(_Failure(message))
 
 
-def _unpacked(packed: Iterator[bytes]) -> Iterator[Any]:
+def _unpickle(packed: Iterator[bytes]) -> Iterator[Any]:
     while True:
         try:
             content = loads(next(packed))
@@ -133,27 +133,27 @@ def _unpacked(packed: Iterator[bytes]) -> Iterator[Any]:
             if "exited unexpectedly" not in str(error):
                 raise
             raise PgdiffError(
-                f"A process that gathers batches has ended unexpectedly ({error}): it was killed, "
-                "or ran out of memory, or the script lacks `if __name__ == '__main__':`. Go on "
-                "with resume=True; workers=0 needs no process."
+                f"A worker process ended unexpectedly ({error}): it was killed, it ran out of "
+                "memory, or the script lacks `if __name__ == '__main__':`. Continue with "
+                "resume=True; workers=0 starts no process."
             ) from error
         if isinstance(content, _Failure):
             raise PgdiffError(content.message)
         yield content
 
 
-def _as_it_is(batch: Any) -> Any:
+def _identity(batch: Any) -> Any:
     return batch
 
 
-def _begin(worker: int) -> None:
-    """Leave signals to the parent, which ends its workers when its step is done; end with it."""
+def _start_worker(worker: int) -> None:
+    """Ignore stop signals, which the parent handles, and exit when the parent exits."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -161,11 +161,11 @@ def _end_with_parent() -> None:
 
 
 @contextmanager
-def _handler_put_back(number: int) -> Iterator[None]:
-    """Undo a change of a signal's handler.
+def _restore_handler(number: int) -> Iterator[None]:
+    """Restore a signal's handler after the block.
 
-    PyTorch's loader raises an error from within a signal handler when a worker has died, in
-    whatever line the training then is. Without it, the error comes where the batch is missing.
+    When a worker dies, the SIGCHLD handler of PyTorch's loader raises an error at an arbitrary line
+    of the training. Without that handler, the error is raised where the batch is missing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -176,5 +176,5 @@ def _handler_put_back(number: int) -> Iterator[None]:
     finally:
         if before is not None and signal.getsignal(number) is not before:
             signal.signal(number, before)
-            # Another loader of this process is to have what it is used to.
+            # Let the next loader of this process install its handler again.
             torch.utils.data._utils.signal_handling._SIGCHLD_handler_set = False

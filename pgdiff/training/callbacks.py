@@ -1,71 +1,111 @@
-"""What looks at a training without taking part in it.
+"""Callbacks that observe a training run.
 
-Names of metrics are those of Stable-Baselines3's logger where it has one: `train/loss`,
-`train/learning_rate`, `train/n_updates`, `time/fps` (updates per second here), `time/iterations`,
-`time/time_elapsed`, and `eval/` for what is measured on held-out data or by acting.
+Metrics use the names of Stable-Baselines3's logger where one exists: `train/loss`,
+`train/learning_rate`, `train/n_updates`, `time/fps` (updates per second), `time/iterations` and
+`time/time_elapsed`. Metrics of held-out data or of evaluation episodes begin with `eval/`.
 """
 
 import math
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
-from pgdiff.validation import PgdiffError, check_positive_int
+from pgdiff.core.validation import PgdiffError, check_positive_int
+from pgdiff.training.learner import Learner
 
-if TYPE_CHECKING:
-    from pgdiff.training.learner import Learner
-    from pgdiff.training.trainer import Trainer
+
+class TrainingView(Protocol):
+    """Part of the `Trainer` interface that callbacks may use.
+
+    Example:
+        >>> from pgdiff.training import Callback
+        >>> class StepMarker(Callback):
+        ...     def on_start(self, trainer, learner):
+        ...         self.trainer = trainer  # a TrainingView
+        ...     def on_step(self, step, metrics):
+        ...         self.trainer.log({"custom/half_done": step / self.trainer.steps})
+    """
+
+    steps: int
+    checkpoint_every: int | None
+    keep: int
+
+    @property
+    def step(self) -> int:
+        """Number of completed steps."""
+
+    @property
+    def averaged(self) -> Learner:
+        """Learner with averaged weights, in evaluation mode."""
+
+    def log(self, metrics: dict[str, float]) -> None:
+        """Add metrics to the record of the current step."""
 
 
 class Callback:
-    """Base class; every method may be overridden, and does nothing here.
+    """Base class of callbacks; every method may be overridden and does nothing by default.
 
-    The order is `on_start`, then for every step `on_step`, then every `log_every` steps `on_log`
-    and every `validate_every` steps `on_validation`, then `on_end`. `close` is always called last,
-    after an error too.
+    The order of calls is `on_start`; then `on_step` at every step, `on_validation` every
+    `validate_every` steps and `on_log` every `log_every` steps; then `on_end`. `close` is always
+    called last, also after an error.
+
+    Example:
+        >>> from pgdiff.training import Callback
+        >>> class PrintLoss(Callback):
+        ...     def on_log(self, step, metrics):
+        ...         print(f"step {step}: {metrics['train/loss']:.3f}")
+        >>> PrintLoss().on_log(100, {"train/loss": 0.25})
+        step 100: 0.250
     """
 
-    def on_start(self, trainer: "Trainer", learner: "Learner") -> None:
-        """Called before the first step, after a checkpoint has been restored."""
+    def on_start(self, trainer: TrainingView, learner: Learner) -> None:
+        """Run before the first step, after a checkpoint has been restored."""
 
     def on_step(self, step: int, metrics: dict[str, float]) -> None:
-        """Called after step number `step` (from 1) with that step's own losses."""
+        """Run after step number `step` (from 1) with the losses of this step."""
 
     def on_log(self, step: int, metrics: dict[str, float]) -> None:
-        """Called with what is logged: means since the last time, validation, and `Trainer.log`."""
+        """Run with a new record: means since the last record, validation, and `Trainer.log`."""
 
     def on_validation(self, step: int, metrics: dict[str, float]) -> None:
-        """Called with the averaged weights' losses on held-out episodes."""
+        """Run with the losses of the averaged weights on held-out episodes."""
 
-    def on_end(self, trainer: "Trainer", learner: "Learner") -> None:
-        """Called when training is done and the learner holds the averaged weights."""
+    def on_end(self, trainer: TrainingView, learner: Learner) -> None:
+        """Run after the last step, when the learner holds the averaged weights."""
 
     def close(self) -> None:
-        """Release files and the like; called after success and after an error."""
+        """Release files and other resources; called after success and after an error."""
 
 
 class ProgressBar(Callback):
-    """A progress bar with the last losses."""
+    """Progress bar with the latest losses.
+
+    The `Trainer` adds it by itself unless `progress=False`.
+
+    Example:
+        >>> from pgdiff.training import ProgressBar, Trainer
+        >>> trainer = Trainer(steps=100, progress=False, callbacks=[ProgressBar()])
+    """
 
     def __init__(self) -> None:
         self._bar: Any = None
 
-    def on_start(self, trainer: "Trainer", learner: "Learner") -> None:
-        """Open the bar at the step that training starts from."""
+    def on_start(self, trainer: TrainingView, learner: Learner) -> None:
+        """Open the bar at the first step of this run."""
         self._bar = tqdm(
             total=trainer.steps,
             initial=trainer.step,
             desc=type(learner).__name__,
             unit="step",
             dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 15.0,  # a log file wants few lines
+            mininterval=0.5 if sys.stderr.isatty() else 15.0,  # few lines in a log file
         )
 
     def on_step(self, step: int, metrics: dict[str, float]) -> None:
-        """Move on by one."""
+        """Advance by one step."""
         self._bar.update(1)
 
     def on_log(self, step: int, metrics: dict[str, float]) -> None:
@@ -85,46 +125,53 @@ class ProgressBar(Callback):
 
 
 class EvaluationCallback(Callback):
-    """Measures the averaged weights from time to time, by a function of one's own.
+    """Evaluation of the averaged weights by a user function every few steps.
 
-    What it returns is logged with the record of that step, and `Trainer(best=...)` may go by it.
-    Only what follows from learner and step is the same after a resumption.
+    The returned metrics are logged with the record of the step and can select the best weights
+    (`Trainer(best=...)`). A resumed run reproduces them only if they depend on nothing but the
+    learner and the step.
 
     Args:
-        evaluate: gets the learner with averaged weights, in evaluation mode, and the step;
-            returns numbers by name, such as "eval/mean_reward". It changes no weight.
-        every: steps between two evaluations; the last step has one as well.
+        evaluate: called with the learner (averaged weights, evaluation mode) and the step; returns
+            numbers by name, e.g. "eval/mean_reward". It must not change any weight.
+        every: steps between two evaluations; the last step is always evaluated.
 
     Raises:
-        PgdiffError: `every` is no positive integer, or a metric is no number.
+        PgdiffError: `every` is not a positive integer, or a metric is not a number.
+
+    Example:
+        >>> from pgdiff.training import EvaluationCallback, Trainer
+        >>> def evaluate(learner, step):
+        ...     return {"eval/parameters": sum(p.numel() for p in learner.parameters())}
+        >>> trainer = Trainer(steps=100, callbacks=[EvaluationCallback(evaluate, every=50)])
     """
 
     def __init__(
-        self, evaluate: Callable[["Learner", int], Mapping[str, float]], *, every: int
+        self, evaluate: Callable[[Learner, int], Mapping[str, float]], *, every: int
     ) -> None:
         self.evaluate = evaluate
         self.every = check_positive_int("every", every)
-        self._trainer: Trainer | None = None
+        self._trainer: TrainingView | None = None
 
-    def on_start(self, trainer: "Trainer", learner: "Learner") -> None:
-        """Remember whose averaged weights to take."""
+    def on_start(self, trainer: TrainingView, learner: Learner) -> None:
+        """Store the trainer, which holds the averaged weights."""
         self._trainer = trainer
 
     def on_step(self, step: int, metrics: dict[str, float]) -> None:
-        """Evaluate, if it is time to."""
+        """Evaluate every `every` steps and at the last step."""
         assert self._trainer is not None
         if step % self.every and step != self._trainer.steps:
             return
-        found = {}
+        finite = {}
         for name, value in self.evaluate(self._trainer.averaged, step).items():
             if isinstance(value, str) or not hasattr(value, "__float__"):
-                raise PgdiffError(f"The metric '{name}' must be a number. Got {value!r}.")
+                raise PgdiffError(f"The metric '{name}' must be a float. Got {value!r}.")
             if math.isfinite(float(value)):
-                found[name] = float(value)
+                finite[name] = float(value)
             else:
                 warnings.warn(
-                    f"The metric '{name}' is {float(value)} at step {step} and is left out.",
+                    f"The metric '{name}' is {float(value)} at step {step} and is not logged.",
                     UserWarning,
                     stacklevel=2,
                 )
-        self._trainer.log(found)
+        self._trainer.log(finite)

@@ -1,9 +1,9 @@
-"""Checkpoints: one folder per step that is either whole or absent, and exact resume from it.
+"""Atomic checkpoints, one folder per step, for an exact resume.
 
 `checkpoints/step-00001000/` holds `weights.safetensors`, `ema.safetensors`,
 `optimizer.safetensors`, `trainer.json` and a manifest of SHA-256 sums that is written last; the
-folder appears by one rename. There is no state of a shuffle or of a noise generator to store: both
-follow from the seed and the step.
+folder appears by one rename. Random generators need no stored state: batches and noise follow from
+the seed and the step.
 """
 
 import shutil
@@ -15,10 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pgdiff.saving import FORMAT, library_version, load_weights, read_folder, write_folder
+from pgdiff.core.serialization import (
+    FORMAT,
+    library_version,
+    load_weights,
+    read_folder,
+    write_folder,
+)
+from pgdiff.core.validation import PgdiffError
 from pgdiff.training.divergence import check_finite_state
 from pgdiff.training.ema import AveragedLearner
-from pgdiff.validation import PgdiffError
 
 STATE = "trainer.json"
 WEIGHTS, EMA, OPTIMIZER = "weights.safetensors", "ema.safetensors", "optimizer.safetensors"
@@ -26,17 +32,17 @@ WEIGHTS, EMA, OPTIMIZER = "weights.safetensors", "ema.safetensors", "optimizer.s
 
 @dataclass
 class TrainingState:
-    """What training changes: everything of a checkpoint but the settings.
+    """Mutable state of a training run: the content of a checkpoint except the settings.
 
     Attributes:
-        learner: with its weights.
-        ema: its average.
-        optimizer: of its weights.
-        step: updates done, those that were skipped included.
-        skipped: updates that were skipped.
-        skipped_in_a_row: those since the last one that was made.
-        sums: of the metrics since the last record.
-        counted: updates in these sums.
+        learner: the trained module.
+        ema: moving average of its weights.
+        optimizer: optimiser of its weights.
+        step: number of updates, including skipped ones.
+        skipped: number of skipped updates.
+        skipped_in_a_row: skipped updates since the last applied one.
+        sums: sums of the metrics since the last record.
+        counted: number of updates in `sums`.
     """
 
     learner: nn.Module
@@ -58,8 +64,8 @@ def save_checkpoint(
     """Write the checkpoint of `state.step` under `root` and remove all but the newest `keep`.
 
     Raises:
-        TrainingDiverged: something of it is NaN or infinite (by name).
-        PgdiffError: the disk is full (path and bytes); earlier checkpoints then stay as they are.
+        TrainingDiverged: a value is NaN or infinite; the message names it.
+        PgdiffError: the disk is full (path and bytes); earlier checkpoints are not changed.
     """
     check_finite_state(state.step, state.learner, state.ema.module, state.optimizer)
     folder = root / f"step-{state.step:08d}"
@@ -92,23 +98,22 @@ def prune(root: Path, *, keep: int) -> None:
 
 
 def stamp(content: dict[str, Any]) -> dict[str, Any]:
-    """Add the format, and the version of the library that writes it."""
+    """Return `content` with the file format and the library version added."""
     return {"format": FORMAT, "version": library_version(), **content}
 
 
 def restore_checkpoint(root: Path, state: TrainingState, settings: dict[str, Any]) -> bool:
-    """Bring `state` to the newest sound checkpoint; return whether there was one.
+    """Load the newest intact checkpoint into `state`; return False if no checkpoint exists.
 
-    A damaged checkpoint is named in a warning, renamed to `step-….damaged`, and the one before it
-    is used: training repeats some steps and loses nothing. What a killed process has left half
-    written or half removed goes.
+    A damaged checkpoint is named in a warning and renamed to `step-….damaged`, and the previous one
+    is loaded; training then repeats some steps. Partial folders of a killed process are removed.
 
     Raises:
-        PgdiffError: there are checkpoints, but all are damaged; or one was made with other
-            settings (named), since going on would then be no resumption.
+        PgdiffError: all checkpoints are damaged, or a checkpoint was made with other settings (the
+            message names them), so that an exact resume is impossible.
     """
-    for left in root.glob(".step-*.partial"):
-        shutil.rmtree(left, ignore_errors=True)
+    for partial in root.glob(".step-*.partial"):
+        shutil.rmtree(partial, ignore_errors=True)
     failures = []
     device = next(state.learner.parameters()).device
     for folder in reversed(list_checkpoints(root)):
@@ -119,7 +124,7 @@ def restore_checkpoint(root: Path, state: TrainingState, settings: dict[str, Any
                 tensor_names=[WEIGHTS, EMA, OPTIMIZER],
                 device=device,
             )
-            counters = _checked(json_files[STATE], folder)
+            counters = _check_content(json_files[STATE], folder)
         except PgdiffError as error:
             failures.append((folder, error))
             continue
@@ -127,45 +132,52 @@ def restore_checkpoint(root: Path, state: TrainingState, settings: dict[str, Any
         for damaged, reason in failures:
             set_aside(damaged)
             warnings.warn(
-                f"{reason} Resuming from '{folder}', the one before.", UserWarning, stacklevel=3
+                f"{reason} Resuming from the previous one, '{folder}'.", UserWarning, stacklevel=3
             )
         return True
     if failures:
         raise PgdiffError(
-            f"No sound checkpoint is left in '{root}'. The newest: {failures[0][1]} "
-            "Remove that folder to start anew."
+            f"All checkpoints in '{root}' are damaged. The newest: {failures[0][1]} "
+            "Remove the folder to start from step 0."
         )
     return False
 
 
 def list_checkpoints(root: Path) -> list[Path]:
-    """Return the checkpoint folders under `root`, oldest first, without verifying them."""
+    """Return the checkpoint folders under `root`, oldest first, without verifying them.
+
+    Example:
+        >>> from pathlib import Path
+        >>> from pgdiff.training import list_checkpoints
+        >>> list_checkpoints(Path("a-folder-without-checkpoints"))
+        []
+    """
     if not root.is_dir():
         return []
-    found = [
+    folders = [
         entry
         for entry in root.iterdir()
         if entry.is_dir() and entry.name.startswith("step-") and entry.name[5:].isdecimal()
     ]
-    return sorted(found, key=_step_of)
+    return sorted(folders, key=_step_of)
 
 
 def _step_of(folder: Path) -> int:
     return int(folder.name[5:])
 
 
-def _checked(found: Any, folder: Path) -> dict[str, Any]:
-    """Return what `trainer.json` says, if it says it of this checkpoint."""
-    fault = PgdiffError(f"'{folder / STATE}' is damaged: it is not what this library writes there.")
-    if not isinstance(found, dict):
+def _check_content(loaded: Any, folder: Path) -> dict[str, Any]:
+    """Return the content of `trainer.json`, checked to belong to this checkpoint."""
+    fault = PgdiffError(f"'{folder / STATE}' is damaged: it does not hold a training state.")
+    if not isinstance(loaded, dict):
         raise fault
-    # Earlier versions of the library counted less.
+    # Checkpoints of the first format lack these counters.
     content: dict[str, Any] = {
         "skipped": 0,
         "skipped_in_a_row": 0,
         "counted": 0,
         "sums": {},
-    } | found
+    } | loaded
     for name in (*COUNTERS, "averaged"):
         if type(content.get(name)) is not int or content[name] < 0:
             raise fault
@@ -174,29 +186,28 @@ def _checked(found: Any, folder: Path) -> dict[str, Any]:
     if content["step"] != _step_of(folder):
         raise PgdiffError(
             f"'{folder}' holds the checkpoint of step {content['step']}: it has been renamed. "
-            "Give it its name again."
+            f"Rename it to 'step-{content['step']:08d}'."
         )
     return content
 
 
 def check_settings(settings: dict[str, Any], recorded: dict[str, Any], folder: Path) -> None:
-    """Raise an error if a training has other settings than those that a folder was made with."""
+    """Raise if `settings` differ from those recorded in a folder, naming the first difference."""
     for name in {**settings, **recorded}:
         if name in ADDED and name not in recorded:
             continue
         new, old = settings.get(name), recorded.get(name)
         if name == "arguments" and isinstance(new, dict) and isinstance(old, dict):
-            # Arguments that only one version of the library knows are none of the user's choice.
+            # Arguments that exist in one version of the library only are not compared.
             for key in (key for key in new if key in old and new[key] != old[key]):
                 raise PgdiffError(
-                    f"`{key}` of the learner must be {_short(old[key])}, as in '{folder}', to "
-                    f"resume exactly. Got {_short(new[key])}."
+                    f"`{key}` of the learner must be {_shorten(old[key])}, as in '{folder}', to "
+                    f"resume exactly. Got {_shorten(new[key])}."
                 )
         elif new != old and name in DATA:
             raise PgdiffError(
-                f"`episodes` must be the very rows that the training in '{folder}' began with, to "
-                "resume exactly. Got others, or changed ones: pass the former data, or train in "
-                "another folder."
+                f"`episodes` must be identical to the data of the training in '{folder}' to resume "
+                "exactly. Got different rows. Pass the original data, or train in another folder."
             )
         elif new != old:
             raise PgdiffError(
@@ -205,13 +216,13 @@ def check_settings(settings: dict[str, Any], recorded: dict[str, Any], folder: P
 
 
 DATA = ("data", "first_batch")
-"""Settings that are fingerprints of the data."""
+"""Settings that hold fingerprints of the data."""
 
 ADDED = ("data", "arguments", "first_batch")
-"""Settings that earlier versions of the library did not record."""
+"""Settings that some checkpoints do not record; they are then not compared."""
 
 
-def _short(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 200 else f"{text[:200]}..."
 
@@ -238,7 +249,7 @@ def _flatten(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def _unflatten(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], file: Path) -> None:
-    """Load the optimiser's state, checked against the parameters that it has."""
+    """Load the optimiser's state after checking it against the parameters."""
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     states: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
@@ -249,7 +260,7 @@ def _unflatten(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], fil
         if value.shape not in shapes:
             raise PgdiffError(
                 f"'{file}' does not fit the parameters: it holds '{name}' of shape "
-                f"{tuple(value.shape)}. It was saved from another network."
+                f"{tuple(value.shape)}. It was saved from another network. Train in another folder."
             )
         states.setdefault(int(index), {})[key] = value
     groups = optimizer.state_dict()["param_groups"]
@@ -257,7 +268,7 @@ def _unflatten(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], fil
 
 
 def _discard(folder: Path) -> None:
-    # Renamed first, so that a process killed here leaves no half of a checkpoint under its name.
+    # Renamed first: a process killed here leaves no partial folder under a checkpoint's name.
     hidden = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(hidden, ignore_errors=True)
     folder.rename(hidden)
@@ -265,7 +276,7 @@ def _discard(folder: Path) -> None:
 
 
 def set_aside(folder: Path) -> None:
-    """Rename a damaged folder to `….damaged`, in place of an earlier one of that name."""
+    """Rename a damaged folder to `….damaged`, replacing an earlier folder of that name."""
     aside = folder.with_name(f"{folder.name}.damaged")
     shutil.rmtree(aside, ignore_errors=True)
     folder.rename(aside)

@@ -1,4 +1,4 @@
-"""What stops a training whose numbers have left the finite, with the cause that can be named."""
+"""Detection of NaN and infinite values in training, and the error that names the cause."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -7,27 +7,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pgdiff.validation import PgdiffError
+from pgdiff.core.validation import PgdiffError
+from pgdiff.training.learner import tensors
 
 
 class TrainingDiverged(PgdiffError):
-    """Something is NaN or infinite; no checkpoint holds it."""
+    """A loss, gradient or weight is NaN or infinite; no checkpoint contains it.
+
+    Example:
+        >>> from pgdiff import PgdiffError
+        >>> from pgdiff.training import TrainingDiverged
+        >>> issubclass(TrainingDiverged, PgdiffError)
+        True
+    """
 
 
 def find_cause(
     module: nn.Module, batch: Any, losses: Mapping[str, float], norm: float
 ) -> tuple[str, bool]:
-    """Say what is not finite, and the first place where it shows; and whether that is a weight.
+    """Return a description of the non-finite value, and True if a weight is the cause.
 
-    Weights are looked at first, then the batch, the losses and the gradients: the first of them
-    that is not finite spoils those after it. Called before gradients are clipped, and only where
-    something is wrong, so that its cost does not matter.
+    The search goes through weights, batch, losses and gradients, in the order in which a non-finite
+    value spreads. It runs before gradients are clipped, and only after a failure.
 
     Args:
-        module: the learner, with its gradients.
-        batch: the step's `NamedTuple` of tensors.
-        losses: by name.
-        norm: of all gradients.
+        module: the learner with its gradients.
+        batch: the `NamedTuple` of tensors of this step.
+        losses: loss values by name.
+        norm: norm of all gradients.
     """
     bad = [
         f"the loss '{name}' is {value}"
@@ -36,11 +43,10 @@ def find_cause(
     ]
     symptom = ", ".join(bad) or f"the gradient norm is {norm} (loss {sum(losses.values()):.4g})"
     for name, weight in module.state_dict().items():
-        if _spoiled(weight):
+        if _is_not_finite(weight):
             return f"{symptom}, because the weight '{name}' is not finite", True
-    for field in batch._fields:
-        value = getattr(batch, field)
-        if isinstance(value, Tensor) and _spoiled(value):
+    for field, value in tensors(batch):
+        if _is_not_finite(value):
             rows = (~value.isfinite()).reshape(len(value), -1).any(dim=1).nonzero()
             example = int(rows[0])
             return (
@@ -49,14 +55,16 @@ def find_cause(
             )
     if bad:
         return symptom, False
-    names = [n for n, p in module.named_parameters() if p.grad is not None and _spoiled(p.grad)]
+    names = [
+        n for n, p in module.named_parameters() if p.grad is not None and _is_not_finite(p.grad)
+    ]
     if not names:
-        return f"{symptom}, though every gradient is finite: they are too large", False
+        return f"{symptom}, although every gradient is finite: they are too large", False
     return f"{symptom}; {len(names)} parameters have such a gradient, first '{names[0]}'", False
 
 
 def diverged(step: int, cause: str, *, advice: str = "") -> TrainingDiverged:
-    """Return the error for update number `step` (from 1), which was not made."""
+    """Return the error for update number `step` (from 1), which was not applied."""
     return TrainingDiverged(
         f"Training stopped at step {step}: {cause}. The weights are those of step {step - 1}. "
         f"{advice or 'Lower `learning_rate`, or check the data.'}"
@@ -64,7 +72,7 @@ def diverged(step: int, cause: str, *, advice: str = "") -> TrainingDiverged:
 
 
 def check_held_out(step: int, losses: Mapping[str, float]) -> None:
-    """Raise an error if a loss of the averaged weights on held-out episodes is not finite."""
+    """Raise if a loss of the averaged weights on held-out episodes is not finite."""
     bad = [
         f"the loss '{name}' is {value}"
         for name, value in losses.items()
@@ -80,32 +88,33 @@ def check_held_out(step: int, losses: Mapping[str, float]) -> None:
 def check_finite_state(
     step: int, learner: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer
 ) -> None:
-    """Raise an error if anything that a checkpoint would hold is NaN or infinite.
+    """Raise if any value of a checkpoint is NaN or infinite.
 
-    Losses and gradients are looked at in every step; this finds what has come in another way, from
-    `after_step`, a callback or an update that overflowed.
+    Losses and gradients are checked at every step. This check finds values that come from
+    `after_step`, from a callback, or from an update that overflowed.
     """
-    for what, name, tensor in _state(learner, averaged, optimizer):
-        if _spoiled(tensor):
+    for group, name, tensor in _iter_state(learner, averaged, optimizer):
+        if _is_not_finite(tensor):
             raise TrainingDiverged(
-                f"Training stopped after step {step}: '{name}' of the {what} is not finite, though "
-                "the losses and gradients were. An update has overflowed, or after_step() or a "
-                "callback has changed it. It is in no checkpoint."
+                f"Training stopped after step {step}: '{name}' of the {group} is not finite, but "
+                "the losses and gradients were. An update overflowed, or after_step() or a "
+                "callback changed it. No checkpoint contains it. Lower `learning_rate`, or check "
+                "the callbacks."
             )
 
 
-def _state(
+def _iter_state(
     learner: nn.Module, averaged: nn.Module, optimizer: torch.optim.Optimizer
 ) -> Iterator[tuple[str, str, Tensor]]:
-    for what, module in (("weights", learner), ("averaged weights", averaged)):
+    for group, module in (("weights", learner), ("averaged weights", averaged)):
         for name, tensor in module.state_dict().items():
-            yield what, name, tensor
+            yield group, name, tensor
     names: dict[Tensor, str] = {p: name for name, p in learner.named_parameters()}
     for parameter, state in optimizer.state.items():
         for key, value in state.items():
             yield "optimiser", f"{names.get(parameter, '?')}.{key}", value
 
 
-def _spoiled(tensor: Tensor) -> bool:
+def _is_not_finite(tensor: Tensor) -> bool:
     inexact = tensor.is_floating_point() or tensor.is_complex()
     return inexact and not bool(tensor.isfinite().all())

@@ -1,4 +1,4 @@
-"""An exponential moving average of a learner's weights."""
+"""Exponential moving average of a learner's weights."""
 
 from typing import Any
 
@@ -8,18 +8,26 @@ from torch.optim.swa_utils import AveragedModel
 
 
 class AveragedLearner(AveragedModel):
-    """A copy of a learner whose trainable weights lag behind, `module`.
+    """Copy of a learner (`module`) with exponentially averaged weights.
 
-    The first update copies. From then on, with n updates done,
-    `average = decay * average + (1 - decay) * weight`, `decay = min(limit, (1 + n) / (10 + n))`,
-    so that an average over few steps does not remember the initial weights (the rule of
-    TensorFlow's ExponentialMovingAverage). What is not trained, that is buffers, integer counters
-    and target networks (`requires_grad=False`), is copied: averaging a count is meaningless, and a
-    target network is an average already.
+    The first update copies the weights. After n updates,
+    `average = decay * average + (1 - decay) * weight` with `decay = min(limit, (1 + n) / (10 + n))`
+    (the rule of TensorFlow's ExponentialMovingAverage), so that the initial weights do not dominate
+    a short run. Values that are not trained (buffers, integer counters and target networks with
+    `requires_grad=False`) are copied.
 
     Args:
-        learner: the module to follow; its copy is in evaluation mode.
-        decay: the limit, in [0, 1).
+        learner: the module to average; its copy is in evaluation mode.
+        decay: limit of the decay, in [0, 1); larger values average over more steps.
+
+    Example:
+        >>> import torch
+        >>> from pgdiff.training import AveragedLearner
+        >>> layer = torch.nn.Linear(2, 1)
+        >>> average = AveragedLearner(layer, decay=0.999)
+        >>> average.update_parameters(layer)
+        >>> torch.equal(average.module.weight, layer.weight)
+        True
     """
 
     def __init__(self, learner: nn.Module, *, decay: float) -> None:
@@ -30,12 +38,12 @@ class AveragedLearner(AveragedModel):
         self.module.eval()
 
     def decay_at(self, updates: int) -> float:
-        """Return the decay of the next update after `updates` of them."""
+        """Return the decay of the update that follows `updates` updates."""
         return min(self.decay, (1 + updates) / (10 + updates))
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        """Follow `model` by one step."""
+        """Update the average with the present weights of `model`."""
         super().update_parameters(model)
         for averaged, parameter in zip(self.module.parameters(), model.parameters(), strict=True):
             if not parameter.requires_grad:

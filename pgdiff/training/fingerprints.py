@@ -1,4 +1,4 @@
-"""What a training learns from and with, so that a resumption can tell whether it is the same."""
+"""Fingerprints of data and learner, which show whether a resumed run is identical."""
 
 import hashlib
 import json
@@ -8,31 +8,30 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pgdiff.registry import to_config
-from pgdiff.training.learner import to_tensors
-from pgdiff.validation import PgdiffError
+from pgdiff.core.registry import to_config
+from pgdiff.core.validation import PgdiffError
+from pgdiff.training.learner import tensors, to_tensors
 
 if TYPE_CHECKING:
     from pgdiff.data import Episodes
 
 BLOCK = 65_536
-"""Rows that are hashed at once, so that a mapped file is never in memory as a whole."""
+"""Rows hashed at a time, so that a memory-mapped file is never loaded as a whole."""
 
 
 def batch_fingerprint(batch: Any) -> str:
-    """Return by what a batch is recognised."""
+    """Return the first 16 hexadecimal digits of the SHA-256 sum of a batch."""
     digest = hashlib.sha256()
-    for value in to_tensors(batch, torch.device("cpu")):
-        if value is not None:
-            digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.contiguous().numpy().tobytes())
+    for _, value in tensors(to_tensors(batch, torch.device("cpu"))):
+        digest.update(f"{value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
 def data_fingerprint(episodes: "Episodes") -> str:
-    """Return a SHA-256 sum over every row of every field of these episodes, and over their bounds.
+    """Return the SHA-256 sum over the lengths of the episodes and every row of every field.
 
-    Rows that belong to none of the episodes do not count, nor does where the others lie.
+    Rows outside the episodes and the position of the episodes in the arrays have no influence.
     """
     digest = hashlib.sha256(np.asarray(episodes.lengths, np.int64).tobytes())
     fields = {
@@ -51,7 +50,7 @@ def data_fingerprint(episodes: "Episodes") -> str:
 
 
 def _runs(episodes: "Episodes") -> Iterator[tuple[int, int]]:
-    """Yield the first row of each run of adjacent episodes, and the row after its last."""
+    """Yield the first row and the end row (exclusive) of each run of adjacent episodes."""
     if not len(episodes):
         return
     new = np.flatnonzero(episodes.starts[1:] != episodes.ends[:-1]) + 1
@@ -61,7 +60,7 @@ def _runs(episodes: "Episodes") -> Iterator[tuple[int, int]]:
 
 
 def learner_settings(learner: object) -> dict[str, Any]:
-    """Return the arguments that a registered learner was built from, as JSON; {} of others."""
+    """Return the constructor arguments of a registered learner as JSON; {} for other learners."""
     try:
         settings: dict[str, Any] = json.loads(json.dumps(to_config(learner)))
     except (PgdiffError, AttributeError):

@@ -1,5 +1,6 @@
-"""What the Trainer asks of anything that can be trained."""
+"""Protocols that a learner and its data must implement for the `Trainer`."""
 
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from pgdiff.validation import PgdiffError
+from pgdiff.core.validation import PgdiffError
 
 if TYPE_CHECKING:
     import os
@@ -18,8 +19,21 @@ if TYPE_CHECKING:
 class BatchSource(Protocol):
     """Training examples that are gathered by index.
 
-    One that has `episode_starts`, the first rows of the episodes that its examples come from, lets
-    the Trainer say how many episodes are used.
+    With an optional attribute `episode_starts` (the first rows of the episodes of its examples),
+    the Trainer reports the number of used episodes.
+
+    Example:
+        >>> from typing import NamedTuple
+        >>> import numpy as np
+        >>> class Batch(NamedTuple):
+        ...     x: np.ndarray
+        >>> class Numbers:  # a BatchSource
+        ...     def __len__(self):
+        ...         return 100
+        ...     def batch(self, indices):
+        ...         return Batch(x=indices.astype(np.float32))
+        >>> Numbers().batch(np.array([1, 5])).x
+        array([1., 5.], dtype=float32)
     """
 
     def __len__(self) -> int:
@@ -27,34 +41,42 @@ class BatchSource(Protocol):
         ...
 
     def batch(self, indices: Int64[np.ndarray, " batch"]) -> Any:
-        """Return a `NamedTuple` of NumPy arrays (or None), one row per example."""
+        """Return a `NamedTuple` of arrays, mappings of arrays, or None; one row per example."""
         ...
 
 
 @runtime_checkable
 class Learner(Protocol):
-    """A `torch.nn.Module` that knows its data and its losses.
+    """Protocol of a `torch.nn.Module` that defines its data set and its losses.
 
-    Everything that must survive a checkpoint is a parameter or a persistent buffer. A learner that
-    gains from `torch.compile` also has `compile_parts()`, which compiles its networks in place
-    (`self.network.compile()`), so that no name in its `state_dict` changes.
+    All state that a checkpoint must contain is a parameter or a persistent buffer. A learner that
+    benefits from `torch.compile` also has `compile_parts()`, which compiles its networks in place
+    (`self.network.compile()`), so that the names in its `state_dict` do not change.
+
+    Example:
+        >>> import pgdiff
+        >>> from pgdiff.testing import example_episodes
+        >>> from pgdiff.training import Learner
+        >>> inverse = pgdiff.InverseDynamics.from_episodes(example_episodes(), stride=1)
+        >>> isinstance(inverse, Learner)
+        True
     """
 
     def dataset(self, episodes: "Episodes") -> BatchSource:
-        """Return the examples that this learner takes from the episodes."""
+        """Return the training examples of the episodes."""
         ...
 
     def losses(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return named scalar losses, whose sum is minimised.
+        """Return named scalar losses; the optimiser minimises their sum.
 
         Args:
             batch: the `NamedTuple` of the data set, as tensors on the learner's device.
-            generator: where all noise comes from; it lives on the learner's device.
+            generator: source of all noise, on the learner's device.
         """
         ...
 
     def after_step(self) -> None:
-        """Do what follows a step of the optimiser, such as moving a slow target network."""
+        """Run after each optimiser step, for example to update a target network."""
         ...
 
     def save_pretrained(self, path: "str | os.PathLike[str]") -> None:
@@ -66,27 +88,39 @@ AnyLearner = TypeVar("AnyLearner", bound=Learner)
 
 
 def to_tensors(batch: Any, device: torch.device) -> Any:
-    """Return the same `NamedTuple` with tensors on `device` in place of arrays (None stays).
+    """Return the `NamedTuple` with its arrays as tensors on `device`; None fields stay None.
 
     Raises:
-        PgdiffError: the batch is no NamedTuple.
+        PgdiffError: the batch is not a NamedTuple.
     """
     if not isinstance(batch, tuple) or not hasattr(batch, "_fields"):
-        raise PgdiffError(f"A batch must be a NamedTuple. Got {type(batch).__name__}.")
+        raise PgdiffError(f"A batch must be a NamedTuple of arrays. Got {type(batch).__name__}.")
     kind: Any = type(batch)
     return kind._make(_to_tensor(value, device) for value in batch)
 
 
-def _to_tensor(value: Any, device: torch.device) -> Tensor | None:
+def _to_tensor(value: Any, device: torch.device) -> Tensor | Mapping[str, Any] | None:
     if value is None:
         return None
+    if isinstance(value, Mapping):
+        return {name: _to_tensor(array, device) for name, array in value.items()}
     array = np.asarray(value)
-    # A view of a memory map is read-only, which tensors do not know.
+    # Tensors cannot be read-only, but a view of a memory map is.
     return torch.from_numpy(array if array.flags.writeable else array.copy()).to(device)
 
 
+def tensors(batch: Any) -> Iterator[tuple[str, Tensor]]:
+    """Yield the tensors of a batch with their names, also those in mappings."""
+    for field in batch._fields:
+        value = getattr(batch, field)
+        if isinstance(value, Mapping):
+            yield from ((f"{field}/{name}", tensor) for name, tensor in value.items())
+        elif isinstance(value, Tensor):
+            yield field, value
+
+
 def as_module(learner: Learner) -> nn.Module:
-    """Return the learner as the module that it is, or say what it lacks."""
+    """Return the learner as a module; raise if it is not a `Learner`."""
     if not isinstance(learner, nn.Module) or not isinstance(learner, Learner):
         raise PgdiffError(
             "`learner` must be a torch.nn.Module with dataset(), losses(), after_step() and "
@@ -96,9 +130,11 @@ def as_module(learner: Learner) -> nn.Module:
 
 
 def check_losses(losses: dict[str, Tensor], learner: Learner) -> dict[str, Tensor]:
-    """Return the losses if each is a differentiable scalar."""
+    """Return the losses; raise unless each is a differentiable scalar."""
     if not losses:
-        raise PgdiffError(f"{type(learner).__name__}.losses() must name at least one loss.")
+        raise PgdiffError(
+            f"{type(learner).__name__}.losses() must return at least one loss. Got {{}}."
+        )
     for name, loss in losses.items():
         if loss.ndim != 0 or not loss.requires_grad:
             raise PgdiffError(

@@ -1,4 +1,4 @@
-"""The training loop, the same for every learner."""
+"""Training loop of all learners."""
 
 import importlib.util
 import logging
@@ -14,10 +14,17 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import nn
 
-from pgdiff.saving import resolve_device
-from pgdiff.torch_threads import check_threads, on_own_threads
+from pgdiff.core.serialization import resolve_device
+from pgdiff.core.threads import check_threads, on_own_threads
+from pgdiff.core.validation import (
+    PgdiffError,
+    check_in,
+    check_positive_int,
+    check_range,
+    check_seed,
+)
 from pgdiff.training.batches import StepBatches, open_batches
-from pgdiff.training.best import SIGN, Best
+from pgdiff.training.best_checkpoint import SIGN, Best
 from pgdiff.training.callbacks import Callback, ProgressBar
 from pgdiff.training.checkpoint import (
     TrainingState,
@@ -26,18 +33,17 @@ from pgdiff.training.checkpoint import (
     restore_checkpoint,
     save_checkpoint,
 )
-from pgdiff.training.compiling import compile_errors, compile_learner
+from pgdiff.training.compilation import compile_errors, compile_learner
 from pgdiff.training.divergence import check_finite_state, check_held_out, diverged
 from pgdiff.training.ema import AveragedLearner
 from pgdiff.training.fingerprints import batch_fingerprint, data_fingerprint, learner_settings
-from pgdiff.training.held_out import held_out_losses, split_sources
 from pgdiff.training.learner import AnyLearner, BatchSource, Learner, as_module, to_tensors
-from pgdiff.training.records import MetricsFile, TensorBoard
-from pgdiff.training.schedule import TRAIN, learning_rate_at, seed_global, torch_seed
-from pgdiff.training.stopping import StopSignals, TrainingInterrupted
-from pgdiff.training.update import Unsound, update
+from pgdiff.training.learning_rate import TRAIN, learning_rate_at, seed_global, torch_seed
+from pgdiff.training.loggers import MetricsFile, TensorBoard
+from pgdiff.training.optimizer_step import NonFiniteUpdate, update
+from pgdiff.training.signals import StopSignals, TrainingInterrupted
 from pgdiff.training.usage import unused_episodes
-from pgdiff.validation import PgdiffError, check_in, check_positive_int, check_range, check_seed
+from pgdiff.training.validation_loss import held_out_losses, split_sources
 
 if TYPE_CHECKING:
     from pgdiff.data import Episodes
@@ -49,61 +55,74 @@ HALF = (torch.float16, torch.bfloat16)
 
 
 class Trainer:
-    """Trains any `Learner`: AdamW, warm-up and cosine, clipped gradients, averaged weights.
+    """Training loop for any `Learner`: AdamW, warm-up, cosine decay, clipping, averaged weights.
 
-    Everything random follows from `seed` and the number of the step, so that a run that was cut
-    off and resumed ends with the same weights, bit for bit, on the same machine and build.
+    All randomness follows from `seed` and the step. An interrupted and resumed run therefore ends
+    with bit-identical weights on the same machine and build.
 
-    SIGTERM and the first Ctrl-C, in the main thread, finish the step, write a checkpoint where
-    there is a `folder`, and raise `TrainingInterrupted`; a second one does what it does elsewhere.
-    Where the disk is full a checkpoint that cannot be written is an error, which leaves the
-    earlier ones as they are; records that cannot be written warn.
+    SIGTERM or the first Ctrl-C in the main thread finishes the step, writes a checkpoint if
+    `folder` is set, and raises `TrainingInterrupted`; a second signal has its usual effect. On a
+    full disk, a checkpoint that cannot be written raises an error and leaves the earlier ones
+    intact; metrics that cannot be written warn.
 
     Args:
         steps: number of updates.
-        batch_size: examples per update, drawn with replacement, so that a batch may be larger than
-            the data.
-        learning_rate: the highest rate; it warms up linearly and falls to 0 along a cosine.
-        warmup: updates of warm-up, at most a tenth of `steps`.
-        weight_decay: AdamW's decoupled weight decay.
-        ema_decay: limit of the moving average of the weights; 0 switches it off.
-        clip_norm: largest norm of the gradient; None clips nothing.
-        validation: share of the episodes that is held out; 0 for none.
-        validate_every: steps between two looks at the held-out episodes, with averaged weights.
-        log_every: steps between two records of the losses' means.
-        checkpoint_every: steps between two checkpoints; None writes none. The last step gets one.
-        keep: number of newest checkpoints that are kept.
-        best: name of a logged metric, such as "eval/loss" or what an `EvaluationCallback` returns;
-            the averaged weights of its best record are kept in `folder`/best, whatever `keep` is.
-        mode: whether the best value of `best` is the "min" or the "max".
-        use_best: let `fit` return the weights in `best`, and not the last ones. A finished training
-            that is resumed returns them as well.
-        on_nan: what follows where a loss or the gradient is not finite: "stop" with an error that
-            names step and cause, or "skip" the update and count it in `train/skipped`. Weights that
-            are not finite stop it in any case.
-        max_skips: updates in a row that "skip" passes over; one more stops.
-        folder: where `metrics.jsonl`, TensorBoard's files and `checkpoints/` go; None for nowhere.
-        workers: processes that gather batches ahead of time, with the same result. They pay where
-            gathering takes a share of a step worth having: large batches of a small network, or
-            recordings that the memory cannot hold. Segments of a maze recording take less than 1 %
-            of a step, and 0 is right. Memory-mapped data are not copied to them. They start as
-            Python's `multiprocessing` starts processes; with "spawn" or "forkserver" a script
-            needs its `if __name__ == "__main__":`.
-        threads: PyTorch's number of threads for the time of `fit`, which the last bits of the
-            result depend on; None changes nothing.
-        compile: let the learner compile its networks (`compile_parts`).
-        device: "auto", or a device of PyTorch.
-        seed: of batches and noise; the learner's first weights are its own affair.
+        batch_size: examples per update, drawn with replacement; may exceed the size of the data.
+        learning_rate: peak learning rate, after a linear warm-up; it decays to 0 along a cosine.
+        warmup: updates of warm-up; limited to a tenth of `steps`.
+        weight_decay: AdamW's decoupled weight decay; larger values shrink the weights more.
+        ema_decay: limit of the decay of the averaged weights, in [0, 1). Larger values average over
+            more steps; 0 disables averaging.
+        clip_norm: largest norm of the gradient; None disables clipping.
+        validation: share of the episodes that is held out, in [0, 1); 0 disables validation.
+        validate_every: steps between two evaluations of the averaged weights on held-out episodes.
+        log_every: steps between two records of the mean losses.
+        checkpoint_every: steps between two checkpoints; the last step is always saved. None writes
+            no checkpoints.
+        keep: number of checkpoints to keep; older ones are removed.
+        best: name of a logged metric, for example "eval/loss" or a metric of an
+            `EvaluationCallback`. The averaged weights of its best record are kept in `folder`/best,
+            independently of `keep`.
+        mode: "min" or "max", the direction in which the metric of `best` improves.
+        use_best: let `fit` return the best weights instead of the last ones, also when a finished
+            run is resumed.
+        on_nan: reaction to a loss or gradient that is not finite: "stop" raises an error with step
+            and cause; "skip" skips the update and counts it in `train/skipped`. Non-finite weights
+            always stop the training.
+        max_skips: largest number of consecutive skipped updates; one more stops the training.
+        folder: folder of `metrics.jsonl`, TensorBoard's files and `checkpoints/`; None writes
+            nothing.
+        workers: processes that gather batches ahead; the result does not depend on it. Useful for
+            large batches of a small network and for recordings larger than memory. For maze
+            recordings gathering takes less than 1 % of a step, and 0 is the right value.
+            Memory-mapped data are not copied. The processes start by Python's `multiprocessing`;
+            with "spawn" or "forkserver" a script needs `if __name__ == "__main__":`.
+        threads: number of PyTorch threads during `fit`; the last bits of the result depend on it.
+            None keeps the present number.
+        compile: compile the networks of the learner (`compile_parts`).
+        device: "auto" or a PyTorch device.
+        seed: seed of batches and noise; it does not affect the learner's initial weights.
         progress: show a progress bar.
-        callbacks: further `Callback`s.
-        resume: go on from the newest sound checkpoint of `folder`; from nothing where it has none.
+        callbacks: further `Callback` objects.
+        resume: continue from the newest intact checkpoint in `folder`, or from step 0 if none
+            exists.
 
     Attributes:
-        history: the records that were logged, each with its "step".
-        step: updates done.
+        history: the logged records, each with its "step".
+        step: number of completed updates.
 
     Raises:
-        PgdiffError: a setting is out of its range.
+        PgdiffError: a setting is out of range.
+
+    Example:
+        >>> import pgdiff
+        >>> from pgdiff.testing import example_episodes
+        >>> episodes = example_episodes()
+        >>> inverse = pgdiff.InverseDynamics.from_episodes(episodes, stride=1)
+        >>> trainer = pgdiff.Trainer(steps=2, validation=0, progress=False)
+        >>> inverse = trainer.fit(inverse, episodes)
+        >>> trainer.step
+        2
     """
 
     def __init__(
@@ -169,10 +188,12 @@ class Trainer:
         self.resume = resume
         for callback in callbacks:
             if not isinstance(callback, Callback):
-                raise PgdiffError(f"`callbacks` must be Callback objects. Got {callback!r}.")
+                raise PgdiffError(
+                    f"`callbacks` must be a sequence of Callback objects. Got {callback!r}."
+                )
         self.callbacks = tuple(callbacks)
         if self.folder is None and (resume or checkpoint_every is not None):
-            raise PgdiffError("`folder` must be given for checkpoints and for `resume`. Got None.")
+            raise PgdiffError("`folder` must be set for `checkpoint_every` and `resume`. Got None.")
         self.history: list[dict[str, float]] = []
         self._state: TrainingState | None = None
         self._running: list[Callback] = []
@@ -182,48 +203,48 @@ class Trainer:
     def _check_best(self, best: str | None, use_best: bool, folder: Any) -> str | None:
         if best is None:
             if use_best:
-                raise PgdiffError("`best` must name a metric with `use_best`. Got None.")
+                raise PgdiffError("`best` must be a metric if `use_best` is set. Got None.")
             return None
         if not isinstance(best, str) or not best:
             raise PgdiffError(f"`best` must be the name of a logged metric. Got {best!r}.")
         if best.startswith("eval/") and best.endswith("loss") and self.validation == 0:
-            raise PgdiffError(f"`validation` must be above 0 for `best` '{best}'. Got 0.")
+            raise PgdiffError(f"`validation` must be above 0 for `best='{best}'`. Got 0.")
         if folder is None:
-            raise PgdiffError("`folder` must be given for `best`. Got None.")
+            raise PgdiffError("`folder` must be set for `best`. Got None.")
         return best
 
     @property
     def step(self) -> int:
-        """Updates done so far."""
+        """Number of completed updates."""
         return 0 if self._state is None else self._state.step
 
     @property
     def averaged(self) -> Learner:
-        """The learner with averaged weights, in evaluation mode; for callbacks that act with it."""
+        """Learner with averaged weights, in evaluation mode, for use in callbacks."""
         if self._state is None:
-            raise PgdiffError("There are no averaged weights before `fit`.")
+            raise PgdiffError("`averaged` does not exist before `fit`. Call `fit` first.")
         return cast(Learner, self._state.ema.module)
 
     def log(self, metrics: dict[str, float]) -> None:
-        """Add metrics to the record of the present step (for callbacks, during a step)."""
+        """Add metrics to the record of the current step (for callbacks, during a step)."""
         self._pending.update(metrics)
 
     @on_own_threads
-    @torch.inference_mode(False)  # where the caller is in inference or no-grad mode: gradients on
+    @torch.inference_mode(False)  # gradients are needed even if the caller disabled them
     def fit(self, learner: AnyLearner, episodes: "Episodes") -> AnyLearner:
-        """Train, and return the learner with averaged weights, in evaluation mode.
+        """Train the learner and return it with averaged weights, in evaluation mode.
 
         Args:
-            learner: what is trained, in place.
-            episodes: recorded experience; a share of whole episodes is held out for validation.
-                Where some of them are too short to give an example, a message of the logger
-                `pgdiff.training.trainer` says how many are used.
+            learner: the learner, trained in place.
+            episodes: recorded experience; whole episodes are held out for validation. If some are
+                too short to give an example, the logger `pgdiff.training.trainer` reports how many
+                are used.
 
         Raises:
-            TrainingDiverged: something is not finite; names step and cause.
-            TrainingInterrupted: SIGTERM or Ctrl-C came; the step was finished.
-            PgdiffError: the learner or the data do not fit, a checkpoint cannot be used or written,
-                or a process that gathers batches has died.
+            TrainingDiverged: a value is not finite; the message names step and cause.
+            TrainingInterrupted: SIGTERM or Ctrl-C was received; the step was finished.
+            PgdiffError: the learner or the data do not fit, a checkpoint cannot be read or written,
+                or a worker process has died.
         """
         module = as_module(learner)
         module.to(self.device)
@@ -244,7 +265,7 @@ class Trainer:
         with ExitStack() as closing:
             for callback in reversed(self._running):
                 closing.callback(callback.close)
-            # Dropout knows no generator but the global one; it is seeded per step, then put back.
+            # Dropout uses the global generator; it is seeded at every step and restored at the end.
             # Workers start before the callbacks, whose threads a forked process would not have.
             with (
                 torch.random.fork_rng(devices, device_type=_rng_type(self.device)),
@@ -268,13 +289,13 @@ class Trainer:
     def _start(self, module: nn.Module) -> TrainingState:
         parameters = [p for p in module.parameters() if p.requires_grad]
         if not parameters:
-            raise PgdiffError(f"{type(module).__name__} has no parameter to train.")
+            raise PgdiffError(f"{type(module).__name__} must have a trainable parameter. Got none.")
         half = next((p.dtype for p in parameters if p.dtype in HALF), None)
         if half is not None:
             raise PgdiffError(
-                f"The weights of {type(module).__name__} must be float32 or float64 to be trained. "
-                f"Got {half}, in which small updates and their average are lost to rounding. "
-                "Convert it with .float(), and to half precision after training."
+                f"The weights of {type(module).__name__} must be float32 or float64 for training. "
+                f"Got {half}, in which rounding loses small updates. Convert the learner with "
+                ".float(); convert it to half precision after training."
             )
         fused = self.device.type in ("cpu", "cuda") and all(
             p.is_floating_point() for p in parameters
@@ -290,7 +311,7 @@ class Trainer:
     def _settings(
         self, learner: Learner, episodes: "Episodes", batches: StepBatches
     ) -> dict[str, Any]:
-        """Return what must be the same for a resumption to be exact."""
+        """Return the settings and fingerprints that must be equal for an exact resume."""
         names = (
             "steps batch_size learning_rate warmup weight_decay ema_decay clip_norm validation seed"
         )
@@ -316,8 +337,8 @@ class Trainer:
         root = self._checkpoints
         if not self.resume and (metrics_file.in_use or list_checkpoints(root)):
             raise PgdiffError(
-                f"`folder` must be free: '{self.folder}' holds a training already. Give "
-                "resume=True to go on with it, or another folder."
+                f"`folder` must not hold another training. Got '{self.folder}', which does. Pass "
+                "resume=True to continue it, or choose another folder."
             )
         if self.best is not None:
             self._best = Best(
@@ -325,7 +346,7 @@ class Trainer:
             )
         if self.resume:
             if restore_checkpoint(root, state, settings):
-                prune(root, keep=self.keep)  # killed between writing one and removing another
+                prune(root, keep=self.keep)  # the process may have been killed before pruning
             self.history = metrics_file.read(state.step)
             if self._best is not None:
                 self._best.restore()
@@ -346,7 +367,7 @@ class Trainer:
             yield TensorBoard(metrics_file.path.parent / "tensorboard")
         else:
             warnings.warn(
-                "tensorboard is not installed: metrics go to metrics.jsonl alone. "
+                "tensorboard is not installed: metrics are written to metrics.jsonl only. "
                 "Install it with: pip install 'pgdiff-rl[train]'.",
                 UserWarning,
                 stacklevel=3,
@@ -385,7 +406,7 @@ class Trainer:
             elif self._pending:
                 record = self._record({}, None, 0.0, 0)
             if self._best is not None and record is not None:
-                # Before the checkpoint: a run that goes on from there does not see it again.
+                # Before the checkpoint: a run resumed from it does not repeat this record.
                 self._best.offer(step, record, state.ema.module)
             due = self.checkpoint_every and (step % self.checkpoint_every == 0 or last)
             if due or (stop.received is not None and self.folder is not None):
@@ -395,14 +416,17 @@ class Trainer:
 
     def _interrupted(self, number: int) -> TrainingInterrupted:
         name = signal.Signals(number).name
-        done = f"{name}: training stopped after step {self.step} of {self.steps}."
+        summary = f"{name}: training stopped after step {self.step} of {self.steps}."
         if self.folder is None:
             return TrainingInterrupted(
-                f"{done} Nothing was saved: there is no `folder`.", number=number, step=self.step
+                f"{summary} Nothing was saved because `folder` is not set.",
+                number=number,
+                step=self.step,
             )
         checkpoint = list_checkpoints(self._checkpoints)[-1]
         return TrainingInterrupted(
-            f"{done} Its checkpoint is '{checkpoint}'; the same with resume=True goes on from it.",
+            f"{summary} The checkpoint is '{checkpoint}'; repeat the call with resume=True to "
+            "continue.",
             number=number,
             step=self.step,
             checkpoint=checkpoint,
@@ -414,7 +438,7 @@ class Trainer:
     def _update(
         self, learner: Learner, state: TrainingState, batch: Any, generator: torch.Generator
     ) -> dict[str, float]:
-        """Make one update, or skip it; return its metrics and add them to the sums."""
+        """Take or skip one update; return its metrics and add them to the sums."""
         noise = torch_seed(self.seed, state.step, TRAIN)
         seed_global(noise, self.device)
         generator.manual_seed(noise)
@@ -428,7 +452,7 @@ class Trainer:
                 generator=generator,
                 clip_norm=self.clip_norm,
             )
-        except Unsound as error:
+        except NonFiniteUpdate as error:
             self._skip(state, error)
             metrics = {}
         else:
@@ -441,18 +465,18 @@ class Trainer:
             metrics["train/skipped"] = state.skipped
         return {**metrics, "train/learning_rate": rate}
 
-    def _skip(self, state: TrainingState, error: Unsound) -> None:
-        """Count an update that is not made, or say why training stops."""
+    def _skip(self, state: TrainingState, error: NonFiniteUpdate) -> None:
+        """Count a skipped update, or raise `TrainingDiverged`."""
         cause = str(error)
         if self.on_nan == "stop":
             raise diverged(state.step + 1, cause) from None
         if error.final:
-            raise diverged(state.step + 1, cause, advice="No skipped update mends that.") from None
+            raise diverged(state.step + 1, cause, advice="Skipping cannot fix this.") from None
         if state.skipped_in_a_row == self.max_skips:
             raise diverged(
                 state.step + 1,
                 cause,
-                advice=f"That is one more in a row than `max_skips` {self.max_skips}.",
+                advice=f"More than `max_skips`={self.max_skips} consecutive updates failed.",
             ) from None
         state.skipped += 1
         state.skipped_in_a_row += 1

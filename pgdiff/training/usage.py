@@ -1,4 +1,4 @@
-"""How many of the recorded episodes give an example to learn from."""
+"""Report of episodes that are too short to give a training example."""
 
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -14,27 +14,28 @@ if TYPE_CHECKING:
 def unused_episodes(
     learner: Learner, episodes: "Episodes", sources: Iterable[BatchSource | None]
 ) -> str | None:
-    """Return a message where some episodes are too short to give an example; else None.
+    """Return a message if some episodes are too short to give an example; else None.
 
     Args:
-        learner: whose examples they are.
-        episodes: the recording, before a part is held out.
-        sources: the examples of all its parts; sources without `episode_starts` are not counted.
+        learner: the learner of the examples.
+        episodes: the recording, including the held-out episodes.
+        sources: training and held-out examples. None is returned if a source has no
+            `episode_starts`.
     """
     starts = [getattr(source, "episode_starts", None) for source in sources if source is not None]
-    known = [rows for rows in starts if rows is not None]
-    if len(known) < len(starts) or not known:
+    present = [rows for rows in starts if rows is not None]
+    if len(present) < len(starts) or not present:
         return None
     used = np.zeros(len(episodes), np.bool_)
     order = np.argsort(episodes.starts, kind="stable")
-    rows = np.concatenate(known)
+    rows = np.concatenate(present)
     used[order[np.searchsorted(episodes.starts[order], rows, side="right") - 1]] = True
     if used.all():
         return None
     lengths = episodes.lengths
     return (
         f"{type(learner).__name__} learns from {used.sum()} of {len(used)} episodes "
-        f"({lengths[used].sum()} of {lengths.sum()} rows). The others are too short for an "
-        f"example: the longest of them has {lengths[~used].max()} rows. A shorter horizon or "
-        "stride uses more of them."
+        f"({lengths[used].sum()} of {lengths.sum()} rows). The other episodes are too short: "
+        f"the longest of them has {lengths[~used].max()} rows. Use a shorter horizon or stride to "
+        "train on more episodes."
     )

@@ -1,1 +1,1 @@
-"""Workflows: what joins several parts of the package."""
+"""Workflows that combine several parts of the package."""

@@ -1,4 +1,4 @@
-"""What the gradient and the choice among candidates are each worth, alone and together."""
+"""Ablation of guidance: effect of the gradient and of the selection among candidates."""
 
 import os
 from collections.abc import Mapping
@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from pgdiff.core.serialization import write_json
+from pgdiff.core.validation import PgdiffError
 from pgdiff.evaluation import (
     Agent,
     Comparison,
@@ -19,11 +21,9 @@ from pgdiff.evaluation import (
     paired_difference,
 )
 from pgdiff.evaluation.rollouts import MakeEnv
-from pgdiff.evaluation.strata import further_metrics
-from pgdiff.validation import PgdiffError
-from pgdiff.workflows.files import write_json
+from pgdiff.evaluation.strata import extra_metrics
 
-# What is added, to what: (row with it, row without it).
+# Added part and its baseline: (row with the part, row without it).
 _QUESTIONS = {
     "the gradient, to one candidate": ("gradient", "no_guide"),
     "selection, to no guide": ("selection", "no_guide"),
@@ -34,11 +34,11 @@ _QUESTIONS = {
 
 @dataclass(frozen=True, eq=False)
 class Ablation:
-    """Four evaluations from the same seeds.
+    """Four evaluations with the same seeds.
 
     Attributes:
-        evaluations: "no_guide", "gradient", "selection" and "both".
-        labels: what each is called in the table.
+        evaluations: the rows "no_guide", "gradient", "selection" and "both".
+        labels: label of each row in the table.
     """
 
     evaluations: Mapping[str, Evaluation]
@@ -46,61 +46,61 @@ class Ablation:
 
     @property
     def unit(self) -> str:
-        """What is compared: normalised scores where the environment has them, else returns."""
-        none = any(found.normalized_scores is None for found in self.evaluations.values())
-        return "return" if none else "score"
+        """Compared figure: "score" if the environment has normalised scores, else "return"."""
+        missing = any(result.normalized_scores is None for result in self.evaluations.values())
+        return "return" if missing else "score"
 
     def differences(self) -> dict[str, tuple[float, float, float]]:
-        """Mean difference within pairs of episodes, with its 95 % interval, by question."""
+        """Return the mean paired difference and its 95 % interval, by question."""
         values = {
-            name: found.returns if self.unit == "return" else found.normalized_scores
-            for name, found in self.evaluations.items()
+            name: result.returns if self.unit == "return" else result.normalized_scores
+            for name, result in self.evaluations.items()
         }
-        found = {}
+        differences = {}
         for question, (with_it, without) in _QUESTIONS.items():
             first, second = (np.asarray(values[name]) for name in (with_it, without))
-            found[question] = paired_difference(first, second)
-        return found
+            differences[question] = paired_difference(first, second)
+        return differences
 
     def further_differences(self) -> dict[str, dict[str, Comparison]]:
-        """The same of the metrics beside the score: by metric, then by question.
+        """Return the differences of further metrics, by metric and question.
 
-        A metric that a pair does not have, as the first touch of two rows that never arrive
-        together, is left out.
+        A metric that a pair does not have is left out, for example the first touch if no episode
+        of both rows arrives.
         """
-        found: dict[str, dict[str, Comparison]] = {}
+        differences: dict[str, dict[str, Comparison]] = {}
         for question, (with_it, without) in _QUESTIONS.items():
             first, second = self.evaluations[with_it], self.evaluations[without]
-            for metric in further_metrics([first, second]):
+            for metric in extra_metrics([first, second]):
                 with suppress(PgdiffError):
                     difference = compare(first, second, metric=metric)
-                    found.setdefault(metric, {})[question] = difference
-        return found
+                    differences.setdefault(metric, {})[question] = difference
+        return differences
 
     def table(self) -> str:
-        """The four rows, and below them what each part adds."""
-        rows = {self.labels[name]: found for name, found in self.evaluations.items()}
+        """Return a text table of the four rows, followed by the effect of each part."""
+        rows = {self.labels[name]: result for name, result in self.evaluations.items()}
         lines = [
             comparison_table(rows),
             next(iter(rows.values())).seeds,
             "",
-            f"what is added, in {self.unit} [95 %]",
+            f"effect of adding, in {self.unit} [95 %]",
         ]
         width = max(map(len, _QUESTIONS))
         for question, (mean, low, high) in self.differences().items():
             lines.append(f"  {question.ljust(width)}  {mean:+.1f} [{low:+.1f}, {high:+.1f}]")
         for metric, differences in self.further_differences().items():
-            lines += ["", f"what is added, in {metric} [95 %]"]
-            lines += [f"  {name.ljust(width)}  {found}" for name, found in differences.items()]
+            lines += ["", f"effect of adding, in {metric} [95 %]"]
+            lines += [f"  {name.ljust(width)}  {value}" for name, value in differences.items()]
         return "\n".join(lines)
 
     def write(
         self, folder: str | os.PathLike[str], *, settings: Mapping[str, Any] | None = None
     ) -> Path:
-        """Write `ablation.json`, and one JSON file with every episode for each row."""
+        """Write `ablation.json`, and for each row a JSON file with every episode."""
         target = Path(folder)
-        for name, found in self.evaluations.items():
-            found.to_json(target / f"ablation_{name}.json")
+        for name, result in self.evaluations.items():
+            result.to_json(target / f"ablation_{name}.json")
         differences = {
             question: {"mean": mean, "interval": [low, high], "level": 0.95, "unit": self.unit}
             for question, (mean, low, high) in self.differences().items()
@@ -108,12 +108,12 @@ class Ablation:
         content = {
             "settings": dict(settings or {}),
             "rows": {
-                name: {"label": self.labels[name], **found.summary()}
-                for name, found in self.evaluations.items()
+                name: {"label": self.labels[name], **result.summary()}
+                for name, result in self.evaluations.items()
             },
             "differences": differences,
             "further_differences": {
-                metric: {question: found.to_dict() for question, found in questions.items()}
+                metric: {question: value.to_dict() for question, value in questions.items()}
                 for metric, questions in self.further_differences().items()
             },
         }
@@ -135,15 +135,15 @@ def ablation(
     """Evaluate four planners on the same episodes.
 
     Args:
-        no_guide: one candidate and no guide.
-        gradient: one candidate, steered by the gradient.
-        selection: the best of many candidates, the gradient's scale 0.
-        both: the best of many candidates that the gradient steers.
+        no_guide: planner with one candidate and no guide.
+        gradient: planner with one candidate, guided by the gradient.
+        selection: planner that selects among many candidates, with gradient scale 0.
+        both: planner that selects among many candidates guided by the gradient.
         make_env: makes one environment.
-        episodes: how many episodes each.
-        seed: of the first episode.
-        parallel: how many environments at most run side by side.
-        progress: whether to show progress bars.
+        episodes: number of episodes of each planner.
+        seed: seed of the first episode.
+        parallel: maximum number of environments at a time.
+        progress: True to show progress bars.
     """
     agents = {"no_guide": no_guide, "gradient": gradient, "selection": selection, "both": both}
     many = getattr(both, "candidates", "many")

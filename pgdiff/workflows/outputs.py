@@ -1,10 +1,10 @@
-"""Output folders of commands: what is there already, and what goes before it is replaced."""
+"""Output folders of commands: check for earlier results and remove them."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from pgdiff.saving import check_writable
-from pgdiff.validation import PgdiffError
+from pgdiff.core.serialization import check_writable
+from pgdiff.core.validation import PgdiffError
 
 EVALUATION = (
     "evaluation.json",
@@ -12,7 +12,7 @@ EVALUATION = (
     "ablation.json",
     "ablation_*.json",
     "run_*/evaluation.json",
-    *(f"{at}{name}" for at in ("", "run_*/") for name in (
+    *(f"{folder}{name}" for folder in ("", "run_*/") for name in (
         "histogram.png", "value_map.png", "failures.png", "episode.gif", "episode_*.gif",
         "rendered.gif", "rendered_*.gif",
     )),
@@ -37,32 +37,32 @@ TRUTH = ("truth.json", "truth.png")
 """Files of `pgdiff evaluate truth=true`."""
 
 
-def found(folder: Path, names: Sequence[str]) -> list[Path]:
-    """Return the files of these names, which may hold wildcards, that are in a folder."""
+def existing_files(folder: Path, names: Sequence[str]) -> list[Path]:
+    """Return the existing files in a folder that match names, which may contain wildcards."""
     return [file for name in names for file in sorted(folder.glob(name)) if file.is_file()]
 
 
 def check_out(folder: Path, names: Sequence[str], *, overwrite: bool) -> None:
-    """Raise an error unless a command's files can be written, before anything is computed.
+    """Raise if a command's files cannot be written, before anything is computed.
 
     Args:
-        folder: where the files go.
-        names: of the files, see `found`.
-        overwrite: whether those that are there may be replaced.
+        folder: the output folder.
+        names: names of the files, see `existing_files`.
+        overwrite: True to allow replacing existing files.
 
     Raises:
-        PgdiffError: some are there and may not be replaced, or the folder cannot be written to.
+        PgdiffError: if files exist and `overwrite` is False, or the folder is not writable.
     """
-    there = found(folder, names)
-    if there and not overwrite:
+    existing = existing_files(folder, names)
+    if existing and not overwrite:
         raise PgdiffError(
-            f"`out` must be a folder without earlier results. '{there[0]}' exists. "
-            "overwrite=true replaces the earlier results, out=PATH names another folder."
+            f"`out` must be a folder without earlier results. '{existing[0]}' exists. "
+            "overwrite=true replaces the earlier results; out=PATH selects another folder."
         )
     check_writable(folder / names[0])
 
 
 def remove(folder: Path, names: Sequence[str]) -> None:
-    """Remove a command's earlier files, so that none of them is left beside the new ones."""
-    for file in found(folder, names):
+    """Remove a command's earlier files, so that old and new results do not mix."""
+    for file in existing_files(folder, names):
         file.unlink()

@@ -1,4 +1,4 @@
-"""An episode as its environment renders it, acted again from its seed and its actions."""
+"""Rendering of recorded episodes, replayed from their seed and actions."""
 
 import contextlib
 import ctypes.util
@@ -12,27 +12,27 @@ import gymnasium
 import numpy as np
 from jaxtyping import Float
 
-from pgdiff.plotting.animations import even
+from pgdiff.core.validation import PgdiffError, require
+from pgdiff.plotting.animations import evenly_spaced
 from pgdiff.plotting.canvas import save_gif
-from pgdiff.validation import PgdiffError, require
 
-_SIDE = 320  # pixels of the longer side, at most
-_SHORTEST = 20  # milliseconds; viewers slow down anything shorter
-_HOLD = 1500  # milliseconds that the last frame stays
+_SIDE = 320  # maximum number of pixels of the longer side
+_SHORTEST = 20  # milliseconds; viewers slow down shorter frames
+_HOLD = 1500  # milliseconds that the last frame is shown
 
 
 def can_render(env: gymnasium.Env[Any, Any]) -> bool:
-    """Return whether an environment offers pictures of itself as arrays."""
+    """Return True if an environment can render arrays."""
     return "rgb_array" in (env.metadata.get("render_modes") or ())
 
 
 def render_options(
     env: gymnasium.Env[Any, Any], options: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
-    """Return an environment's arguments with those that let it render arrays.
+    """Return an environment's arguments plus the arguments for rendering arrays.
 
-    A model of MuJoCo that has a camera named "track" is seen by it: Gymnasium's default camera
-    stays where the body started.
+    A MuJoCo model with a camera named "track" uses that camera, because Gymnasium's default camera
+    does not follow the body.
     """
     chosen = {**(options or {}), "render_mode": "rgb_array"}
     model: Any = getattr(env.unwrapped, "model", None)
@@ -53,26 +53,27 @@ def rendered_gif(
     flat: Callable[[Any], np.ndarray],
     max_frames: int = 100,
 ) -> Path:
-    """Write an episode as its environment renders it, at the speed of its clock where it has one.
+    """Write an animation of an episode rendered by its environment, at its frame rate if known.
 
-    The episode is reset with its seed and given its actions again, so that rendering neither slows
-    an evaluation down nor takes part in it. The observations are compared with the recorded ones.
+    The episode is replayed from its seed and actions, so rendering does not slow down or change the
+    evaluation. The observations are compared with the recorded observations.
 
     Args:
         make_env: makes the environment with `render_mode="rgb_array"`.
         path: the GIF to write.
-        seed: of the episode's reset.
-        actions: of every step.
+        seed: seed of the episode's reset.
+        actions: actions of every step.
         trajectory: the recorded observations, one more than the actions.
         flat: turns an observation into a row of the trajectory.
-        max_frames: long episodes are shown in steps large enough for this many frames.
+        max_frames: maximum number of frames, evenly spaced over the episode.
 
     Raises:
-        PgdiffError: the environment cannot render here, or does not repeat the episode.
+        PgdiffError: if the environment cannot render on this machine, or the replay differs from
+            the recorded episode.
     """
-    shown = set(even(len(actions), max_frames))
+    shown = set(evenly_spaced(len(actions), max_frames))
     frames = []
-    with _off_screen():
+    with _render_off_screen():
         try:
             env = make_env()
             try:
@@ -80,11 +81,11 @@ def rendered_gif(
                 for step in range(len(actions) + 1):
                     if not np.allclose(flat(observation), trajectory[step], atol=1e-6):
                         raise PgdiffError(
-                            f"the environment did not repeat the episode of seed {seed}: its "
+                            f"the environment did not reproduce the episode of seed {seed}: its "
                             f"observation of step {step} differs"
                         )
                     if step in shown:
-                        frames.append(_picture(env.render()))
+                        frames.append(_check_frame(env.render()))
                     if step < len(actions):
                         observation = env.step(actions[step])[0]
                 fps = env.metadata.get("render_fps")
@@ -92,7 +93,7 @@ def rendered_gif(
                 env.close()
         except PgdiffError:
             raise
-        except Exception as error:  # of a driver, a library that is missing, or the environment
+        except Exception as error:  # from a driver, a missing library or the environment
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise PgdiffError(
                 f"the environment cannot render here ({reason}). For MuJoCo on a machine without "
@@ -103,8 +104,8 @@ def rendered_gif(
     return save_gif(frames, path, milliseconds=times, drawn=False)
 
 
-def _picture(frame: Any) -> np.ndarray:
-    """Return a rendered frame, made smaller where it is large."""
+def _check_frame(frame: Any) -> np.ndarray:
+    """Return a rendered frame, scaled down if it is large; raise unless it is an RGB array."""
     pixels = np.asarray(frame)
     if pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.dtype != np.uint8:
         raise PgdiffError(
@@ -120,15 +121,15 @@ def _picture(frame: Any) -> np.ndarray:
 
 
 @contextlib.contextmanager
-def _off_screen() -> Iterator[None]:
-    """Let MuJoCo draw without a display where the user has not said how.
+def _render_off_screen() -> Iterator[None]:
+    """Select an off-screen renderer for MuJoCo, unless the user has selected a display.
 
-    Gymnasium tries a window first, and MuJoCo fails for good where none can be opened.
+    Gymnasium tries a window first, and MuJoCo fails permanently if no window can be opened.
     """
-    said = any(os.environ.get(name) for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"))
+    selected = any(os.environ.get(name) for name in ("MUJOCO_GL", "DISPLAY", "WAYLAND_DISPLAY"))
     libraries = (("egl", "EGL"), ("osmesa", "OSMesa"))
     name = next((name for name, library in libraries if ctypes.util.find_library(library)), None)
-    if said or name is None or sys.platform != "linux":
+    if selected or name is None or sys.platform != "linux":
         yield
         return
     before = os.environ.get("MUJOCO_GL")

@@ -1,4 +1,4 @@
-"""The truth of a planner's plans as files: truth.json and truth.png."""
+"""Plan truth of a planner as files: truth.json and truth.png."""
 
 import importlib.util
 from pathlib import Path
@@ -8,9 +8,9 @@ import gymnasium
 import numpy as np
 
 from pgdiff.data import Episodes
-from pgdiff.evaluation.plan_truth import plan_truth
+from pgdiff.evaluation.plan_truth.measure import plan_truth
+from pgdiff.evaluation.plan_truth.report import PlanTruth
 from pgdiff.evaluation.rollouts import MakeEnv
-from pgdiff.evaluation.truth_report import PlanTruth
 from pgdiff.planning import Planner
 from pgdiff.plotting.truth import ShownPlans, truth_picture
 
@@ -28,48 +28,48 @@ def write_truth(
     pictures: bool = True,
     **options: Any,
 ) -> PlanTruth:
-    """Measure the truth of a planner's plans, and write truth.json and truth.png.
+    """Measure the executability of a planner's plans, and write truth.json and truth.png.
 
     Args:
-        planner: whose plans are measured.
+        planner: the planner.
         make_env: makes one environment of the task.
         episodes: the recording.
-        out: the folder.
-        settings: what the file says of the planner.
-        pictures: whether the first plans are drawn.
+        out: the output folder.
+        settings: further settings that are saved in truth.json.
+        pictures: True to write truth.png, if matplotlib is installed.
         options: further arguments of `plan_truth`.
     """
-    found = plan_truth(planner, make_env, episodes, **options)
-    found.settings.update(settings)
-    # The picture goes first: a file with numbers then never stands beside an older picture.
+    truth = plan_truth(planner, make_env, episodes, **options)
+    truth.settings.update(settings)
+    # The picture is written first, so that new numbers never appear with an old picture.
     if pictures and importlib.util.find_spec("matplotlib") is not None:
         env = make_env()
         try:
-            truth_image(found, env, out)
+            truth_image(truth, env, out)
         finally:
             env.close()
-    found.to_json(out / TRUTH)
-    return found
+    truth.to_json(out / TRUTH)
+    return truth
 
 
-def truth_image(found: PlanTruth, env: gymnasium.Env[Any, Any], out: Path) -> Path:
-    """Write truth.png: the first plans of every row over their place."""
-    env.reset(seed=int(found.settings["seed"]))
-    first, second = found.settings["position"][:2]
+def truth_image(truth: PlanTruth, env: gymnasium.Env[Any, Any], out: Path) -> Path:
+    """Write truth.png: maps of the first plans of every row."""
+    env.reset(seed=int(truth.settings["seed"]))
+    first, second = truth.settings["position"][:2]
     kinds = {
         name: ShownPlans(
             waypoints=row.waypoints[:SHOWN],
             driven=None if row.driven is None else row.driven[:SHOWN],
             cuts=None if row.cuts is None else row.cuts[:SHOWN].max(axis=1),
         )
-        for name, row in found.rows.items()
+        for name, row in truth.rows.items()
     }
     file: Path = truth_picture(
         kinds,
         out / PICTURE,
         env=env,
-        goals=None if found.goals is None else np.asarray(found.goals[:SHOWN]),
+        goals=None if truth.goals is None else np.asarray(truth.goals[:SHOWN]),
         position=(first, second),
-        title=f"{found.settings['env']}: {min(SHOWN, found.settings['starts'])} starts",
+        title=f"{truth.settings['env']}: {min(SHOWN, truth.settings['starts'])} starts",
     )
     return file

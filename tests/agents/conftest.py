@@ -1,4 +1,4 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # `zips.py`, agents and their files
+sys.path.insert(0, str(Path(__file__).parent))  # for `zips.py`, agents and their files

@@ -1,4 +1,4 @@
-"""Files by those who mean harm, and what is said of each; `make_all` writes them into a folder."""
+"""Hostile files and the expected message for each; `make_all` writes them into a folder."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ from zips import Drift, make_model, read_zip, write_zip
 
 
 class Fires:
-    """Unpickling one makes the file `fired` in a folder."""
+    """Unpickling an instance creates the file `fired` in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.command = f"touch {folder / 'fired'}"
@@ -39,7 +39,7 @@ def described(entry: bytes) -> bytes:
 
 
 SHADOWED = b"\x80\x02" + call("collections.OrderedDict") + b"}" + text("keys") + number(1) + b"sb."
-# What stands in the place of `policy.pth`.
+# Contents of `policy.pth`.
 WEIGHTS: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "plain_pickle": (lambda folder: pickle.dumps(Fires(folder)), r"zip archive.*is not opened"),
     "legacy": (
@@ -48,9 +48,12 @@ WEIGHTS: dict[str, tuple[Callable[[Path], bytes], str]] = {
     ),
     "program": (
         lambda folder: inner_zip(folder, b"\x80\x02" + pickle.dumps(Fires(folder), 2)[2:]),
-        r"holds posix\.system, which is no part of a network's weights",
+        r"has the name posix\.system, which is not part of a network's weights",
     ),
-    "shadowed": (lambda folder: inner_zip(folder, SHADOWED), r"must hold a dictionary of tensors"),
+    "shadowed": (
+        lambda folder: inner_zip(folder, SHADOWED),
+        r"must contain a dictionary of tensors",
+    ),
     "squeezed": (
         lambda folder: inner_zip(
             folder, described(b"N"), compression=zipfile.ZIP_DEFLATED, size=50_000_000
@@ -80,14 +83,14 @@ WEIGHTS: dict[str, tuple[Callable[[Path], bytes], str]] = {
 def with_member(
     member: str, content: bytes = b"", *, method: int = 0, mode: int = 0
 ) -> Callable[[Path], None]:
-    """The good agent with one more member."""
+    """The good agent with an additional member."""
 
     def make(path: Path) -> None:
         shutil.copy(path.parent / "good.zip", path)
         info = zipfile.ZipInfo("member")
         info.filename, info.compress_type, info.external_attr = member, method, mode << 16
         with zipfile.ZipFile(path, "a") as archive, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of a member that is there twice
+            warnings.simplefilter("ignore")  # of a member that occurs twice
             archive.writestr(info, content)
 
     return make
@@ -96,7 +99,7 @@ def with_member(
 def patch(
     make: Callable[[Path], None], member: str, *, at: int, new: bytes
 ) -> Callable[[Path], None]:
-    """Change what the archive's directory says of a member, at an offset into its record."""
+    """Change the archive's directory entry of a member, at an offset into its record."""
 
     def changed(path: Path) -> None:
         make(path)
@@ -141,13 +144,13 @@ ARCHIVES: dict[str, tuple[Callable[[Path], Any], str]] = {
     ),
     "prefixed": (
         lambda path: path.write_bytes(b"#!/bin/sh\n" + (path.parent / "good.zip").read_bytes()),
-        r"no zip archive from its first byte on",
+        r"must be a zip archive from its first byte",
     ),
 }
 
 
 def understated(path: Path) -> None:
-    """Weights that unpack to more than both of their headers say."""
+    """Write weights that unpack to more than both of their headers state."""
     good = read_zip(path.parent / "good.zip")
     size = struct.pack("<I", len(good["policy.pth"]))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -158,7 +161,7 @@ def understated(path: Path) -> None:
     path.write_bytes(data.replace(size, struct.pack("<I", 99)))
 
 
-ARCHIVES["understated"] = (understated, r"damaged one: Bad CRC-32")
+ARCHIVES["understated"] = (understated, r"must be an intact zip archive.*Bad CRC-32")
 
 # ----------------------------------------------------------------------------------------- all
 
@@ -176,7 +179,7 @@ def hostile_json(path: Path) -> None:
 
 
 def make_all(folder: Path) -> dict[str, str]:
-    """Write the files into `folder`; what is said of each, by its name."""
+    """Write the files into `folder`; return the expected message of each, by file name."""
     make_model("SAC").save(folder / "good.zip")
     env = VecNormalize(DummyVecEnv([Drift]))
     env.reset()
@@ -184,26 +187,28 @@ def make_all(folder: Path) -> dict[str, str]:
     env.save(str(folder / "good.pkl"))
     shutil.copy(folder / "good.zip", folder.parent / "good.zip")
     (folder / "unpickled.control").write_bytes(pickle.dumps(Fires(folder)))
-    said: dict[str, str] = {}
+    messages: dict[str, str] = {}
     good = read_zip(folder / "good.zip")
     for key, (entry, message) in ENTRIES.items():
         content = inner_zip(folder.parent, described(entry))
         write_zip(folder / f"weights_{key}.zip", good | {"policy.pth": content})
-        said[f"weights_{key}.zip"] = message
+        messages[f"weights_{key}.zip"] = message
     for key, (make, message) in WEIGHTS.items():
         write_zip(folder / f"file_{key}.zip", good | {"policy.pth": make(folder.parent)})
-        said[f"file_{key}.zip"] = message
+        messages[f"file_{key}.zip"] = message
     for key, (write, message) in ARCHIVES.items():
         write(folder / f"archive_{key}.zip")
-        said[f"archive_{key}.zip"] = message
+        messages[f"archive_{key}.zip"] = message
     for key, (content, message) in NORMALIZES.items():
         (folder / f"normalize_{key}.pkl").write_bytes(content)
-        said[f"normalize_{key}.pkl"] = message
+        messages[f"normalize_{key}.pkl"] = message
     (folder / "normalize_fires.pkl").write_bytes(pickle.dumps(Fires(folder.parent)))
-    said["normalize_fires.pkl"] = r"holds posix\.system, which is no part of a VecNormalize"
+    messages["normalize_fires.pkl"] = (
+        r"has the name posix\.system, which is not part of a VecNormalize"
+    )
     with open(folder / "normalize_large.pkl", "wb") as stream:
         stream.truncate(2**26 + 1)
-    said["normalize_large.pkl"] = r"must be of at most 67108864 bytes"
+    messages["normalize_large.pkl"] = r"must have at most 67108864 bytes"
     hostile_json(folder / "settings.zip")
-    (folder / "plain.pkl").write_bytes(normalize(GOOD_ARRAY))  # what the hostile ones start from
-    return said
+    (folder / "plain.pkl").write_bytes(normalize(GOOD_ARRAY))  # the base of the hostile files
+    return messages

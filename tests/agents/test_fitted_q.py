@@ -10,12 +10,12 @@ from toys import finite_differences, fit
 from worlds import DISCOUNT, STATES, chain, chain_q, coin, make, normal, random_episodes
 
 from pgdiff.agents import FittedQ
-from pgdiff.pretrained import load_learner
-from pgdiff.validation import PgdiffError
+from pgdiff.core.pretrained import load_learner
+from pgdiff.core.validation import PgdiffError
 
 
 class Table:
-    """A policy of the chain: in each state an action, or (None) one of both at random."""
+    """A policy of the chain: an action for each state, or None for a random one of both."""
 
     def __init__(self, *actions: float | None) -> None:
         self.actions = actions
@@ -36,7 +36,7 @@ POLICIES = [
 
 
 def exact(policy: Table) -> np.ndarray:
-    """Values of a policy in the chain, by iterating its Bellman equation."""
+    """Return the values of a policy in the chain, by iterating its Bellman equation."""
     up = np.array([0.5 if a is None else (1 + a) / 2 for a in policy.actions])
     values = np.zeros(STATES)
     for _ in range(200):
@@ -45,10 +45,10 @@ def exact(policy: Table) -> np.ndarray:
     return values
 
 
-def learn(policies: Any, episodes: Any, *, steps: int = 1000, **options: Any) -> FittedQ:
-    settings = {"discount": DISCOUNT, "slow": 0.1, "width": 32, "depth": 1}
+def learn(policies: Any, episodes: Any, *, steps: int = 500, **options: Any) -> FittedQ:
+    settings = {"discount": DISCOUNT, "tau": 0.2, "width": 32, "depth": 1}
     fitted = FittedQ.from_episodes(episodes, policies=policies, **(settings | options))
-    return fit(fitted, episodes, steps=steps, batch_size=64, learning_rate=5e-3, ema_decay=0.0)
+    return fit(fitted, episodes, steps=steps, batch_size=64, learning_rate=1e-2, ema_decay=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def evaluated() -> FittedQ:
 
 
 def test_policies_of_the_chain_have_their_exact_values(evaluated: FittedQ) -> None:
-    """Behaviour drew at random; each policy's value is known from its own Bellman equation."""
+    """The behaviour is random; each policy's value follows from its own Bellman equation."""
     starts = np.eye(STATES)
     values = np.stack([exact(policy) for policy in POLICIES])
     for state in range(STATES):
@@ -69,8 +69,8 @@ def test_policies_of_the_chain_have_their_exact_values(evaluated: FittedQ) -> No
     print(f"\nmean values {mean.round(3)}, exact {values.mean(axis=1).round(3)}")
     np.testing.assert_allclose(mean, values.mean(axis=1), atol=0.03)
     q = evaluated.q(torch.eye(STATES), torch.ones(STATES, 1)).detach().numpy()
-    for number, own in enumerate(values):
-        np.testing.assert_allclose(q[number], chain_q(own)[:, 1], atol=0.05)
+    for number, expected in enumerate(values):
+        np.testing.assert_allclose(q[number], chain_q(expected)[:, 1], atol=0.05)
 
 
 def test_equal_policies_have_equal_values(evaluated: FittedQ) -> None:
@@ -81,7 +81,7 @@ def test_equal_policies_have_equal_values(evaluated: FittedQ) -> None:
 
 @pytest.mark.parametrize("terminal", [True, False])
 def test_terminals_end_and_timeouts_do_not(terminal: bool) -> None:
-    """Of the coin's only state the value of action a is `1 + a` a step; see `coin`."""
+    """In the only state of `coin`, the value of action a is `1 + a` per step."""
 
     class Constant:
         def __init__(self, action: float) -> None:
@@ -90,11 +90,11 @@ def test_terminals_end_and_timeouts_do_not(terminal: bool) -> None:
         def predict(self, observation: Any, deterministic: bool = True) -> tuple[Any, None]:
             return np.full((len(observation), 1), self.action), None
 
-    fitted = learn([Constant(-1.0), Constant(1.0)], coin(terminal=terminal), steps=700)
+    fitted = learn([Constant(-1.0), Constant(1.0)], coin(terminal=terminal), steps=400)
     found = fitted.estimates(np.zeros((3, 2)))
     going = DISCOUNT * (0.8 if terminal else 1.0)
     print(f"\nterminal {terminal}: {found}, exact {[0.0, 2 / (1 - going)]}")
-    np.testing.assert_allclose(found, [0.0, 2 / (1 - going)], atol=0.02 * 2 / (1 - going))
+    np.testing.assert_allclose(found, [0.0, 2 / (1 - going)], atol=0.03 * 2 / (1 - going))
 
 
 def test_drawn_actions_follow_from_the_seed() -> None:
@@ -122,7 +122,7 @@ def test_drawn_actions_follow_from_the_seed() -> None:
     assert np.array_equal(drawn[0], drawn[1]) and not np.array_equal(drawn[0], drawn[2])
 
 
-def test_policies_are_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_policies_are_called_once(monkeypatch: pytest.MonkeyPatch) -> None:
     episodes, policy, calls = chain(copies=40), Table(1, 1, 1, 1), []
     predict = policy.predict
     monkeypatch.setattr(policy, "predict", lambda *a, **k: calls.append(1) or predict(*a, **k))
@@ -141,7 +141,7 @@ def test_a_saved_one_gives_the_same_estimates(evaluated: FittedQ, tmp_path: Path
     found = again.estimates(starts, policies=POLICIES)
     assert np.array_equal(found, evaluated.estimates(starts))
     for call in (lambda: again.estimates(starts), lambda: again.dataset(chain(copies=1))):
-        with pytest.raises(PgdiffError, match=r"`policies` must be given: .* comes from a folder"):
+        with pytest.raises(PgdiffError, match=r"`policies` must be given, because the folder"):
             call()
     with pytest.raises(PgdiffError, match=r"`policies` must be 4 policies\. Got 1"):
         again.estimates(starts, policies=POLICIES[:1])
@@ -159,7 +159,7 @@ def test_a_folder_stands_for_all_its_members(tmp_path: Path) -> None:
     ]
     assert np.array_equal(*actions) and actions[0].shape == (50, 1, 3, 2)
     of_members.save_pretrained(tmp_path / "q")
-    with pytest.raises(PgdiffError, match=r"must hold an agent, which acts\. Got a FittedQ"):
+    with pytest.raises(PgdiffError, match=r"must hold an agent\. Got a FittedQ"):
         FittedQ.from_episodes(episodes, policies=[str(tmp_path / "q")])
 
 
@@ -169,7 +169,7 @@ def test_many_observations_are_taken_in_blocks(monkeypatch: pytest.MonkeyPatch) 
     fitted = FittedQ.from_episodes(episodes, policies=[agent, agent.member(1)])
     whole = fitted.estimates(episodes.observations)
     monkeypatch.setattr("pgdiff.agents.fitted_q._BLOCK_ROWS", 7)
-    monkeypatch.setattr("pgdiff.agents.policy_actions._BLOCK_ROWS", 3)
+    monkeypatch.setattr("pgdiff.agents.fitted_q_policies._BLOCK_ROWS", 3)
     np.testing.assert_allclose(fitted.estimates(episodes.observations), whole, rtol=1e-5)
 
 
@@ -193,9 +193,9 @@ class Wrong:
         return np.broadcast_to(self.actions, (len(observation), np.size(self.actions))), None
 
 
-@pytest.mark.parametrize(
-    ("policies", "message"),
-    [
+def test_bad_policies_are_named() -> None:
+    episodes = random_episodes()
+    bad: tuple[tuple[Any, str], ...] = (
         ([], r"`policies` must be a list of agents, or of folders .* Got \[\]"),
         ("agent", r"`policies` must be a list of agents"),
         (None, r"`policies` must be a list of agents"),
@@ -203,12 +203,10 @@ class Wrong:
         (["nowhere"], r"does not exist"),
         ([Wrong([0.0])], r"Policy 0 of `policies` must return finite actions .* shape \[300, 1\]"),
         ([Wrong([0.0, np.nan])], r"Policy 0 of `policies` .* with NaN or Inf"),
-    ],
-)
-def test_bad_policies_are_named(policies: Any, message: str) -> None:
-    episodes = random_episodes()
-    with pytest.raises(PgdiffError, match=message):
-        FittedQ.from_episodes(episodes, policies=policies).dataset(episodes)
+    )
+    for policies, message in bad:
+        with pytest.raises(PgdiffError, match=message):
+            FittedQ.from_episodes(episodes, policies=policies).dataset(episodes)
 
 
 def test_bad_observations_are_named(evaluated: FittedQ) -> None:

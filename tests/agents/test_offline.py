@@ -1,4 +1,4 @@
-"""What holds for every agent that learns offline: members, units, acting, saving, resuming."""
+"""Laws of every agent that learns offline: members, units, acting, saving, resuming."""
 
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,8 @@ from worlds import KINDS, cpu_batch, make, normal, random_episodes
 
 from pgdiff import Episodes, ObservationLayout, load_learner
 from pgdiff.agents import IQL, Cloning, FittedQ, load
+from pgdiff.core.validation import PgdiffError
 from pgdiff.training import Callback, Trainer
-from pgdiff.validation import PgdiffError
 
 EPISODES = random_episodes()
 BOUNDS: dict[str, Any] = {"action_low": [-2.0, -0.5], "action_high": [1.0, 3.0]}
@@ -39,14 +39,14 @@ def trainer(**options: Any) -> Trainer:
 
 
 def stirred(name: str, **options: Any) -> Any:
-    """An agent that has been trained a little, in double precision."""
+    """Return an agent that has been trained a little, in double precision."""
     return trainer().fit(make(name, **options), EPISODES).double()
 
 
 def same_weights(one: Any, two: Any) -> bool:
-    own, other = one.state_dict(), two.state_dict()
-    assert own.keys() == other.keys()
-    return all(torch.equal(value, other[key]) for key, value in own.items())
+    weights, other = one.state_dict(), two.state_dict()
+    assert weights.keys() == other.keys()
+    return all(torch.equal(value, other[key]) for key, value in weights.items())
 
 
 # ---------------------------------------------------------------------------------------- members
@@ -54,7 +54,7 @@ def same_weights(one: Any, two: Any) -> bool:
 
 @every
 def test_members_learn_as_if_they_were_alone(name: str) -> None:
-    """Member i is the agent of the seed + i, if that sees the same minibatches."""
+    """Member i is the agent with seed + i, if it gets equal minibatches."""
     options = {"policy_noise": 0.0} if name == "td3_bc" else {}
     together = make(name, EPISODES, members=3, seed=5, **options)
     alone = [make(name, EPISODES, seed=5 + i, **options) for i in range(3)]
@@ -69,8 +69,8 @@ def test_members_learn_as_if_they_were_alone(name: str) -> None:
     for _ in range(20):
         batch = cpu_batch(source, rng.integers(len(source), size=32))
         parts = [None if p is None else [p[:, i : i + 1] for i in range(3)] for p in batch]
-        own = [type(batch)(*(p and p[i] for p in parts)) for i in range(3)]
-        for learner, optimizer, seen in zip(learners, optimizers, [batch, *own], strict=True):
+        single = [type(batch)(*(p and p[i] for p in parts)) for i in range(3)]
+        for learner, optimizer, seen in zip(learners, optimizers, [batch, *single], strict=True):
             losses = learner.losses(seen, torch.Generator())
             optimizer.zero_grad()
             sum(losses.values()).backward()
@@ -131,7 +131,7 @@ class Stop(Callback):
 
 @every
 def test_a_resumed_training_ends_with_the_same_weights(name: str, tmp_path: Path) -> None:
-    """Cut off between two moves of a delayed actor."""
+    """It is interrupted between two updates of a delayed actor."""
     options: dict[str, Any] = {"checkpoint_every": 5, "seed": 3}
     whole = trainer(folder=tmp_path / "whole", **options).fit(make(name, members=2), EPISODES)
     with pytest.raises(KeyboardInterrupt):
@@ -145,7 +145,7 @@ def test_a_resumed_training_ends_with_the_same_weights(name: str, tmp_path: Path
 
 @every
 def test_without_an_average_the_last_weights_are_returned(name: str) -> None:
-    """What the papers evaluate; `ema_decay` 0 is what the recipes say."""
+    """The papers evaluate these; the recipes set `ema_decay` to 0."""
     agent = make(name, members=2)
     seen: list[dict[str, torch.Tensor]] = []
 
@@ -170,13 +170,15 @@ def test_a_saved_agent_comes_back(name: str, tmp_path: Path) -> None:
         assert np.array_equal(again.member(i).predict(observation)[0], actions)
     assert again.action_space == agent.action_space
     assert same_weights(load(tmp_path / "agent", device="cpu"), agent)
-    (tmp_path / "run.json").write_text("{}")  # the only agent of a run is the one that is meant
+    (tmp_path / "run.json").write_text("{}")  # the only agent of a run is the default
     assert same_weights(load(str(tmp_path), device="cpu"), agent)
     agent.save_pretrained(tmp_path / "second")
-    with pytest.raises(PgdiffError, match=r"that has one\. Got '.*agent', '.*second' in it"):
+    with pytest.raises(
+        PgdiffError, match=r"with one agent\. It has the agents: '.*agent', '.*second'"
+    ):
         load(tmp_path)
     with pytest.raises(
-        PgdiffError, match=r"`algorithm` must be left out with the folder of an agent"
+        PgdiffError, match=r"`algorithm` must be left out for the folder of an agent"
     ):
         load(tmp_path / "agent", algorithm="SAC")
 
@@ -184,7 +186,7 @@ def test_a_saved_agent_comes_back(name: str, tmp_path: Path) -> None:
 def test_a_network_without_a_policy_is_no_agent(tmp_path: Path) -> None:
     fitted = FittedQ.from_episodes(EPISODES, policies=[make("cloning")], width=8, depth=1)
     fitted.save_pretrained(tmp_path / "fitted_q")
-    with pytest.raises(PgdiffError, match=r"must hold an agent, which acts\. Got a FittedQ"):
+    with pytest.raises(PgdiffError, match=r"must hold an agent\. Got a FittedQ"):
         load(tmp_path / "fitted_q")
     with pytest.raises(PgdiffError, match=r"has no manifest\.json"):
         (tmp_path / "empty").mkdir()
@@ -223,7 +225,7 @@ def test_gradients_are_finite_differences(name: str) -> None:
 
 @every
 def test_the_density_integrates_to_one_and_is_finite_far_away(name: str) -> None:
-    """In raw units, whatever the bounds; the means lie within them."""
+    """This holds in raw units, for any bounds; the means lie within them."""
     agent = stirred(name, **BOUNDS)
     axis = torch.linspace(-40, 40, 401, dtype=DOUBLE)
     grid = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), dim=-1)
@@ -259,7 +261,7 @@ def test_any_leading_shape_will_do(name: str) -> None:
 
 @every
 def test_raw_units_do_not_matter(name: str) -> None:
-    """Observations and actions in other units: the same agent, its density by the Jacobian."""
+    """Other units of observations and actions change the density only by the Jacobian."""
     scale, factor = np.array([10.0, 0.1, 3.0]), np.array([4.0, 0.5])
     fields = EPISODES.fields()
     fields["observations"] = fields["observations"] * scale + 7
@@ -267,16 +269,16 @@ def test_raw_units_do_not_matter(name: str) -> None:
     other = make(name, Episodes.from_arrays(**fields), action_low=-factor, action_high=factor)
     agent = make(name, action_low=[-1, -1], action_high=[1, 1])
     x, action = (normal(9, k) for k in (3, 2))
-    there, moved = x * torch.tensor(scale).float() + 7, action * torch.tensor(factor).float()
+    observation, moved = x * torch.tensor(scale).float() + 7, action * torch.tensor(factor).float()
     close: dict[str, float] = {"rtol": 1e-3, "atol": 1e-4}
     expected = agent.action(x) * torch.tensor(factor).float()
-    torch.testing.assert_close(other.action(there), expected, **close)
+    torch.testing.assert_close(other.action(observation), expected, **close)
     jacobian = float(np.log(factor).sum())
     torch.testing.assert_close(
-        other.log_prob(there, moved) + jacobian, agent.log_prob(x, action), **close
+        other.log_prob(observation, moved) + jacobian, agent.log_prob(x, action), **close
     )
     if name != "cloning":
-        torch.testing.assert_close(other.q(there, moved), agent.q(x, action), **close)
+        torch.testing.assert_close(other.q(observation, moved), agent.q(x, action), **close)
 
 
 def test_bounds_are_the_datas_where_it_is_wider() -> None:
@@ -289,11 +291,13 @@ def test_bounds_are_the_datas_where_it_is_wider() -> None:
 
 
 def test_bounds_far_beyond_the_data_are_warned_of_and_given_ones_are_kept() -> None:
-    """A space of +-0.4, as Humanoid's: unless it is given, the agent may act far outside."""
+    """For a space of +-0.4, like Humanoid's, the agent may act far outside unless it is given."""
     actions = np.linspace(-0.4, 0.4, 12)[:, None]
     episodes = record(np.eye(12), actions, np.arange(12), lengths=[12])
     for name in sorted(KINDS):
-        with pytest.warns(UserWarning, match=r"taken as -1 and 1 .* from -0\.4 to 0\.4.*Pass env"):
+        with pytest.warns(
+            UserWarning, match=r"assumed to be -1 and 1 .* from -0\.4 to 0\.4.*Pass env"
+        ):
             make(name, episodes)
         agent = make(name, episodes, action_low=[-0.4], action_high=[0.4])
         far = 50 * np.random.default_rng(0).normal(size=(40, 12))
@@ -369,9 +373,9 @@ def test_stable_baselines_evaluates_it(name: str) -> None:
 # ------------------------------------------------------------------------------------- bad inputs
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+@every
+def test_bad_settings_are_named(name: str) -> None:
+    bad: tuple[tuple[dict[str, Any], str], ...] = (
         ({"members": 0}, r"`members` must be an integer of at least 1\. Got 0"),
         ({"members": 1.5}, r"`members` must be an integer of at least 1\. Got 1.5"),
         ({"width": 0}, r"`width` must be an integer of at least 1"),
@@ -382,29 +386,27 @@ def test_stable_baselines_evaluates_it(name: str) -> None:
         ({"action_high": 1.0}, r"`action_high` must be 2 numbers, one for each .* Got 1.0"),
         ({"action_low": [1.0, 2.0]}, r"`action_low` must be below `action_high` .* \[1.0, 2.0\]"),
         ({"action_high": [np.nan, 1.0]}, r"`action_high` must be a number in .* Got nan"),
-    ],
-)
-@every
-def test_bad_settings_are_named(name: str, options: dict[str, Any], message: str) -> None:
-    with pytest.raises(PgdiffError, match=message):
-        make(name, **options)
+        ({"widht": 8}, r"no argument 'widht'.*Did you mean 'width'"),
+    )
+    for options, message in bad:
+        with pytest.raises(PgdiffError, match=message):
+            make(name, **options)
 
 
 @every
-@pytest.mark.parametrize(
-    ("observation", "message"),
-    [
+def test_bad_observations_are_named(name: str) -> None:
+    agent = make(name)
+    bad: tuple[tuple[Any, str], ...] = (
         (np.zeros(4), r"`observation` must have the shape \[..., 3\], .* Got \[4\]"),
         (np.zeros((5, 2)), r"`observation` must have the shape \[..., 3\], .* Got \[5, 2\]"),
         (1.0, r"`observation` must have the shape \[..., 3\], .* Got \[\]"),
         ([0.0, np.nan, 0.0], r"`observation` must be finite numbers"),
         (["a", "b", "c"], r"`observation` must be finite numbers"),
         ({"image": 0}, r"`observation` must be an array.* Got a mapping of \['image'\]"),
-    ],
-)
-def test_bad_observations_are_named(name: str, observation: Any, message: str) -> None:
-    with pytest.raises(PgdiffError, match=message):
-        make(name).predict(observation)
+    )
+    for observation, message in bad:
+        with pytest.raises(PgdiffError, match=message):
+            agent.predict(observation)
 
 
 @every
@@ -423,7 +425,7 @@ def test_rewards_that_never_differ_are_refused(name: str) -> None:
         make(name, flat)
     make("cloning", flat)
     ended = record(np.zeros((6, 1)), np.zeros((6, 1)), [2.0] * 6, lengths=[3, 3], terminal=True)
-    make(name, ended)  # to live on is worth something
+    make(name, ended)  # to stay alive has a value
 
 
 @pytest.mark.parametrize("name", ["iql", "td3_bc"])
@@ -444,5 +446,5 @@ def test_dict_observations_are_refused(kind: Any) -> None:
         infos={"goal": np.zeros((4, 1))},
         observation_layout=layout,
     )
-    with pytest.raises(PgdiffError, match=r"`episodes` must be of observations that are arrays"):
+    with pytest.raises(PgdiffError, match=r"`episodes` must hold observations that are arrays"):
         kind.from_episodes(episodes)

@@ -1,4 +1,4 @@
-"""Small decision problems whose values are known, and recordings of them."""
+"""Small decision problems with known values, and recordings of them."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ STATES = 4
 
 
 def coin(*, terminal: bool, episodes: int = 400, length: int = 5, seed: int = 0) -> Episodes:
-    """One state, where actions -1 and 1 are equally likely; action a pays 1 + a.
+    """Record one state, where actions -1 and 1 are equally likely; action a pays 1 + a.
 
-    Every episode is of the same length. Where its end is a terminal, a step goes on with
+    All episodes have equal lengths. If they end in terminals, a step goes on with
     probability `1 - 1 / length`, else always. Both actions are exactly as frequent at every age.
     """
     rng = np.random.default_rng(seed)
@@ -35,16 +35,16 @@ def coin(*, terminal: bool, episodes: int = 400, length: int = 5, seed: int = 0)
 
 
 def chain_step(state: int, action: float) -> tuple[int, float, bool]:
-    """Action 1 goes up, -1 goes down; the step up from the last state pays 1 and is the end."""
+    """Take a step: 1 goes up, -1 goes down; going up from the last state pays 1 and ends."""
     if action > 0 and state == STATES - 1:
         return state, 1.0, True
     return int(np.clip(state + np.sign(action), 0, STATES - 1)), 0.0, False
 
 
 def chain(*, copies: int = 100, seed: int = 0) -> Episodes:
-    """Every state with both actions, -1 and 1, equally often; observations are one-hot.
+    """Record every state with both actions, -1 and 1, equally often; observations are one-hot.
 
-    Each step is recorded alone, with the observation that followed.
+    Each step is an episode, with the next observation.
     """
     pairs = [(state, action) for state in range(STATES) for action in (-1.0, 1.0)] * copies
     order = np.random.default_rng(seed).permutation(len(pairs))
@@ -62,7 +62,7 @@ def chain(*, copies: int = 100, seed: int = 0) -> Episodes:
 
 
 def chain_q(values: Float[np.ndarray, " states"]) -> Float[np.ndarray, "states 2"]:
-    """Q of the actions -1 and 1 if these are the values that follow."""
+    """Return Q of the actions -1 and 1 if these are the values of the next states."""
     q = np.empty((STATES, 2))
     for state in range(STATES):
         for column, action in enumerate((-1.0, 1.0)):
@@ -72,7 +72,7 @@ def chain_q(values: Float[np.ndarray, " states"]) -> Float[np.ndarray, "states 2
 
 
 def random_episodes(*, seed: int = 0) -> Episodes:
-    """Noise: 3 features of an observation, 2 of an action, both ends of an episode."""
+    """Return noise: 3 observation features, 2 action features, both kinds of ends."""
     rng = np.random.default_rng(seed)
     rows = 300
     ends = np.arange(1, rows + 1) % 20 == 0
@@ -90,7 +90,7 @@ KINDS: dict[str, Any] = {"iql": IQL, "td3_bc": TD3BC, "cloning": Cloning}
 
 
 def make(name: str, episodes: Episodes | None = None, **options: Any) -> Any:
-    """A small agent of that kind."""
+    """Return a small agent of that kind."""
     settings = {"members": 1, "width": 16, "depth": 2}
     return KINDS[name].from_episodes(episodes or random_episodes(), **(settings | options))
 

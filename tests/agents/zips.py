@@ -1,4 +1,4 @@
-"""Agents of Stable-Baselines3 on a small task, and their files, whole and tampered with."""
+"""Agents of Stable-Baselines3 on a small task, and their files, valid and tampered with."""
 
 import json
 import zipfile
@@ -27,7 +27,7 @@ SMALL: dict[str, Any] = {"net_arch": [16, 8]}
 
 
 class Drift(gym.Env[np.ndarray, np.ndarray]):
-    """A point that actions push and noise shakes; it is paid for staying near the origin."""
+    """A point that actions push and noise shakes; it is rewarded for staying near the origin."""
 
     def __init__(
         self, *, low: list[float] = ODD[0], high: list[float] = ODD[1], size: int = 3
@@ -55,7 +55,7 @@ class Drift(gym.Env[np.ndarray, np.ndarray]):
 def make_model(
     name: str, env: Any = None, *, seed: int = 0, stir: float = 0.3, **options: Any
 ) -> Any:
-    """A fresh agent whose weights are stirred, so that no two of its parts are alike."""
+    """Return a new agent with changed weights, so that no two of its parts are equal."""
     options = {"policy_kwargs": SMALL, "device": "cpu", "seed": seed} | options
     options["policy_kwargs"] = dict(options["policy_kwargs"])  # the model writes into it
     before = torch.get_rng_state()

@@ -2,10 +2,10 @@
 
 python tests/benchmarks/agents.py [--steps N] [--threads N]
 
-A bare loop is what a research script does for one seed: `torch.nn.Linear` layers, an Adam for each
-network, tensors in memory, no checks and no records. It trains seeds one after the other; `Trainer`
-trains the members of an agent together, and one of its updates is one of every member. Sizes are
-those of HalfCheetah. Printed, never asserted: figures hold for the machine and its load.
+A bare loop is a research script for one seed: `torch.nn.Linear` layers, an Adam for each network,
+tensors in memory, without checks and records. It trains seeds one after the other; `Trainer` trains
+the members of an agent together, and one of its updates updates every member. Sizes are those of
+HalfCheetah. Figures are printed and not checked: they hold for the machine and its load.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from timing import Row, seconds, table
 
 from pgdiff.agents import IQL, TD3BC
 from pgdiff.data import Episodes
-from pgdiff.evaluation.machine import machine
+from pgdiff.evaluation.results import machine
 from pgdiff.training import Trainer
 
 OBSERVATION, ACTION, WIDTH, BATCH, RATE = 17, 6, 256, 256, 3e-4
@@ -33,7 +33,7 @@ ROWS, LENGTH = 100_000, 1000
 
 
 def random_episodes() -> Episodes:
-    """Noise of the right shapes."""
+    """Return noise with the shapes of a recording."""
     rng = np.random.default_rng(0)
     return Episodes.from_arrays(
         observations=rng.standard_normal((ROWS, OBSERVATION), np.float32),
@@ -45,13 +45,13 @@ def random_episodes() -> Episodes:
 
 
 def network(inputs: int, outputs: int) -> nn.Sequential:
-    """Two hidden layers."""
+    """Return a network with two hidden layers."""
     sizes = (nn.Linear(inputs, WIDTH), nn.ReLU(), nn.Linear(WIDTH, WIDTH), nn.ReLU())
     return nn.Sequential(*sizes, nn.Linear(WIDTH, outputs))
 
 
 def batches(episodes: Episodes, steps: int) -> Iterator[tuple[Tensor, ...]]:
-    """Observation, action, reward, next observation."""
+    """Return observations, actions, rewards and next observations of a batch."""
     observations, actions, rewards = (
         torch.from_numpy(field.copy())
         for field in (episodes.observations, episodes.actions, episodes.rewards)
@@ -62,20 +62,20 @@ def batches(episodes: Episodes, steps: int) -> Iterator[tuple[Tensor, ...]]:
 
 
 class Optimised:
-    """Some networks and their Adam."""
+    """Networks and their Adam optimiser."""
 
     def __init__(self, *networks: nn.Module, more: Sequence[nn.Parameter] = ()) -> None:
-        own = chain.from_iterable(network.parameters() for network in networks)
-        self.optimizer = torch.optim.Adam([*own, *more], lr=RATE, fused=True)
+        parameters = chain.from_iterable(network.parameters() for network in networks)
+        self.optimizer = torch.optim.Adam([*parameters, *more], lr=RATE, fused=True)
 
     def step(self, loss: Tensor) -> None:
-        """One update."""
+        """Take one optimiser step."""
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
 
 
-def follow(slow: nn.Module, fast: nn.Module) -> None:
+def polyak_update(slow: nn.Module, fast: nn.Module) -> None:
     """Move a target network."""
     with torch.no_grad():
         for behind, ahead in zip(slow.parameters(), fast.parameters(), strict=True):
@@ -83,7 +83,7 @@ def follow(slow: nn.Module, fast: nn.Module) -> None:
 
 
 def bare_iql(episodes: Episodes, steps: int) -> None:
-    """Implicit Q-learning of one seed."""
+    """Return an update of implicit Q-learning, for one seed."""
     value, actor = network(OBSERVATION, 1), network(OBSERVATION, ACTION)
     critics = nn.ModuleList(network(OBSERVATION + ACTION, 1) for _ in range(2))
     slow = copy.deepcopy(critics).requires_grad_(False)
@@ -93,42 +93,44 @@ def bare_iql(episodes: Episodes, steps: int) -> None:
     for observation, action, reward, following in batches(episodes, steps):
         pair = torch.cat([observation, action], dim=-1)
         with torch.no_grad():
-            worth = torch.minimum(*(critic(pair) for critic in slow))[:, 0]
+            values = torch.minimum(*(critic(pair) for critic in slow))[:, 0]
             target = reward + 0.99 * value(following)[:, 0]
-        advantage = worth - value(observation)[:, 0]
+        advantage = values - value(observation)[:, 0]
         weight = torch.where(advantage > 0, 0.7, 0.3)
         of_value.step((weight * advantage.square()).mean())
         of_critics.step(sum(F.mse_loss(critic(pair)[:, 0], target) for critic in critics))
         policy = torch.distributions.Normal(actor(observation).tanh(), log_deviation.exp())
         weight = (3.0 * advantage.detach()).exp().clamp(max=100.0)
         of_actor.step(-(weight * policy.log_prob(action).sum(-1)).mean())
-        follow(slow, critics)
+        polyak_update(slow, critics)
 
 
 def bare_td3_bc(episodes: Episodes, steps: int) -> None:
-    """TD3 with behaviour cloning of one seed."""
+    """Return an update of TD3+BC, for one seed."""
     actor = network(OBSERVATION, ACTION)
     critics = nn.ModuleList(network(OBSERVATION + ACTION, 1) for _ in range(2))
-    slow, slow_actor = copy.deepcopy(critics), copy.deepcopy(actor)
+    slow, target_actor = copy.deepcopy(critics), copy.deepcopy(actor)
     of_critics, of_actor = Optimised(critics), Optimised(actor)
     for step, (observation, action, reward, following) in enumerate(batches(episodes, steps)):
         with torch.no_grad():
             noise = (0.2 * torch.randn_like(action)).clamp(-0.5, 0.5)
-            ahead = torch.cat([following, (slow_actor(following).tanh() + noise).clamp(-1, 1)], -1)
+            ahead = torch.cat(
+                [following, (target_actor(following).tanh() + noise).clamp(-1, 1)], -1
+            )
             target = reward + 0.99 * torch.minimum(*(critic(ahead) for critic in slow))[:, 0]
         pair = torch.cat([observation, action], dim=-1)
         of_critics.step(sum(F.mse_loss(critic(pair)[:, 0], target) for critic in critics))
         if step % 2:
-            own = actor(observation).tanh()
-            worth = critics[0](torch.cat([observation, own], dim=-1))
-            balance = 2.5 / worth.detach().abs().mean()
-            of_actor.step(F.mse_loss(own, action) - balance * worth.mean())
-            follow(slow, critics)
-            follow(slow_actor, actor)
+            policy_actions = actor(observation).tanh()
+            values = critics[0](torch.cat([observation, policy_actions], dim=-1))
+            balance = 2.5 / values.detach().abs().mean()
+            of_actor.step(F.mse_loss(policy_actions, action) - balance * values.mean())
+            polyak_update(slow, critics)
+            polyak_update(target_actor, actor)
 
 
 def trained(kind: type[IQL] | type[TD3BC], members: int) -> Callable[[Episodes, int], None]:
-    """What `Trainer` does with an agent of so many members."""
+    """Return a function that trains an agent of `members` members with `Trainer`."""
 
     def loop(episodes: Episodes, steps: int) -> None:
         Trainer(
@@ -149,12 +151,12 @@ def trained(kind: type[IQL] | type[TD3BC], members: int) -> Callable[[Episodes, 
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Measure, print a table, and return its rows.
 
-    The loops run in turns, so that all see the same machine, and the fastest turn of each counts.
+    The loops run in turns under equal load, and the fastest turn of each counts.
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=200, help="updates of a turn")
     parser.add_argument("--turns", type=int, default=5, help="turns of each loop")
-    parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
+    parser.add_argument("--threads", type=int, default=1, help="threads of PyTorch")
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     about = machine()

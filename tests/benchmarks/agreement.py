@@ -10,7 +10,7 @@ import numpy as np
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.evaluation import evaluate_policy
 
-import pgdiff
+from pgdiff import load_planner
 from pgdiff.evaluation import interval
 
 
@@ -20,20 +20,20 @@ def main() -> None:
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--task", default="pgdiff_envs:maze2d-umaze-v1")
     arguments = parser.parse_args()
-    planner = pgdiff.Planner.from_run(arguments.run)
+    planner = load_planner(arguments.run)
     env = gym.make(arguments.task)
     environments = {"one environment": env, "eight": make_vec_env(arguments.task, n_envs=8, seed=0)}
     env.reset(seed=0)
     returns = {}
     for name, where in environments.items():
-        found, _ = evaluate_policy(
+        episode_returns, _ = evaluate_policy(
             planner,
             where,
             n_eval_episodes=arguments.episodes,
             return_episode_rewards=True,
             warn=False,
         )
-        returns[name] = np.asarray(found)
+        returns[name] = np.asarray(episode_returns)
         scores = env.unwrapped.normalized_score(returns[name])
         low, high = interval(scores)
         print(f"{name}: {len(scores)} episodes, score {scores.mean():.1f} [{low:.1f}, {high:.1f}]")

@@ -1,10 +1,10 @@
-"""What the behaviour in recordings is worth: mean return and score of its whole episodes, by part.
+"""Mean return and score of the complete episodes in recordings, by part.
 
     python tests/benchmarks/behaviour.py FILE... [--task hopper-v5]
 
-Intervals are percentile bootstraps over episodes. The task, for its reference scores, is by default
-the one that the file names. Files that `pgdiff collect` did not mix are one part; of these the last
-episode counts only where it ends by itself or is as long as the longest.
+Intervals are percentile bootstraps over episodes. The task, which gives the reference scores, is by
+default the task that the file names. A file without a mix of `pgdiff collect` is one part, whose
+last episode counts only if the environment ended it or it is as long as the longest episode.
 """
 
 import argparse
@@ -15,12 +15,12 @@ import h5py
 import numpy as np
 
 from pgdiff.evaluation import interval
-from pgdiff.workflows.mixes import episode_returns
+from pgdiff.workflows.recording.collect_mix import episode_returns
 from pgdiff_envs import REFERENCE_SCORES, normalized_score
 
 
 def read(path: Path) -> tuple[str, list[tuple[str, np.ndarray]]]:
-    """The environment's id, and the name and returns of every part."""
+    """Return the environment's id, and the name and returns of every part."""
     with h5py.File(path) as file:
         rewards, terminals = file["rewards"][:], file["terminals"][:].astype(bool)
         timeouts = (
@@ -46,7 +46,7 @@ def read(path: Path) -> tuple[str, list[tuple[str, np.ndarray]]]:
 
 
 def line(name: str, returns: np.ndarray, task: str) -> str:
-    """A row of the table."""
+    """Return a row of the table."""
     figures = [returns]
     if task in REFERENCE_SCORES:
         figures.append(normalized_score(task, returns))
@@ -60,7 +60,7 @@ def line(name: str, returns: np.ndarray, task: str) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", type=Path, nargs="+")
-    parser.add_argument("--task", help="an id of pgdiff_envs, instead of the file's")
+    parser.add_argument("--task", help="an id of pgdiff_envs; that of the file if left out")
     arguments = parser.parse_args()
     for path in arguments.files:
         named, parts = read(path)

@@ -1,10 +1,10 @@
-"""Training beside a busy process: with threads that keep their cores busy while they wait, and not.
+"""Speed of training next to a busy process, with busy and with sleeping threads.
 
 python tests/benchmarks/busy_neighbour.py [--seconds 5] [--rounds 3]
 
-Each measurement is a process of its own with PyTorch's default number of threads: alone, and beside
-exactly one busy process, in turns. "spinning" is how OpenMP waits by default; "sleeping" is what
-`import pgdiff` makes of it. The figures mean something on a machine that has nothing else to do.
+Each measurement is a separate process with PyTorch's default number of threads: alone, and next to
+exactly one busy process, in turns. "spinning" is OpenMP's default way of waiting; "sleeping" is the
+setting of `import pgdiff`. Run it on an otherwise idle machine.
 """
 
 import argparse
@@ -23,35 +23,35 @@ from timing import Row, table
 
 ROOT = Path(__file__).parents[2]
 PREFIXES = ("OMP_", "GOMP_", "KMP_", "MKL_")
-# The libraries' own defaults, written out: the package leaves alone what is set.
+# The defaults of the libraries; the package does not change variables that are set.
 WAYS = {"spinning": {"GOMP_SPINCOUNT": "300000", "KMP_BLOCKTIME": "200"}, "sleeping": {}}
 PLACES = {"alone": 0, "beside one process": 1}
 WARM_UP = 4
-"""Updates before the clock starts."""
+"""Updates before the measurement."""
 
 
 def main(argv: Sequence[str] | None = None) -> list[Row]:
     """Measure, print a table, and return its rows."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=5.0, help="length of a measurement")
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each kind")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.worker:
         print(json.dumps(train(arguments.seconds)))
         return []
-    found: dict[tuple[str, str], list[dict[str, float]]] = {}
+    measurements: dict[tuple[str, str], list[dict[str, float]]] = {}
     for _ in range(arguments.rounds):
         for place, neighbours in PLACES.items():
             for way, variables in WAYS.items():
                 with busy(neighbours):
                     one = measured(arguments.seconds, variables)
-                found.setdefault((place, way), []).append(one)
+                measurements.setdefault((place, way), []).append(one)
                 load = os.getloadavg()[0]
                 print(f"{place}, {way}: {one['rate']:.2f} steps/s; load {load:.1f}", flush=True)
     rows = [
         Row(f"training, {place}", f"{way}, {int(some[0]['threads'])} threads", value, unit)
-        for (place, way), some in found.items()
+        for (place, way), some in measurements.items()
         for value, unit in (
             (statistics.median(one["rate"] for one in some), "steps/s"),
             (statistics.median(one["cpu"] for one in some), "CPU s/step"),
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
     ]
     for place in PLACES:
         spinning, sleeping = (
-            statistics.median(one["rate"] for one in found[place, way]) for way in WAYS
+            statistics.median(one["rate"] for one in measurements[place, way]) for way in WAYS
         )
         rows.append(Row(f"training, {place}", "sleeping by spinning", sleeping / spinning, ""))
     print(table(rows))
@@ -67,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
 
 
 def measured(seconds: float, variables: dict[str, str]) -> dict[str, float]:
-    """Train in a process that inherits no setting of threads."""
+    """Train in a process without thread settings in its environment."""
     kept = {key: value for key, value in os.environ.items() if not key.startswith(PREFIXES)}
     kept["PYTHONPATH"] = os.pathsep.join([str(ROOT), str(ROOT / "envs")])
     command = [sys.executable, __file__, "--worker", "--seconds", str(seconds)]
@@ -80,7 +80,7 @@ def measured(seconds: float, variables: dict[str, str]) -> dict[str, float]:
 
 @contextmanager
 def busy(count: int) -> Iterator[None]:
-    """Within it, `count` processes keep a core busy each."""
+    """Keep `count` cores busy within the context."""
     processes = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
     try:
         yield

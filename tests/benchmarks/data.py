@@ -2,8 +2,8 @@
 
 python tests/benchmarks/data.py [--steps 1000000 10000000] [--features 17] [--folder FOLDER]
 
-Memory is anonymous (`RssAnon` of /proc/self/status): pages of a mapped file are the system's to
-drop. Each size is measured in a process of its own; a thread samples the peak of every phase.
+Memory is anonymous memory (`RssAnon` of /proc/self/status), because the system can drop pages of a
+mapped file. Each size is measured in a separate process; a thread samples the peak of every phase.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def write(path: Path, *, steps: int, features: int) -> Path:
-    """A recording of random walks, written block by block."""
+    """Write a recording of random walks block by block."""
     rng = np.random.default_rng(0)
     with h5py.File(path, "w") as file:
         for name, tail in (("observations", (features,)), ("actions", (6,)), ("rewards", ())):
@@ -67,7 +67,7 @@ def write(path: Path, *, steps: int, features: int) -> Path:
 
 
 def anonymous() -> float:
-    """Anonymous memory of this process in MB."""
+    """Return the anonymous memory of this process in MB."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith("RssAnon"):
             return int(line.split()[1]) / 1e3
@@ -76,7 +76,7 @@ def anonymous() -> float:
 
 @contextmanager
 def phase(name: str, base: float) -> Iterator[None]:
-    """Print what a phase takes: seconds, peak and kept memory above `base`."""
+    """Print seconds, peak and kept memory above `base` of a phase."""
     peak, done = [anonymous()], threading.Event()
 
     def sample() -> None:
@@ -100,7 +100,7 @@ def phase(name: str, base: float) -> Iterator[None]:
 
 
 def measure(path: Path, *, batches: int) -> None:
-    """All phases, one after the other, in this process."""
+    """Measure all phases in this process."""
     from pgdiff.critics import TransitionValue
     from pgdiff.data import (
         ConditionedDataset,

@@ -1,9 +1,9 @@
-"""Fitted Q evaluation of ten policies that were fixed beforehand, against what they earn.
+"""Fitted Q evaluation of ten fixed policies, compared with their true returns.
 
     python tests/benchmarks/fitted_q.py DATA WORSE.zip BETTER.zip [--task hopper-v5] [--seed 0]
 
 The policies are two agents with noise on their actions. Estimates are mean values of the recorded
-first observations, learned from the recording alone; true returns are of episodes of the simulator.
+first observations, learned from the recording only; true returns are those of simulated episodes.
 """
 
 import argparse
@@ -23,14 +23,14 @@ POLICIES = (
     *(("better", noise) for noise in (0.0, 0.05, 0.1, 0.15, 0.25, 0.7, 1.0, 2.0)),
     *(("worse", noise) for noise in (0.3, 0.5)),
 )
-"""Chosen by their true returns, which are far apart; not by estimates."""
+"""Policies, chosen by their true returns, which are far apart, and not by estimates."""
 
 DISCOUNT = 0.997
-"""Nearer to 1 than where a policy is learned: what is ranked are returns of 1,000 steps."""
+"""Discount, nearer to 1 than in policy learning: it ranks returns of 1,000 steps."""
 
 
 class Noisy:
-    """An agent's best actions and Gaussian noise, in units of half the range of actions."""
+    """An agent's best actions with Gaussian noise, in units of half the range of actions."""
 
     def __init__(self, agent: Any, noise: float, *, seed: int) -> None:
         self.agent, self.noise = agent, noise
@@ -43,14 +43,14 @@ class Noisy:
         episode_start: Any = None,
         deterministic: bool = True,
     ) -> tuple[np.ndarray, Any]:
-        """Draw actions, whatever is asked."""
+        """Draw actions, for any value of `deterministic`."""
         action, state = self.agent.predict(observation, deterministic=True)
         drawn = action + self.noise * self._random.standard_normal(np.shape(action))
         return np.clip(drawn, -1, 1).astype(np.float32), state
 
 
 def spearman(one: np.ndarray, other: np.ndarray) -> float:
-    """Rank correlation, of values without ties."""
+    """Return the rank correlation of values without ties."""
     ranks = [np.argsort(np.argsort(values)) for values in (one, other)]
     return float(np.corrcoef(*ranks)[0, 1])
 
@@ -71,7 +71,7 @@ def main() -> None:
         Noisy(agents[name], noise, seed=options.seed + number)
         for number, (name, noise) in enumerate(POLICIES)
     ]
-    found = [
+    true_returns = [
         evaluate(
             policy,
             lambda: gymnasium.make(f"pgdiff_envs:{options.task}"),
@@ -83,9 +83,9 @@ def main() -> None:
         for policy in policies
     ]
     episodes = pgdiff.load_episodes(options.data)
-    # Values settle as exp(-updates slow (1 - discount)): to 2 % here.
+    # Values settle as exp(-updates tau (1 - discount)): to 2 % here.
     fitted = FittedQ.from_episodes(
-        episodes, policies=policies, discount=DISCOUNT, slow=0.05, seed=options.seed
+        episodes, policies=policies, discount=DISCOUNT, tau=0.05, seed=options.seed
     )
     Trainer(
         steps=options.updates,
@@ -99,13 +99,13 @@ def main() -> None:
     ).fit(fitted, episodes)
     estimates = fitted.estimates(np.array(episodes.observations[episodes.starts]))
     print("| policy | noise | true return | estimate, discounted |\n|---|---|---|---|")
-    for (name, noise), returns, estimate in zip(POLICIES, found, estimates, strict=True):
+    for (name, noise), returns, estimate in zip(POLICIES, true_returns, estimates, strict=True):
         low, high = interval(returns)
         print(
             f"| {name} | {noise:g} | {returns.mean():.0f} [{low:.0f}, {high:.0f}] "
             f"| {estimate:.0f} |"
         )
-    true = np.array([returns.mean() for returns in found])
+    true = np.array([returns.mean() for returns in true_returns])
     print(f"Spearman {spearman(true, estimates):.3f} after {options.updates} updates")
 
 

@@ -1,4 +1,4 @@
-"""Diffusion Forcing: what the cache saves, and what schedules, futures and labels are worth.
+"""Diffusion Forcing: cost of the cache, and scores by level schedule, futures and filter.
 
     python tests/benchmarks/forcing.py cache [--tokens 20 80]
     python tests/benchmarks/forcing.py schedules RUN [--seed 10000] [--episodes 30] [--rows full]
@@ -25,7 +25,16 @@ import torch
 from next_token import NextToken
 from timing import timings
 
-from pgdiff import Episodes, Planner, TrajectoryDiffusion, load_episodes, rollout
+from pgdiff import (
+    DiffusionProcess,
+    Episodes,
+    Sampling,
+    Tokens,
+    TrajectoryDiffusion,
+    load_episodes,
+    load_planner,
+    rollout,
+)
 from pgdiff.denoisers import TransformerConfig
 from pgdiff.diffusion import (
     DDIM,
@@ -42,9 +51,11 @@ from pgdiff.diffusion.level_schedules import (
     Pyramid,
     Trapezoid,
 )
-from pgdiff.evaluation import Disturbed, Evaluation, evaluate, interval, paired_difference
-from pgdiff.planning.from_run import read_run
-from pgdiff.planning.past import Past, estimated
+from pgdiff.evaluation import Evaluation, NoisyObservations, evaluate, interval, paired_difference
+from pgdiff.planning import Planner
+from pgdiff.planning.observation_filter import estimate_present
+from pgdiff.planning.state import ObservationHistory
+from pgdiff.runs.run import read_run
 
 SCHEDULES: dict[str, LevelSchedule] = {
     "full": FullSequence(),
@@ -63,7 +74,7 @@ SCHEDULES: dict[str, LevelSchedule] = {
 
 
 def cache(options: argparse.Namespace) -> None:
-    """Milliseconds of a sampling of 20 steps a token, with and without keys and values kept."""
+    """Print the milliseconds of a sampling of 20 steps a token, with and without the cache."""
     print("| tokens | schedule | trajectories | cached, ms | uncached, ms | largest difference |")
     print("|---|---|---|---|---|---|")
     for tokens in options.tokens:
@@ -77,11 +88,11 @@ def cache(options: argparse.Namespace) -> None:
                 terminals=np.zeros(rows, bool),
                 timeouts=np.arange(1, rows + 1) % (4 * tokens) == 0,
             ),
-            horizon=tokens,
-            levels=IndependentLevels(),
+            Tokens(horizon=tokens),
+            process=DiffusionProcess(level_distribution=IndependentLevels()),
             denoiser=TransformerConfig(attention="causal"),
         ).eval()
-        with torch.no_grad():  # fresh weights give 0, whatever they are asked
+        with torch.no_grad():  # initial weights give 0 for every input
             for parameter in model.network.parameters():
                 noise = torch.Generator().manual_seed(parameter.numel())
                 parameter.add_(0.02 * torch.randn(parameter.shape, generator=noise))
@@ -90,24 +101,17 @@ def cache(options: argparse.Namespace) -> None:
                 if tokens * batch > 1500 and name == "autoregressive":
                     continue  # minutes without a cache
                 source = torch.Generator().manual_seed(0)
+                sampling = Sampling(steps=20, solver=DDIM(), level_schedule=SCHEDULES[name])
                 draws = [
-                    partial(
-                        model.sample,
-                        batch=batch,
-                        steps=20,
-                        solver=DDIM(),
-                        levels=SCHEDULES[name],
-                        cache=kept,
-                    )
+                    partial(model.sample, batch, sampling.replace(kv_cache=kept))
                     for kept in (True, False)
                 ]
-                found = [draw(generators=[torch.Generator().manual_seed(0)]) for draw in draws]
+                samples = [draw(seed=[torch.Generator().manual_seed(0)]).x for draw in draws]
                 spent = [
-                    1e3
-                    * median(timings(partial(draw, generators=[source]), repeats=options.repeats))
+                    1e3 * median(timings(partial(draw, seed=[source]), repeats=options.repeats))
                     for draw in draws
                 ]
-                error = float((found[0] - found[1]).abs().max())
+                error = float((samples[0] - samples[1]).abs().max())
                 print(
                     f"| {tokens} | {name} | {batch} | {spent[0]:.0f} | {spent[1]:.0f} "
                     f"| {error:.0e} |",
@@ -124,8 +128,8 @@ def acted(
     make_env: Callable[[], gymnasium.Env[Any, Any]],
     **settings: Any,
 ) -> Evaluation:
-    """Episodes of a run's planner with these settings."""
-    planner = Planner.from_run(run, **_asked(options) | settings)
+    """Evaluate a run's planner with these settings."""
+    planner = _planner(run, options, settings)
     return evaluate(
         planner,
         make_env,
@@ -136,67 +140,83 @@ def acted(
     )
 
 
-def _asked(options: argparse.Namespace) -> dict[str, Any]:
-    """Settings of the planner that the command line says."""
-    names = ("controller", "scale", "at", "trace")
-    asked = {name: getattr(options, name) for name in names}
-    if options.schedule is not None:
-        asked["schedule"] = SCHEDULES[options.schedule]
-    return asked
+def _planner(run: Path, options: argparse.Namespace, settings: dict[str, Any]) -> Planner:
+    """Return the run's planner with the settings of the command line, and others.
+
+    Args:
+        run: folder of the run.
+        options: the command line.
+        settings: arguments of `load_planner`; `sampling` replaces single settings of the run.
+    """
+    names = ("scale", "gradient_at", "td_lambda")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    arguments = {"guide": given or None, "controller": options.controller} | settings
+    sampling = arguments.pop("sampling", {})
+    if options.level_schedule is not None:
+        sampling = {"level_schedule": SCHEDULES[options.level_schedule]} | sampling
+    planner = load_planner(run, **arguments)
+    return planner.replace(sampling=planner.sampling.replace(**sampling))
 
 
-def score_of(found: Evaluation) -> np.ndarray:
-    return found.returns if found.normalized_scores is None else found.normalized_scores
+def score_of(result: Evaluation) -> np.ndarray:
+    return result.returns if result.normalized_scores is None else result.normalized_scores
 
 
-def line(label: str, found: Evaluation, first: Evaluation | None, *more: object) -> str:
-    """A row of a table: score, difference to the first row, never there, milliseconds a plan."""
-    scores = score_of(found)
+def line(label: str, result: Evaluation, first: Evaluation | None, *more: object) -> str:
+    """Return a row: score, difference to the first row, share that never arrives, time."""
+    scores = score_of(result)
     low, high = interval(scores)
     cells = [label, f"{scores.mean():.1f} [{low:.1f}, {high:.1f}]", ""]
     if first is not None:
         gap, low, high = paired_difference(scores, score_of(first))
         cells[2] = f"{gap:+.1f} [{low:+.1f}, {high:+.1f}]"
-    if found.steps_to_goal is not None:
-        missed = np.isnan(found.steps_to_goal)
-        cells.append(f"{np.nanmean(found.steps_to_goal):.0f}" if not missed.all() else "-")
+    if result.steps_to_goal is not None:
+        missed = np.isnan(result.steps_to_goal)
+        cells.append(f"{np.nanmean(result.steps_to_goal):.0f}" if not missed.all() else "-")
         cells.append(f"{100 * missed.mean():.0f} %")
-    cells += [f"{1e3 * found.agent_seconds / max(found.plans or 1, 1):.0f}", *map(str, more)]
+    cells += [f"{1e3 * result.agent_seconds / max(result.plans or 1, 1):.0f}", *map(str, more)]
     return "| " + " | ".join(cells) + " |"
 
 
 def schedules(options: argparse.Namespace) -> None:
-    """Every schedule on the same episodes."""
+    """Evaluate every level schedule on equal episodes."""
     run = read_run(options.run)
     first = None
-    print("| | score | to full | step of arrival | never there | ms a plan | network calls |")
+    print(
+        "| | score | difference to full | steps to the goal | never arrives | ms a plan "
+        "| network calls |"
+    )
     for name, schedule in SCHEDULES.items():
         if options.rows and name not in options.rows:
             continue
-        found = acted(
-            options.run, options, lambda: gymnasium.make(run.task["id"]), schedule=schedule
+        result = acted(
+            options.run,
+            options,
+            lambda: gymnasium.make(run.task["id"]),
+            sampling={"level_schedule": schedule},
         )
-        print(line(name, found, first, _calls(options.run, schedule, run.task["id"])), flush=True)
-        first = found if first is None else first
+        print(line(name, result, first, _calls(options.run, schedule, run.task["id"])), flush=True)
+        first = result if first is None else first
 
 
 def _calls(run: Path, schedule: LevelSchedule, task: str) -> int:
-    """Calls of the network for a plan: rows in which something moves."""
+    """Return the network calls of a plan: rows in which a token moves."""
     rows: list[SamplerStep] = []
-    planner = Planner.from_run(run, schedule=schedule)
+    planner = load_planner(run)
+    planner = planner.replace(sampling=planner.sampling.replace(level_schedule=schedule))
     planner.plan(gymnasium.make(task).reset(seed=0)[0], seed=0, callback=rows.append)
     return sum(row.x0_hat is not None for row in rows)
 
 
 def futures(options: argparse.Namespace) -> None:
-    """Gradients averaged over futures where the dynamics are pushed by chance.
+    """Measure gradients averaged over futures, with random forces on the dynamics.
 
-    They are taken through the denoiser, unless told otherwise: at x0 a near token hears nothing of
-    what follows it. The last column is of the network's calls for one plan, and of the trajectories
-    that they hold together.
+    Gradients go through the denoiser by default: at x0 the gradient of a near token does not depend
+    on later tokens. The last column counts the network's calls for one plan, and the trajectories
+    in all of them.
     """
     run = read_run(options.run)
-    options.at = options.at or "denoiser"
+    options.gradient_at = options.gradient_at or "denoiser"
 
     def make(noise: float) -> gymnasium.Env[Any, Any]:
         return gymnasium.make(
@@ -204,53 +224,57 @@ def futures(options: argparse.Namespace) -> None:
         )
 
     def row(label: str, noise: float, first: Evaluation | None, **settings: Any) -> Evaluation:
-        found = acted(options.run, options, lambda: make(noise), **settings)
-        planner = Planner.from_run(options.run, **_asked(options) | settings)
+        result = acted(options.run, options, lambda: make(noise), **settings)
+        planner = _planner(options.run, options, settings)
         seen: list[int] = []
         last = planner.model.network.token_out  # every call of the network ends there
         last.register_forward_hook(lambda _, x, __: seen.append(len(x[0])))
         planner.plan(make(noise).reset(seed=0)[0], seed=0)
-        print(line(label, found, first, f"{len(seen)}, {sum(seen)}"), flush=True)
-        return found
+        print(line(label, result, first, f"{len(seen)}, {sum(seen)}"), flush=True)
+        return result
 
     arms: dict[str, dict[str, Any]] = {
         "no guide": {"guide": "none"},
         "the clean estimate": {},
         **{
-            f"{count} futures": {"monte_carlo": MonteCarlo(futures=count, steps=2)}
+            f"{count} futures": {"sampling": {"monte_carlo": MonteCarlo(futures=count, steps=2)}}
             for count in (1, 4, 16)
         },
     }
-    print("| | score | to the clean estimate | step of arrival | never there | ms a plan | calls |")
+    print(
+        "| | score | difference to the clean estimate | steps to the goal | never arrives "
+        "| ms a plan | calls |"
+    )
     first = None
     for noise in (0.0, options.force_noise):
         for label, settings in arms.items():
             if (options.rows and label not in options.rows) or (
-                "monte_carlo" in settings and not noise
+                "sampling" in settings and not noise
             ):
                 continue
-            found = row(f"{label}, force noise {noise}", noise, first, **settings)
-            first = found if label == "the clean estimate" else first
+            result = row(f"{label}, force noise {noise}", noise, first, **settings)
+            first = result if label == "the clean estimate" else first
 
 
 def _noises(run: Any, options: argparse.Namespace) -> dict[float, tuple[np.ndarray, float]]:
-    """Deviation of the noise, and its level, at shares of the recorded observations' own."""
+    """Return deviation and level of noise, by its share of the observations' deviation."""
     deviation = load_episodes(options.data).observations[:].std(axis=0)
     model = run.load("model", device="cpu")
-    where = model.layout.slices["observations"]
-    scale = (model.normalizer.scale / model.normalizer.factor)[where].cpu().numpy()
+    where = model.codec.layout.slices["observations"]
+    scale = (model.codec.normalizer.scale / model.codec.normalizer.factor)[where].cpu().numpy()
+    schedule = model.process.noise_schedule
     noises = {share: share * deviation for share in (0.05, 0.1, 0.2, 0.5)}
     return {
-        share: (noise, level_of_noise(model.schedule, float(np.mean(noise / scale))))
+        share: (noise, level_of_noise(schedule, float(np.mean(noise / scale))))
         for share, noise in noises.items()
     }
 
 
 def estimates(options: argparse.Namespace) -> None:
-    """How far what noisy observations are taken for is from the truth, by tokens of the past."""
+    """Print the errors of filtered observations by the number of past tokens."""
     run, source = read_run(options.run), np.random.default_rng(options.seed)
     model = run.load("model", device="cpu")
-    segments, stride = model.dataset(load_episodes(options.data)), model.layout.stride
+    segments, stride = model.dataset(load_episodes(options.data)), model.codec.spec.stride
     batch = segments.batch(source.choice(len(segments), size=2000))
     truth, done = batch.observations, batch.previous_actions
     contexts = (0, 1, 2, 4, 8)
@@ -258,13 +282,13 @@ def estimates(options: argparse.Namespace) -> None:
     for share, (noise, level) in _noises(run, options).items():
         seen = (truth + noise * source.normal(size=truth.shape)).astype(np.float32)
 
-        def error(found: np.ndarray, now: int) -> str:
-            square = np.square(found - truth[:, now])
+        def error(estimate: np.ndarray, now: int) -> str:
+            square = np.square(estimate - truth[:, now])
             return f"{square[:, :2].mean() ** 0.5:.3f}, {square[:, 2:].mean() ** 0.5:.3f}"
 
         cells = [f"{share}, level {level:.3f}", error(seen[:, 0], 0)]
         for now in contexts:
-            past = Past(
+            past = ObservationHistory(
                 observations=np.repeat(seen[:, :now], stride, axis=1),
                 actions=done[:, 1 : now + 1].reshape(len(truth), now * stride, -1)
                 if now
@@ -274,34 +298,34 @@ def estimates(options: argparse.Namespace) -> None:
                 recorded=np.full(len(truth), now * stride),
             )
             cells.append(
-                error(estimated(model, seen[:, now], np.full(len(truth), level), past), now)
+                error(estimate_present(model, seen[:, now], np.full(len(truth), level), past), now)
             )
         print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def robustness(options: argparse.Namespace) -> None:
-    """Noise and gaps in observations, labelled or taken for the truth."""
+    """Evaluate planners with noisy and missing observations, with and without a filter."""
     run = read_run(options.run)
-    print("| | score | labelled less not | step of arrival | never there | ms a plan |")
+    print("| | score | difference to no filter | steps to the goal | never arrives | ms a plan |")
     for share, (noise, level) in _noises(run, options).items():
         if options.rows and str(share) not in options.rows:
             continue
 
-        def make(noise: np.ndarray = noise) -> Disturbed:
-            return Disturbed(gymnasium.make(run.task["id"]), noise=noise)
+        def make(noise: np.ndarray = noise) -> NoisyObservations:
+            return NoisyObservations(gymnasium.make(run.task["id"]), noise=noise)
 
         bare = acted(options.run, options, make)
-        print(line(f"noise {share}, taken for the truth", bare, None), flush=True)
+        print(line(f"noise {share}, no filter", bare, None), flush=True)
         for context in (0, options.context):
-            found = acted(options.run, options, make, observation_level=level, context=context)
+            result = acted(options.run, options, make, filter=_filter(context, noise_level=level))
             label = f"noise {share}, level {level:.3f}" + _with(context)
-            print(line(label, found, bare), flush=True)
+            print(line(label, result, bare), flush=True)
 
     if options.rows and "dropped" not in options.rows:
         return
 
-    def dropping(stale: bool) -> Disturbed:
-        return Disturbed(gymnasium.make(run.task["id"]), dropped=0.3, stale=stale)
+    def dropping(stale: bool) -> NoisyObservations:
+        return NoisyObservations(gymnasium.make(run.task["id"]), dropped=0.3, stale=stale)
 
     bare = acted(options.run, options, lambda: dropping(True))
     print(line("30 % dropped, the last one stays", bare, None), flush=True)
@@ -309,11 +333,19 @@ def robustness(options: argparse.Namespace) -> None:
         *((level, 0) for level in (0.0, 0.05, 0.1, 0.2)),
         (0.1, options.context),
     ):
-        found = acted(
-            options.run, options, lambda: dropping(False), missing_level=level, context=context
+        result = acted(
+            options.run,
+            options,
+            lambda: dropping(False),
+            filter=_filter(context, missing_level=level),
         )
         label = f"30 % dropped, the plan's at level {level}" + _with(context)
-        print(line(label, found, bare), flush=True)
+        print(line(label, result, bare), flush=True)
+
+
+def _filter(history_tokens: int, **levels: float) -> dict[str, float]:
+    """Return the settings of an observation filter."""
+    return {"history_tokens": history_tokens, **levels}
 
 
 def _with(context: int) -> str:
@@ -324,7 +356,7 @@ def _with(context: int) -> str:
 
 
 def long_rollouts(options: argparse.Namespace) -> None:
-    """Ten horizons from recorded starts: steps inside walls, speeds; with history guidance too."""
+    """Print steps inside walls and speeds of roll-outs over ten horizons."""
     run = read_run(options.run)
     model: Any = run.load("model", device="cpu")
     episodes = load_episodes(options.data)
@@ -337,7 +369,7 @@ def long_rollouts(options: argparse.Namespace) -> None:
     ]
     begin = torch.as_tensor(some[0][:, 0])
     jump, speed = _jumps(some[1]), np.linalg.norm(some[1][..., 2:4], axis=-1).reshape(-1)
-    tokens = 10 * model.layout.horizon
+    tokens = 10 * model.codec.tokens
     print("| | inside walls | mean speed | its KS distance | jumps beyond the data's | seconds |")
 
     def report(label: str, made: np.ndarray, spent: float | None) -> None:
@@ -355,31 +387,29 @@ def long_rollouts(options: argparse.Namespace) -> None:
     began = time.perf_counter()
     made = _inpainted(model, begin, tokens, seed=options.seed)
     report("all together, in-painted", made, time.perf_counter() - began)
-    arms: dict[str, dict[str, Any]] = {
-        "all together": {"levels": FullSequence()},
-        "pyramid 1": {"levels": Pyramid(slope=1.0)},
-        "pyramid 4": {"levels": Pyramid(slope=4.0)},
-        "autoregressive": {"levels": Autoregressive()},
+    pyramid = Sampling(level_schedule=Pyramid(slope=1.0))
+    arms = {
+        "all together": Sampling(level_schedule=FullSequence()),
+        "pyramid 1": pyramid,
+        "pyramid 4": Sampling(level_schedule=Pyramid(slope=4.0)),
+        "autoregressive": Sampling(level_schedule=Autoregressive()),
     }
     for level in (0.01, 0.02, 0.05):
-        arms[f"pyramid 1, stabilised at {level}"] = {
-            "levels": Pyramid(slope=1.0),
-            "stabilization": level,
-        }
+        arms[f"pyramid 1, stabilised at {level}"] = pyramid.replace(stabilization=level)
     for weight in (0.5, 1.5, 2.0, 4.0):
-        arms[f"pyramid 1, history x {weight}"] = {
-            "levels": Pyramid(slope=1.0),
-            "history": HistoryGuidance.vanilla(weight),
-        }
-        arms[f"pyramid 1, history x {weight} at level 0.3"] = {
-            "levels": Pyramid(slope=1.0),
-            "history": HistoryGuidance.fractional(weight, level=0.3),
-        }
-    for label, settings in arms.items():
+        arms[f"pyramid 1, history x {weight}"] = pyramid.replace(
+            history=HistoryGuidance.vanilla(weight)
+        )
+        arms[f"pyramid 1, history x {weight} at level 0.3"] = pyramid.replace(
+            history=HistoryGuidance.fractional(weight, level=0.3)
+        )
+    for label, sampling in arms.items():
         if options.rows and label not in options.rows:
             continue
         began = time.perf_counter()
-        made = rollout(model, begin, tokens=tokens, steps=20, seed=options.seed, **settings)
+        made = rollout(
+            model, begin, tokens=tokens, sampling=sampling.replace(steps=20), seed=options.seed
+        )
         report(label, made.observations.cpu().numpy(), time.perf_counter() - began)
     baseline = NextToken(model, episodes, steps=options.updates, seed=options.seed)
     began = time.perf_counter()
@@ -388,15 +418,15 @@ def long_rollouts(options: argparse.Namespace) -> None:
 
 @torch.no_grad()
 def _inpainted(model: Any, begin: torch.Tensor, tokens: int, *, seed: int) -> np.ndarray:
-    """Windows of one level for all tokens, whose past is put in with the noise of that level.
+    """Return roll-outs with one level for all tokens and a past noised to that level.
 
-    So models of one level for the whole sequence are told of a past (Lugmayr et al. 2022,
-    "RePaint", without its repetitions; Janner et al. 2022 put it in clean). 20 steps of DDIM.
+    This conditions models of one level for the whole sequence on a past (Lugmayr et al. 2022,
+    "RePaint", without its repetitions; Janner et al. 2022 insert it clean). 20 steps of DDIM.
     """
     generator = torch.Generator().manual_seed(seed)
-    horizon, level = model.layout.horizon, torch.linspace(1.0, 0.0, 21)
-    known = model.given(begin)
-    x = known.values[:, :1]
+    horizon, level = model.codec.tokens, torch.linspace(1.0, 0.0, 21)
+    schedule = model.process.noise_schedule
+    x = model.inpaint(begin).values[:, :1]
     while x.shape[1] < tokens:
         context = 1 if x.shape[1] == 1 else horizon // 2
         past = x[:, -context:]
@@ -404,26 +434,24 @@ def _inpainted(model: Any, begin: torch.Tensor, tokens: int, *, seed: int) -> np
         window = torch.randn(shape, generator=generator)
         noise = torch.randn(past.shape, generator=generator)
         for now, then in pairwise(level):
-            at = now.expand(1, horizon)
+            levels = now.expand(1, horizon)
             alpha, sigma, alpha_to, sigma_to = (
-                float(part(one))
-                for one in (now, then)
-                for part in (model.schedule.alpha, model.schedule.sigma)
+                float(part(one)) for one in (now, then) for part in (schedule.alpha, schedule.sigma)
             )
             window[:, :context] = alpha * past + sigma * noise
-            x0_hat = model.denoise(window, at)
+            x0_hat = model.denoise(window, levels)
             window = alpha_to * x0_hat + sigma_to * (window - alpha * x0_hat) / sigma
         x = torch.cat([x, window[:, context:]], dim=1)
-    return np.asarray(model.segment(x[:, :tokens]).observations)
+    return np.asarray(model.codec.decode(x[:, :tokens]).observations)
 
 
 def _jumps(path: np.ndarray) -> np.ndarray:
-    """Distance from each place to the next."""
+    """Return the distance from each position to the next."""
     return np.asarray(np.linalg.norm(np.diff(path[..., :2], axis=-2), axis=-1))
 
 
 def _ks(one: np.ndarray, other: np.ndarray) -> float:
-    """Greatest distance of two distribution functions."""
+    """Return the greatest distance of two distribution functions."""
     grid = np.sort(np.concatenate([one, other]))
     shares = [np.searchsorted(np.sort(x), grid, side="right") / len(x) for x in (one, other)]
     return float(np.abs(shares[0] - shares[1]).max())
@@ -441,10 +469,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--controller", default=None)
-    parser.add_argument("--scale", type=float, help="of the guide")
-    parser.add_argument("--at", help="where the guide's gradient is taken")
-    parser.add_argument("--trace", type=float, help="of the guide; the run's if left out")
-    parser.add_argument("--schedule", choices=SCHEDULES, help="of levels; the run's if left out")
+    parser.add_argument("--scale", type=float, help="scale of the guide")
+    parser.add_argument("--gradient-at", help="where the guide's gradient is taken")
+    parser.add_argument(
+        "--td-lambda", type=float, help="lambda of the guide; the run's if left out"
+    )
+    parser.add_argument("--level-schedule", choices=SCHEDULES, help="the run's if left out")
     parser.add_argument("--rows", nargs="+")
     parser.add_argument("--force-noise", type=float, default=0.5)
     parser.add_argument("--episode-steps", type=int, help="of `futures`; the task's if left out")

@@ -1,11 +1,11 @@
-"""Synthetic data: memory of a large set, and how near the sampler comes to the machine's peak.
+"""Synthetic data: memory of a large set, and the sampler's share of the machine's peak.
 
     python tests/benchmarks/generation.py memory [--transitions 5000000]
     python tests/benchmarks/generation.py speed [--network transformer] [--tokens 2048] [--compile]
 
-Memory is anonymous, above what the process had with its model. Speed is floating-point operations a
-second of the network alone, over what the same threads reach with a matrix product, and beside a
-plain loop of Heun's steps over the same network.
+Memory is the anonymous memory in addition to that of the process with its model. Speed is the
+network's floating-point operations per second, divided by those of a matrix product on the same
+threads, and compared with a plain loop of Heun's steps over the same network.
 """
 
 import argparse
@@ -21,12 +21,20 @@ import torch
 from data import anonymous
 from torch.utils.flop_counter import FlopCounterMode
 
-from pgdiff import Episodes, TrajectoryDiffusion, generate
+from pgdiff import (
+    DiffusionProcess,
+    Episodes,
+    InpaintingPatterns,
+    Sampling,
+    Tokens,
+    TrajectoryDiffusion,
+    generate,
+)
 from pgdiff.denoisers import ResidualMLPConfig, TemporalUnetConfig, TransformerConfig
-from pgdiff.diffusion import EDMPrediction, EDMSchedule, Heun, KarrasSpacing, LogNormalLevels
+from pgdiff.diffusion import Heun, KarrasSpacing
 from pgdiff.synthesis import ShardSampler
 
-STEPS = 32
+SAMPLING = Sampling(steps=32, solver=Heun(), spacing=KarrasSpacing())
 FIELDS = ("observations", "actions", "rewards", "terminals")
 TRANSITION = (*FIELDS, "next_observations")
 NETWORKS: dict[str, tuple[int, tuple[str, ...], object]] = {  # with the horizon and the fields
@@ -39,7 +47,7 @@ NETWORKS: dict[str, tuple[int, tuple[str, ...], object]] = {  # with the horizon
 
 
 def recording(*, rows: int = 20_000) -> Episodes:
-    """Noise in the spaces of Walker2d."""
+    """Return noise with the shapes of Walker2d."""
     source = np.random.default_rng(0)
     return Episodes.from_arrays(
         observations=source.normal(size=(rows, 17)),
@@ -51,25 +59,21 @@ def recording(*, rows: int = 20_000) -> Episodes:
 
 
 def untrained(*, horizon: int, fields: tuple[str, ...], denoiser: object) -> TrajectoryDiffusion:
-    """A model of noise, of EDM's levels."""
+    """Return an untrained model of noise, with EDM's levels."""
     return TrajectoryDiffusion.from_episodes(
         recording(),
-        horizon=horizon,
-        fields=fields,
-        known=("none",),
-        normalizer="standard",
+        Tokens(horizon=horizon, fields=fields, normalizer="standard"),
+        process=DiffusionProcess.edm(),
         denoiser=denoiser,
-        schedule=EDMSchedule(),
-        prediction=EDMPrediction(),
-        levels=LogNormalLevels(),
+        inpainting=InpaintingPatterns(patterns=("none",)),
     ).eval()
 
 
 def memory(transitions: int) -> None:
-    """Peak while so many transitions are written, by a tiny network."""
+    """Print the peak memory while `transitions` rows are written, with a tiny network."""
     tiny = ResidualMLPConfig(width=16, depth=1, embedding=8)
     model = untrained(horizon=1, fields=TRANSITION, denoiser=tiny)
-    generate(model, transitions=10, batch=256, steps=2, progress=False)
+    generate(model, transitions=10, batch=256, sampling=Sampling(steps=2))
     before, peak, done = anonymous(), [0.0], threading.Event()
 
     def watch() -> None:
@@ -81,7 +85,9 @@ def memory(transitions: int) -> None:
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "data.hdf5"
-        made = generate(model, transitions=transitions, batch=20_000, steps=2, out=out)
+        made = generate(
+            model, transitions=transitions, batch=20_000, sampling=Sampling(steps=2), out=out
+        )
         size = out.stat().st_size / 1e6
     done.set()
     thread.join()
@@ -92,7 +98,7 @@ def memory(transitions: int) -> None:
 
 
 def speed(network: str, threads: int, compiled: bool, tokens: list[int]) -> None:
-    """The sampler's share of the peak, by batch, and the plain loop's."""
+    """Print the share of the peak of the sampler and of the plain loop, by batch."""
     torch.set_num_threads(threads)
     horizon, fields, denoiser = NETWORKS[network]
     model = untrained(horizon=horizon, fields=fields, denoiser=denoiser)
@@ -106,22 +112,21 @@ def speed(network: str, threads: int, compiled: bool, tokens: list[int]) -> None
         sampler = ShardSampler(
             model=copy.deepcopy(model),
             batch=batch,
-            steps=STEPS,
-            solver=Heun(),
+            sampling=SAMPLING,
             threads=threads,
             compile=compiled,
         )
         sampler.shard(0)
-        own = median(timed(lambda s=sampler: s.shard(1)) for _ in range(3))  # type: ignore[misc]
+        shard_seconds = median(timed(lambda s=sampler: s.shard(1)) for _ in range(3))  # type: ignore[misc]
         print(
-            f"batch {batch:>5}: {batch * model.layout.horizon / own:,.0f} rows/s, "
-            f"{work / own / best:.0%} of the peak; plain loop {work / loop / best:.0%}",
+            f"batch {batch:>5}: {batch * model.codec.tokens / shard_seconds:,.0f} rows/s, "
+            f"{work / shard_seconds / best:.0%} of the peak; plain loop {work / loop / best:.0%}",
             flush=True,
         )
 
 
 def product(size: int) -> float:
-    """Floating-point operations a second of a matrix product."""
+    """Return the floating-point operations a second of a matrix product."""
     left, right = torch.randn(size, size), torch.randn(size, size)
     left @ right
     return 2 * size**3 / min(timed(lambda: left @ right) for _ in range(20))
@@ -129,10 +134,11 @@ def product(size: int) -> float:
 
 @torch.no_grad()
 def eager(model: TrajectoryDiffusion, batch: int) -> torch.Tensor:
-    """Heun's steps written out, over the model's denoiser."""
-    levels = model.level_matrix(STEPS, spacing=KarrasSpacing())[:, :1].float()
-    alpha, sigma = model.schedule.alpha(levels), model.schedule.sigma(levels)
-    x = torch.randn(batch, model.layout.horizon, model.layout.features)
+    """Return samples of a plain loop of Heun's steps over the model's denoiser."""
+    levels = model.level_matrix(SAMPLING)[:, :1].float()
+    schedule = model.process.noise_schedule
+    alpha, sigma = schedule.alpha(levels), schedule.sigma(levels)
+    x = torch.randn(batch, model.codec.tokens, model.codec.features)
     for now, level in enumerate(levels[:-1]):
         after = levels[now + 1]
         slope = _slope(model, x, level, alpha[now], sigma[now])
@@ -152,24 +158,26 @@ def _slope(
     alpha: torch.Tensor,
     sigma: torch.Tensor,
 ) -> torch.Tensor:
-    clean = model._estimate(x, level.expand(1, x.shape[1]), None)
+    clean = model.denoise(x, level.expand(1, x.shape[1]))
     return (x / alpha - clean) / (sigma / alpha)
 
 
 def timed(work: object) -> float:
-    """Seconds of a call."""
+    """Return the seconds of a call."""
     began = time.perf_counter()
     work()  # type: ignore[operator]
     return time.perf_counter() - began
 
 
 def main() -> None:
-    """Run one of the two."""
+    """Measure memory or speed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["memory", "speed"])
     parser.add_argument("--transitions", type=int, default=5_000_000)
     parser.add_argument("--network", choices=list(NETWORKS), default="transformer")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[512, 2048, 8192], help="at once")
+    parser.add_argument(
+        "--tokens", type=int, nargs="+", default=[512, 2048, 8192], help="tokens of a batch"
+    )
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()

@@ -2,8 +2,8 @@
 
 python tests/benchmarks/kills.py [--quick] [--seed N]
 
-A real `pgdiff train` of three small stages, with 0 and with 2 processes that gather batches; then a
-process that saves without end, killed at random moments too. Printed, and 1 where anything differs.
+Kills `pgdiff train` with three small stages, with 0 and with 2 processes that gather batches; then
+a process that saves without end, also at random moments. Returns 1 if anything differs.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from pathlib import Path
 import torch
 
 from pgdiff.cli import main as pgdiff
-from pgdiff.saving import load_folder, save_folder
-from pgdiff.validation import PgdiffError
+from pgdiff.core.serialization import load_folder, save_folder
+from pgdiff.core.validation import PgdiffError
 
 TASK = "maze2d-umaze-v1"
 ROOT = Path(__file__).parents[2]
@@ -36,19 +36,19 @@ SMALL = [
     *("trainer.best=eval/loss", "trainer.validate_every=9", "device=cpu"),
 ]
 ORPHANED = 10.0
-"""Seconds after which a process that gathers batches must have followed its parent."""
+"""Seconds within which worker processes must end after their parent."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is trained, and where."""
+    """A training and its folders."""
 
     data: Path
     steps: int
     workers: int
 
     def start(self, run: Path) -> subprocess.Popen[str]:
-        """Train, or go on training."""
+        """Train, or resume a training."""
         words = ["train", "recipe=strided", f"task={TASK}", f"data={self.data}", f"out={run}"]
         words += [f"trainer.steps={self.steps}", f"trainer.checkpoint_every={self.steps // 10}"]
         words += [f"trainer.workers={self.workers}", *SMALL, "resume=true"]
@@ -74,10 +74,10 @@ class Setting:
         return time.perf_counter() - began
 
     def kill(self, run: Path, delay: float) -> bool:
-        """Train, and kill after `delay` seconds; return whether there was anything to kill."""
+        """Train, and kill after `delay` seconds; return True if the process still ran."""
         process = self.start(run)
         assert process.stdout is not None and process.stderr is not None
-        process.stdout.readline()  # all is read and imported, and training begins
+        process.stdout.readline()  # data and modules are loaded, and training begins
         time.sleep(delay)
         process.kill()
         code = process.wait()
@@ -91,7 +91,7 @@ class Setting:
 
 
 def fingerprint(run: Path, steps: int) -> dict[str, str]:
-    """SHA-256 of weights, averages, optimiser and counters of every stage, and of its result."""
+    """Return the SHA-256 of weights, averages, optimiser, counters and result of every stage."""
     files = [run / "run.json"]
     for stage in STAGES:
         logs = run / "logs" / stage
@@ -105,12 +105,12 @@ def fingerprint(run: Path, steps: int) -> dict[str, str]:
 
 
 def left_over(run: Path) -> list[str]:
-    """Hidden names, which only a process that was killed leaves."""
+    """Return hidden names, which only killed processes leave."""
     return [str(path.relative_to(run)) for path in run.rglob(".*")]
 
 
 def orphans(session: int) -> bool:
-    """Whether a process of a session is still there after a while (Linux)."""
+    """Return True if a process of a session still exists after the time limit (Linux)."""
     until = time.monotonic() + ORPHANED
     while time.monotonic() < until:
         if not _alive(session):
@@ -136,13 +136,13 @@ def killed_run(
     """Kill a training, resume it, perhaps kill it again, and resume it to its end.
 
     Returns:
-        Whether it ended as the whole one; kills; leftovers of killed processes.
+        True if the result equals that of an uninterrupted run; kills; files left behind.
     """
     wanted, done = draw.choice((1, 1, 2)), 0
     while done < wanted:
         if setting.kill(run, draw.uniform(0.0, seconds)):
             done += 1
-        else:  # it was done before: once more from nothing
+        else:  # finished before the kill: start again
             shutil.rmtree(run)
             done = 0
     setting.finish(run)
@@ -163,7 +163,7 @@ def trainings(
         run = folder / f"whole{count}"
         seconds = setting.finish(run)
         whole.append(fingerprint(run, steps))
-        del whole[-1]["run.json"]  # it names the number of workers
+        del whole[-1]["run.json"]  # contains the number of workers
         draws = [random.Random(f"{seed} {count} {number}") for number in range(runs)]
         with ThreadPoolExecutor(jobs) as pool:
             futures = [
@@ -185,7 +185,7 @@ def trainings(
             flush=True,
         )
         sound &= equal == runs
-    same = all(found == whole[0] for found in whole)
+    same = all(state_after == whole[0] for state_after in whole)
     print(f"{' and '.join(map(str, workers))} workers give the same bytes: {same}")
     return sound and same
 
@@ -219,15 +219,15 @@ def savings(folder: Path, *, kills: int, seed: int) -> bool:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Kill, resume, compare; return 0 where all is equal."""
+    """Kill, resume, compare; return 0 if all results are equal."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one run and ten savings")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
     parser.add_argument("--jobs", type=int, default=2, help="trainings side by side")
     arguments = parser.parse_args(argv)
     quick: bool = arguments.quick
     with tempfile.TemporaryDirectory() as folder:
-        # Before any training: a process that is forked wants no threads beside it.
+        # Before any training: a process must not fork while it has other threads.
         sound = savings(Path(folder), kills=10 if quick else 100, seed=arguments.seed)
         sound &= trainings(
             Path(folder),

@@ -24,17 +24,18 @@ from pgdiff.agents import load
 from pgdiff.diffusion import TrustRegion
 from pgdiff.evaluation import Evaluation, evaluate, interval, paired_difference
 from pgdiff.guides import Critic, Policy, Value
-from pgdiff.planning.from_run import read_run
+from pgdiff.planning import PLANNING
+from pgdiff.runs.run import read_run
 
 STEPS = {"halfcheetah": 500}
-"""Of an episode; 1,000 elsewhere."""
+"""Steps of an episode by task; 1,000 for other tasks."""
 
 DEFAULTS: dict[str, Any] = {
-    "value": {"scale": 1.0, "transform": "none", "trace": 0.9},
+    "value": {"scale": 1.0, "transform": "none", "td_lambda": 0.9},
     "critic": {"scale": 1.0, "where": "every"},
     "policy": {"scale": 0.1},
     "region": {},
-    "planner": {"candidates": 16, "steps": 5, "replan_every": 4},
+    "planner": {"candidates": 16, "steps": 5, "every": 4},
 }
 CHOICES: dict[str, dict[str, Any]] = {
     "walker2d": {
@@ -53,18 +54,18 @@ CHOICES: dict[str, dict[str, Any]] = {
         "policy": {"scale": 0.3},
     },
 }
-"""What differs from DEFAULTS, by task."""
+"""Changes to DEFAULTS by task."""
 
 
 def behaviour(path: Path, steps: int) -> np.ndarray:
-    """Returns of the recorded episodes, as far as an evaluated one goes."""
+    """Return the returns of the recorded episodes, over the steps of an evaluated episode."""
     with h5py.File(path) as file:
         rewards = file["rewards"][:]
         ends = np.flatnonzero(file["terminals"][:].astype(bool) | file["timeouts"][:].astype(bool))
         whole = file["terminals"][:].astype(bool)[ends]
     starts = np.concatenate([[0], ends[:-1] + 1])
     lengths = ends + 1 - starts
-    # An episode that was cut off at the end of a part is none.
+    # Leave out episodes that were cut off at the end of a part.
     kept = whole | (lengths >= 1000)
     return np.array(
         [
@@ -96,8 +97,46 @@ def main() -> None:
     def make_env() -> gymnasium.Env[Any, Any]:
         return gymnasium.make(str(run.task["id"]), max_episode_steps=steps)
 
+    rows = agents_of(run, load(options.agent), chosen)
+    env = make_env()
+    score = env.unwrapped.normalized_score  # type: ignore[attr-defined]
+    print(f"{options.task}, episodes of {steps} steps; settings {json.dumps(chosen)}")
+    recorded = behaviour(Path(run.data["path"]), steps)
+    low, high = interval(recorded)
+    print(
+        f"| behaviour, {len(recorded)} episodes | {recorded.mean():.0f} [{low:.0f}, {high:.0f}] "
+        f"| {score(recorded.mean()):.1f} | | |"
+    )
+    results: dict[str, Evaluation] = {}
+    for name, make in rows.items():
+        if options.rows and name not in options.rows:
+            continue
+        began = time.perf_counter()
+        result = evaluate(
+            make(),
+            make_env,
+            episodes=options.episodes,
+            seed=options.seed,
+            parallel=options.episodes,
+            progress=False,
+        )
+        results[name] = result
+        low, high = interval(result.returns)
+        print(
+            f"| {name} | {result.returns.mean():.0f} [{low:.0f}, {high:.0f}] "
+            f"| {score(result.returns.mean()):.1f} | {result.lengths.mean():.0f} "
+            f"| {time.perf_counter() - began:.0f} s |",
+            flush=True,
+        )
+    print_differences(results, recorded)
+    if options.out:
+        content = {name: result.returns.tolist() for name, result in results.items()}
+        options.out.write_text(json.dumps({"settings": chosen, "returns": content}) + "\n")
+
+
+def agents_of(run: Any, agent: Any, chosen: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    """Return functions that make the agent of each row."""
     model: Any = run.load("model")
-    agent = load(options.agent)
 
     def value() -> Value:
         learned: Any = run.load("value")
@@ -113,10 +152,15 @@ def main() -> None:
         region = TrustRegion(**chosen["region"]) if guides else None
         settings = chosen["planner"] | changes
         return pgdiff.Planner(
-            model, guides=guides, controller="actions", trust_region=region, **settings
+            model,
+            guides,
+            controller="actions",
+            candidates=settings["candidates"],
+            sampling=PLANNING.replace(steps=settings["steps"], trust_region=region),
+            replanning=pgdiff.Replanning(every=settings["every"]),
         )
 
-    rows: dict[str, Callable[[], Any]] = {
+    return {
         "behaviour cloning": lambda: run.load("cloning"),
         "IQL's policy": lambda: run.load("iql"),
         "the guiding agent alone": lambda: agent,
@@ -126,36 +170,10 @@ def main() -> None:
         "policy-guided": lambda: planner(policy()),
         "composed": lambda: planner(value(), critic(), policy()),
     }
-    env = make_env()
-    score = env.unwrapped.normalized_score  # type: ignore[attr-defined]
-    print(f"{options.task}, episodes of {steps} steps; settings {json.dumps(chosen)}")
-    recorded = behaviour(Path(run.data["path"]), steps)
-    low, high = interval(recorded)
-    print(
-        f"| behaviour, {len(recorded)} episodes | {recorded.mean():.0f} [{low:.0f}, {high:.0f}] "
-        f"| {score(recorded.mean()):.1f} | | |"
-    )
-    results: dict[str, Evaluation] = {}
-    for name, make in rows.items():
-        if options.rows and name not in options.rows:
-            continue
-        began = time.perf_counter()
-        found = evaluate(
-            make(),
-            make_env,
-            episodes=options.episodes,
-            seed=options.seed,
-            parallel=options.episodes,
-            progress=False,
-        )
-        results[name] = found
-        low, high = interval(found.returns)
-        print(
-            f"| {name} | {found.returns.mean():.0f} [{low:.0f}, {high:.0f}] "
-            f"| {score(found.returns.mean()):.1f} | {found.lengths.mean():.0f} "
-            f"| {time.perf_counter() - began:.0f} s |",
-            flush=True,
-        )
+
+
+def print_differences(results: dict[str, Evaluation], recorded: np.ndarray) -> None:
+    """Print the differences between guided planners and their baselines."""
     for name in ("value-guided", "critic-guided"):
         for other in ("behaviour cloning", "unguided planner"):
             if name in results and other in results:
@@ -163,19 +181,16 @@ def main() -> None:
         if name in results:
             mean, low, high = unpaired(results[name].returns, recorded)
             print(f"{name} minus behaviour: {mean:+.0f} [{low:+.0f}, {high:+.0f}]")
-    if options.out:
-        content = {name: found.returns.tolist() for name, found in results.items()}
-        options.out.write_text(json.dumps({"settings": chosen, "returns": content}) + "\n")
 
 
 def difference(one: Evaluation, other: Evaluation) -> str:
-    """Paired by the environments' seeds."""
+    """Return the mean difference, paired by environment seed, with its interval."""
     mean, low, high = paired_difference(one.returns, other.returns)
     return f"{mean:+.0f} [{low:+.0f}, {high:+.0f}]"
 
 
 def unpaired(one: np.ndarray, other: np.ndarray) -> tuple[float, float, float]:
-    """Difference of means with its bootstrap interval; recorded episodes have other starts."""
+    """Return the unpaired difference of means with its bootstrap interval."""
     source = np.random.default_rng(0)
     drawn = [
         source.choice(one, len(one)).mean() - source.choice(other, len(other)).mean()

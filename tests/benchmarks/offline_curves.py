@@ -1,4 +1,4 @@
-"""Curves of agents that learn offline: each member's returns at every checkpoint of a run.
+"""Returns of each member of an offline agent at every checkpoint of a run.
 
     python tests/benchmarks/offline_curves.py RUN [--stage iql] [--seed 0] [--episodes 20]
 
@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from pgdiff.evaluation import evaluate, interval
-from pgdiff.planning.from_run import read_run
+from pgdiff.runs.run import read_run
 
 
 def main() -> None:
@@ -37,7 +37,7 @@ def main() -> None:
         learner.load_state_dict(load_file(folder / "weights.safetensors"))
         returns = []
         for member in range(learner.members):
-            found = evaluate(
+            result = evaluate(
                 learner.member(member),
                 make_env,
                 episodes=options.episodes,
@@ -45,7 +45,7 @@ def main() -> None:
                 parallel=options.episodes,
                 progress=False,
             )
-            returns.append(found.returns)
+            returns.append(result.returns)
         means = [score(each.mean()) for each in returns]
         low, high = interval(np.array(means))
         print(

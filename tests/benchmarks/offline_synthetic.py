@@ -1,9 +1,9 @@
-"""What agents learn from recorded, unguided and guided synthetic experience: the whole table.
+"""Table of agents that learn from recorded, unguided and guided synthetic data.
 
     python tests/benchmarks/offline_synthetic.py walker2d OUT [--jobs 2] [--arms ARM …] [--quick]
 
 Trains the recorder, records, trains the model, makes the unguided data, then six agents: TD3+BC and
-IQL on each kind. What is there already is not done again, and an agent that was cut off goes on.
+IQL on each kind. Existing results are kept, and an interrupted agent is resumed.
 SETTINGS of the guided arms were chosen with one member on seeds 10000 on; scores are of seeds 0 on.
 """
 
@@ -19,7 +19,12 @@ HERE = Path(__file__).parent
 AGES = {"walker2d": (50_000, 120_000), "halfcheetah": (50_000, 80_000)}
 NAMES = {"walker2d": "Walker2d-v5", "halfcheetah": "HalfCheetah-v5"}
 REGION = "{name: own_step, radius: 1.0}"
-IQL = {"share": 0.5, "guide.scale": 3.0, "guide.at": "denoiser", "sampling.trust_region": REGION}
+IQL = {
+    "share": 0.5,
+    "guide.scale": 3.0,
+    "guide.gradient_at": "denoiser",
+    "sampling.trust_region": REGION,
+}
 SETTINGS: dict[str, dict[str, dict[str, object]]] = {
     "halfcheetah": {"td3_bc": {"every": 1000, "trajectories": 128, "sets": 10}, "iql": IQL},
     "walker2d": {
@@ -28,27 +33,27 @@ SETTINGS: dict[str, dict[str, dict[str, object]]] = {
             "trajectories": 128,
             "sets": 10,
             "guide.scale": 100.0,
-            "guide.at": "denoiser",
+            "guide.gradient_at": "denoiser",
             "guide.fields": "all",
             "sampling.trust_region": REGION,
         },
         "iql": IQL,
     },
 }
-"""Of `recipe.stages.agent.synthetic`."""
+"""Settings of `recipe.stages.agent.synthetic`."""
 ARMS = [f"{kind}-{a}" for kind in ("guided", "unguided", "recorded") for a in ("td3_bc", "iql")]
 ENDS = {"walker2d": "pgdiff_envs:walker2d-v5"}
 
 
 class Chain:
-    """The stages of one task, each in its own log.
+    """The stages of one task, each with a log file.
 
     Args:
         task: name of the task.
-        out: folder of everything.
+        out: output folder.
         steps: updates of the model.
-        updates: of each agent.
-        quick: a try of all stages, whose figures mean nothing.
+        updates: updates of each agent.
+        quick: run all stages briefly; the figures are meaningless.
     """
 
     def __init__(self, task: str, out: Path, *, quick: bool, steps: int, updates: int) -> None:
@@ -57,7 +62,7 @@ class Chain:
         out.mkdir(parents=True, exist_ok=True)
 
     def call(self, name: str, *words: object) -> None:
-        """Run Python on one thread, and stop with its log where it fails."""
+        """Run Python on one thread; stop with its log if it fails."""
         log = self.out / f"{name}.log"
         places = [str(ROOT), str(ROOT / "envs"), os.environ.get("PYTHONPATH", "")]
         env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(places)}
@@ -78,7 +83,7 @@ class Chain:
 
     @property
     def rule(self) -> list[str]:
-        """By which trajectories end too; a model of a few updates falls at once."""
+        """Return the settings of the termination rule, unused with `quick`."""
         return [ENDS[self.task]] if self.task in ENDS and not self.quick else []
 
     def record(self) -> Path:
@@ -105,14 +110,14 @@ class Chain:
         if not made.is_file():
             rows = 200 if self.quick else 300_000
             words = [f"run={run}", f"transitions={rows}", f"out={made}", "batch=64"]
-            words += [f"ends={rule}" for rule in self.rule]
-            words += ["steps=2"] if self.quick else ["compile=true"]
+            words += [f"termination={rule}" for rule in self.rule]
+            words += ["sampling.steps=2"] if self.quick else ["compile=true"]
             resumed = ["resume=true"] if made.with_suffix(".hdf5.shards").is_dir() else []
             self.pgdiff("unguided", "generate", *words, *resumed)
         return run
 
     def learn(self, kind: str, agent: str, data: Path, model: Path) -> None:
-        """One arm, and its scores."""
+        """Train one arm, and print its scores."""
         name = f"{kind}-{agent}"
         run = self.out / name
         words = [f"trainer.steps={self.updates}", f"trainer.checkpoint_every={self.updates // 5}"]
@@ -123,7 +128,7 @@ class Chain:
             words += ["recipe=pgd_agent", f"agent={agent}", f"data={data}", f"base={run}"]
             settings = {"batch": 64, "compile": not self.quick, **SETTINGS[self.task][agent]}
             for rule in self.rule:
-                settings["ends"] = rule
+                settings["termination"] = rule
             if self.quick:
                 settings |= {"every": 20, "trajectories": 8, "sampling.steps": 2}
             words += [f"recipe.stages.agent.synthetic.{k}={v}" for k, v in settings.items()]

@@ -1,4 +1,4 @@
-"""Write the table of notebooks/docs/plan_truth.md from saved measurements.
+"""Write the table of notebooks/docs/results.md from saved measurements.
 
     python -m pgdiff evaluate run=RUN truth=true
     python tests/benchmarks/plan_truth_page.py RUN/evaluation/truth.json ...
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pgdiff.saving import write_whole
+from pgdiff.core.serialization import write_whole
 
-PAGE = Path(__file__).parents[2] / "notebooks" / "docs" / "plan_truth.md"
+PAGE = Path(__file__).parents[2] / "notebooks" / "docs" / "results.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 SHARES = ("cut_first", "cut_three", "cut_all", "through", "in_wall", "infeasible")
@@ -52,24 +52,24 @@ def load(file: Path) -> dict[str, Any]:
     return content
 
 
-def results(found: Sequence[dict[str, Any]]) -> str:
+def results(measurements: Sequence[dict[str, Any]]) -> str:
     """Return the tables as Markdown, a row for each kind of plans of each planner."""
     parts = [
-        f"{_starts(found)} [95 % intervals].",
+        f"{_starts(measurements)} [95 % intervals].",
         "### Walls and legs",
-        _table(found, WALLS),
-        f"### One plan followed open loop (misses in {_units(found)})",
-        _table(found, WAYS),
+        _table(measurements, WALLS),
+        f"### One plan followed open loop (misses in {_units(measurements)})",
+        _table(measurements, WAYS),
         "### Rewards, values and likelihood",
-        _table(found, REWARDS),
+        _table(measurements, REWARDS),
         "### Values: rank correlation with the true way to the goal",
-        _values(found),
+        _values(measurements),
         "### The planners",
         *(
             f"- **{one['settings']['env']}**: {one['settings']['agent']}; a wall is a clearance of "
             f"{_number(one['limits']['clearance'])}, a leg is feasible up to a miss of "
             f"{_number(one['limits']['miss'])}; {one['seconds'] / 60:.0f} minutes."
-            for one in found
+            for one in measurements
         ),
     ]
     text = "\n\n".join(part for part in parts if part)
@@ -85,39 +85,39 @@ def replaced(page: str, text: str) -> str:
     return f"{before}{BEGIN}\n\n{text}\n\n{END}{after}"
 
 
-def _starts(found: Sequence[dict[str, Any]]) -> str:
-    counts = sorted({one["settings"]["starts"] for one in found})
-    seeds = sorted({one["settings"]["seed"] for one in found})
-    nats = sorted({one["settings"]["likelihood"] for one in found})
+def _starts(measurements: Sequence[dict[str, Any]]) -> str:
+    counts = sorted({one["settings"]["starts"] for one in measurements})
+    seeds = sorted({one["settings"]["seed"] for one in measurements})
+    nats = sorted({one["settings"]["likelihood"] for one in measurements})
     return (
         f"{_listed(counts)} recorded starts outside the goal, seed {_listed(seeds)}; the "
         f"likelihood of {_listed(nats)} of them"
     )
 
 
-def _units(found: Sequence[dict[str, Any]]) -> str:
-    return " or ".join(sorted({one["limits"]["unit"] for one in found}))
+def _units(measurements: Sequence[dict[str, Any]]) -> str:
+    return " or ".join(sorted({one["limits"]["unit"] for one in measurements}))
 
 
 def _listed(values: Sequence[int]) -> str:
     return " or ".join(f"{value:,}" for value in values)
 
 
-def _table(found: Sequence[dict[str, Any]], columns: Sequence[tuple[str, str]]) -> str:
+def _table(measurements: Sequence[dict[str, Any]], columns: Sequence[tuple[str, str]]) -> str:
     lines = [
         "| task | plans | " + " | ".join(label for _, label in columns) + " |",
         "|---|---|" + "---|" * len(columns),
     ]
-    for one in found:
+    for one in measurements:
         for name, row in one["rows"].items():
             cells = [_cell(row[column], percent=column in PERCENT) for column, _ in columns]
             lines.append(f"| {one['settings']['env']} | {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _values(found: Sequence[dict[str, Any]]) -> str:
+def _values(measurements: Sequence[dict[str, Any]]) -> str:
     lines = ["| task | value | recorded states | the same places at rest |", "|---|---|---|---|"]
-    for one in found:
+    for one in measurements:
         value = one["value"] or {"name": "-", "recorded": None, "at_rest": None}
         cells = [_cell(value["recorded"]), _cell(value["at_rest"])]
         lines.append(f"| {one['settings']['env']} | {value['name']} | " + " | ".join(cells) + " |")

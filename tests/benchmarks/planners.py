@@ -1,12 +1,12 @@
-"""What each choice of a planner and of its training is worth: one choice changed in each row.
+"""Scores of a planner with one changed setting in each row.
 
 python tests/benchmarks/planners.py RUN --rows medium --out FOLDER [--episodes 50] [--seed 0]
 python tests/benchmarks/planners.py RUN --rows goals --out FOLDER --words \\
     env=pgdiff_envs:multi2d-medium-v1 guide=goal_value
 
-RUN is a finished run of the recipe `strided`. Rows that train do so in a copy of it, whose stages
-they replace; all else is shared. Every row meets the same environment seeds, so that differences to
-the first row are paired. What is there already is not done again: a table that was cut off goes on.
+RUN is a finished run of the recipe `strided`. Rows that train replace stages in a copy of it. All
+rows use the same environment seeds, so that differences to the first row are paired. Existing
+results are kept, so that an interrupted table can be continued.
 """
 
 import argparse
@@ -21,11 +21,11 @@ from pgdiff.cli.main import main as pgdiff
 from pgdiff.evaluation import Evaluation, compare, load_evaluations
 
 WORDS = "words.json"
-"""In the folder of a row, and of what it trained: by which words it was made."""
+"""File in the folder of a row, and of its stages, with the words of its command."""
 
 
 def done(row: Row, options: argparse.Namespace) -> Evaluation:
-    """Train what the row needs, evaluate it, or read what was found before."""
+    """Train and evaluate a row, or read its earlier result."""
     folder: Path = options.out / named(row.label)
     run: Path = options.run
     if row.train or row.run:
@@ -42,7 +42,7 @@ def done(row: Row, options: argparse.Namespace) -> Evaluation:
 
 
 def trained(run: Path, row: Row, base: Path) -> None:
-    """Replace stages in a copy of the base."""
+    """Train stages in a copy of the base."""
     words = [f"base={run}", "overwrite=true", *row.train]
     if made(run, words):
         return
@@ -53,7 +53,7 @@ def trained(run: Path, row: Row, base: Path) -> None:
 
 
 def made(folder: Path, words: Sequence[str]) -> bool:
-    """Whether a folder was made by these very words."""
+    """Return True if a folder was made with these arguments."""
     file = folder / WORDS
     if not file.is_file():
         return False
@@ -63,30 +63,30 @@ def made(folder: Path, words: Sequence[str]) -> bool:
 
 
 def call(*words: str) -> None:
-    """Run a command of pgdiff's."""
+    """Run a command of pgdiff."""
     print("pgdiff", *words, flush=True)
     if pgdiff(list(words)) != 0:
         raise SystemExit(1)
 
 
-def line(row: Row, found: Evaluation, other: Evaluation | None) -> str:
-    """One line of the table, as Markdown."""
-    summary = found.summary()
+def line(row: Row, result: Evaluation, other: Evaluation | None) -> str:
+    """Return one line of the table as Markdown."""
+    summary = result.summary()
     score, low, high = _with_interval(summary["normalized_score"])
     missed = 100 * (1 - summary["success_rate"]["mean"])
     cells = [row.label, f"{score:.1f} [{low:.1f}, {high:.1f}]"]
     if other is None:
         cells.append("")
     else:
-        gap = compare(found, other).difference
+        gap = compare(result, other).difference
         cells.append(f"{gap.value:+.1f} [{gap.low:+.1f}, {gap.high:+.1f}]")
-    cells += [f"{missed:.0f} %", f"{found.milliseconds_per_plan:.0f}"]
+    cells += [f"{missed:.0f} %", f"{result.milliseconds_per_plan:.0f}"]
     return "| " + " | ".join(cells) + " |"
 
 
-def _with_interval(found: dict[str, object]) -> tuple[float, float, float]:
-    low, high = found["interval"]  # type: ignore[misc]
-    return float(found["mean"]), low, high  # type: ignore[arg-type]
+def _with_interval(result: dict[str, object]) -> tuple[float, float, float]:
+    low, high = result["interval"]  # type: ignore[misc]
+    return float(result["mean"]), low, high  # type: ignore[arg-type]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -96,18 +96,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--episodes", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--words", nargs="*", default=[], help="of every `pgdiff evaluate`")
+    parser.add_argument(
+        "--words", nargs="*", default=[], help="settings of every `pgdiff evaluate`"
+    )
     options = parser.parse_args(argv)
-    found: dict[str, Evaluation] = {}
+    results: dict[str, Evaluation] = {}
     lines = [
-        "| | score | to the first row, or as said | never there | ms a plan |",
+        "| | score | difference | never arrives | ms a plan |",
         "|---|---|---|---|---|",
     ]
     rows = ROWS[options.rows]
     for row in rows:
-        found[row.label] = done(row, options)
-        first = None if row is rows[0] else found[row.to or rows[0].label]
-        lines.append(line(row, found[row.label], first))
+        results[row.label] = done(row, options)
+        first = None if row is rows[0] else results[row.to or rows[0].label]
+        lines.append(line(row, results[row.label], first))
         (options.out / "table.md").write_text("\n".join(lines) + "\n")
         print(lines[-1], flush=True)
     print("\n".join(lines))

@@ -1,10 +1,10 @@
-"""What guidance by a policy does to plans: how likely they are, and how true to the simulator.
+"""Likelihood and simulator errors of plans that a policy guides.
 
     python tests/benchmarks/policy_guidance.py RUN AGENT [--scales 0.1 …] [--starts 64] [--seed 0]
 
 RUN is a run of `recipe=actions` with a stage `cloning` (`pgdiff train recipe=cloning base=RUN`),
-AGENT the policy that guides. Starts are recorded rows, the same for every row of the table, and so
-is the noise.
+AGENT the policy that guides. All rows of the table share their starts, which are recorded rows, and
+their noise.
 """
 
 import argparse
@@ -23,22 +23,23 @@ from pgdiff.agents import Cloning, load
 from pgdiff.data import Episodes
 from pgdiff.diffusion import LogSnrSpacing, TrustRegion
 from pgdiff.guides import Policy
-from pgdiff.planning.from_run import read_run
+from pgdiff.planning import PLANNING
+from pgdiff.runs.run import read_run
 
-FASTEST = 9.99  # velocities are clipped at 10: what is beyond cannot be set
+FASTEST = 9.99  # velocities are clipped at 10, so larger ones cannot be set
 
 
 @dataclass(frozen=True)
 class Figures:
-    """Of a batch of plans.
+    """Figures of a batch of plans.
 
     Attributes:
         target: mean log-likelihood of an action under the guiding policy.
-        behaviour: the same under the cloned behaviour.
+        behaviour: mean log-likelihood of an action under the cloned behaviour.
         one_step: `[tokens - 1]`, error of each next observation from the simulator's, from the
             plan's own observation; root mean square over features and plans in units of the data's
             one-step change.
-        open_loop: `[tokens - 1]`, the same from the start on, with the plan's actions alone.
+        open_loop: `[tokens - 1]`, the error of a simulation of the plan's actions from the start.
         outside: share of actions outside the bounds.
     """
 
@@ -50,12 +51,12 @@ class Figures:
 
     @property
     def error(self) -> float:
-        """Mean one-step error."""
+        """Return the mean one-step error."""
         return float(self.one_step.mean())
 
 
 def starts_of(episodes: Episodes, *, count: int, tokens: int, seed: int) -> np.ndarray:
-    """Recorded observations with room for a plan ahead, none with a clipped velocity."""
+    """Return recorded observations with room for a plan, without clipped velocities."""
     last = np.repeat(episodes.ends - 1, episodes.lengths)
     slow = (np.abs(episodes.observations) < FASTEST).all(axis=1)
     rows = np.flatnonzero(slow & (np.arange(episodes.steps) + tokens <= last))
@@ -64,7 +65,7 @@ def starts_of(episodes: Episodes, *, count: int, tokens: int, seed: int) -> np.n
 
 
 def one_step_scale(episodes: Episodes) -> np.ndarray:
-    """Standard deviation of what a step changes, by feature."""
+    """Return the standard deviation of one-step changes by feature."""
     inside = np.ones(episodes.steps, bool)
     inside[episodes.ends - 1] = False
     rows = np.flatnonzero(inside)
@@ -76,7 +77,7 @@ def one_step_scale(episodes: Episodes) -> np.ndarray:
 def figures(
     plans: Sequence[pgdiff.Plan], env: Any, agent: Any, cloned: Cloning, scale: np.ndarray
 ) -> Figures:
-    """Judge plans by policies and by the simulator."""
+    """Measure plans with policies and the simulator."""
     observations = np.stack([plan.observations for plan in plans])
     actions = np.stack([plan.actions for plan in plans])
     low, high = env.action_space.low, env.action_space.high
@@ -117,7 +118,9 @@ def main() -> None:
     parser.add_argument("--radius", type=float, default=0.3)
     parser.add_argument("--nats", type=float, default=0.3)
     parser.add_argument("--per", default="token")
-    parser.add_argument("--policy", type=json.loads, default={"normalize": "step"}, help="JSON")
+    parser.add_argument(
+        "--policy", type=json.loads, default={"normalize_gradient": "step"}, help="JSON"
+    )
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -127,29 +130,26 @@ def main() -> None:
     agent = load(options.agent)
     episodes = pgdiff.load_episodes(options.data or run.data["path"])
     env = gymnasium.make(str(run.task["id"]))
-    starts = starts_of(
-        episodes, count=options.starts, tokens=model.layout.horizon, seed=options.seed
-    )
+    starts = starts_of(episodes, count=options.starts, tokens=model.codec.tokens, seed=options.seed)
     unit = one_step_scale(episodes)
     region = TrustRegion(radius=options.radius, nats=options.nats, per=options.per)
     rows = []
     for scale in [0.0, *options.scales]:
         for trust in (None, region) if scale else (None,):
             guides = [Policy(agent, scale=scale, **options.policy)] if scale else []
-            planner = pgdiff.Planner(
-                model,
-                guides=guides,
-                controller="actions",
-                candidates=1,
+            sampling = PLANNING.replace(
                 steps=options.steps,
                 spacing=LogSnrSpacing(high=options.high),
                 trust_region=trust,
-                clip=None,  # what guidance pushes out of the range of actions is to be seen
+                clip=None,  # shows the actions that guidance moves out of the recorded range
+            )
+            planner = pgdiff.Planner(
+                model, guides, controller="actions", candidates=1, sampling=sampling
             )
             seeds = [options.seed + number for number in range(len(starts))]
-            found = figures(planner.plan_batch(starts, seeds=seeds), env, agent, cloned, unit)
-            rows.append((scale, trust is not None, found))
-            print(line(scale, trust is not None, found, rows[0][2]), flush=True)
+            measured = figures(planner.plan_batch(starts, seeds=seeds), env, agent, cloned, unit)
+            rows.append((scale, trust is not None, measured))
+            print(line(scale, trust is not None, measured, rows[0][2]), flush=True)
     if options.out:
         content = [
             {
@@ -157,20 +157,21 @@ def main() -> None:
                 "trust_region": trust,
                 **{
                     key: value.tolist() if isinstance(value, np.ndarray) else value
-                    for key, value in vars(found).items()
+                    for key, value in vars(measured).items()
                 },
             }
-            for scale, trust, found in rows
+            for scale, trust, measured in rows
         ]
         options.out.write_text(json.dumps(content, indent=1) + "\n")
 
 
-def line(scale: float, trust: bool, found: Figures, unguided: Figures) -> str:
-    """One row of the table."""
+def line(scale: float, trust: bool, measured: Figures, unguided: Figures) -> str:
+    """Return one row of the table."""
     return (
-        f"| {scale:g} | {'yes' if trust else 'no'} | {found.target:.2f} | {found.behaviour:.2f} "
-        f"| {found.error:.3f} ({found.error / unguided.error:.2f}) "
-        f"| {found.open_loop[-1]:.2f} | {100 * found.outside:.1f} % |"
+        f"| {scale:g} | {'yes' if trust else 'no'} | {measured.target:.2f} "
+        f"| {measured.behaviour:.2f} "
+        f"| {measured.error:.3f} ({measured.error / unguided.error:.2f}) "
+        f"| {measured.open_loop[-1]:.2f} | {100 * measured.outside:.1f} % |"
     )
 
 

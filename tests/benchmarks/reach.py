@@ -1,4 +1,4 @@
-"""How far a plan's next way-point is from where the plan's own actions lead, in the simulator.
+"""Distance between a plan's way-points and the simulator after the plan's own actions.
 
     python tests/benchmarks/reach.py RUN DATA [--plans 200] [--seed 0]
 
@@ -11,15 +11,19 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from pgdiff import Planner, load_episodes
-from pgdiff.planning.from_run import read_run
+from pgdiff import load_episodes, load_planner
+from pgdiff.runs.run import read_run
 
 ARMS: dict[str, dict[str, Any]] = {
     "no guide": {"guide": "none"},
-    "value, scale 30, through the denoiser": {"scale": 30.0, "at": "denoiser"},
-    "value, scale 100, through the denoiser": {"scale": 100.0, "at": "denoiser"},
-    "the same, trace 0.95": {"scale": 100.0, "at": "denoiser", "trace": 0.95},
-    "value, scale 80, at x0": {"scale": 80.0, "at": "x0"},
+    "value, scale 30, through the denoiser": {"guide": {"scale": 30.0, "gradient_at": "denoiser"}},
+    "value, scale 100, through the denoiser": {
+        "guide": {"scale": 100.0, "gradient_at": "denoiser"}
+    },
+    "the same, lambda 0.95": {
+        "guide": {"scale": 100.0, "gradient_at": "denoiser", "td_lambda": 0.95}
+    },
+    "value, scale 80, at x0": {"guide": {"scale": 80.0, "gradient_at": "x0"}},
 }
 
 
@@ -47,7 +51,7 @@ def main() -> None:
 
     print("| | to the next way-point | missed by, way | velocity | the tenth way-point's, way |")
     for label, settings in ARMS.items():
-        planner = Planner.from_run(options.run, controller="actions", **settings)
+        planner = load_planner(options.run, controller="actions", **settings)
         plans = planner.plan_batch(begin, seeds=range(options.plans))
         missed = np.array(
             [

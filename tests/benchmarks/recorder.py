@@ -1,4 +1,4 @@
-"""Trains the recorder of the Walker2d experiments: a SAC, saved at several ages.
+"""Train the recorder of the Walker2d experiments: a SAC, saved at several steps.
 
     python tests/benchmarks/recorder.py OUT [--task Walker2d-v5] [--ages 50000 120000] [--seed 0]
 

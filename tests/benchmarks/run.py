@@ -1,8 +1,8 @@
-"""How fast everything is: recording, loading, training, planning. Printed, never asserted.
+"""Speed of recording, loading, training and planning. Printed, never asserted.
 
 python tests/benchmarks/run.py [--quick]
 
-Figures hold for the machine, and the load on it, that the first lines name.
+Figures hold for the machine and load that the first lines name.
 """
 
 import argparse
@@ -39,16 +39,16 @@ def main(argv: Sequence[str] | None = None) -> list[Row]:
         episodes = load_episodes(source, cache_dir=folder)
         print(f"loading and training on {episodes.steps:,} rows")
         rows += loading(episodes, batches=20 if quick else 2_000)
-        model, found = training(episodes, steps=3 if quick else 60, repeats=2 if quick else 5)
-        rows += found
+        model, model_rows = training(episodes, steps=3 if quick else 60, repeats=2 if quick else 5)
+        rows += model_rows
         rows += planning(model, episodes, repeats=3 if quick else 20)
-        del episodes  # its arrays are mapped from the folder that now goes
+        del episodes  # its arrays are mapped from the temporary folder
     print(table(rows))
     return rows
 
 
 def machine_line() -> str:
-    """What the figures depend on, with the load that others put on the machine."""
+    """Return the machine, versions and load, on which the figures depend."""
     about = machine()
     load = f", load {os.getloadavg()[0]:.2f}" if hasattr(os, "getloadavg") else ""
     threads = f"{torch.get_num_threads()} threads"

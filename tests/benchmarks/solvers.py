@@ -16,7 +16,7 @@ from typing import Any
 import gymnasium as gym
 from timing import timings
 
-import pgdiff
+from pgdiff import load_planner
 from pgdiff.diffusion import DDIM, DDPM, Churn, Consistency, DPMSolver, Heun, Solver
 from pgdiff.diffusion.spacing import KarrasSpacing, LogSnrSpacing, Spacing, UniformSpacing
 from pgdiff.evaluation import evaluate, interval, paired_difference
@@ -49,31 +49,26 @@ OTHER_STEPS = {
 
 @dataclass(frozen=True)
 class Setting:
-    """A row of the table."""
+    """Settings of a row of the table."""
 
     solver: str
     steps: int
 
 
 def settings() -> list[Setting]:
-    """DDIM at 10 steps first: what the others are compared with."""
-    found = [Setting("DDIM", 10)]
+    """Return the rows, DDIM with 10 steps, the reference, first."""
+    rows = [Setting("DDIM", 10)]
     for solver in SOLVERS:
-        found += [Setting(solver, count) for count in OTHER_STEPS.get(solver, STEPS)]
-    return list(dict.fromkeys(found))
+        rows += [Setting(solver, count) for count in OTHER_STEPS.get(solver, STEPS)]
+    return list(dict.fromkeys(rows))
 
 
 def row(run: str, setting: Setting, options: argparse.Namespace) -> dict[str, Any]:
-    """Scores of the episodes and milliseconds of one plan."""
+    """Return the scores of the episodes and the milliseconds of one plan."""
     solver, spacing = SOLVERS[setting.solver]
-    planner = pgdiff.Planner.from_run(
-        run,
-        solver=solver,
-        spacing=spacing,
-        steps=setting.steps,
-        candidates=options.candidates,
-        device="cpu",
-    )
+    planner = load_planner(run, candidates=options.candidates, device="cpu")
+    sampling = planner.sampling.replace(solver=solver, spacing=spacing, steps=setting.steps)
+    planner = planner.replace(sampling=sampling)
     make_env = lambda: gym.make(options.task)  # noqa: E731
     result = evaluate(
         planner, make_env, episodes=options.episodes, seed=options.seed, progress=False
@@ -89,17 +84,17 @@ def row(run: str, setting: Setting, options: argparse.Namespace) -> dict[str, An
     }
 
 
-def line(found: dict[str, Any], first: dict[str, Any]) -> str:
-    """One line of the table, as Markdown."""
-    low, high = interval(found["scores"])
-    mean = sum(found["scores"]) / len(found["scores"])
-    cells = [found["solver"], str(found["steps"]), f"{mean:.1f} [{low:.1f}, {high:.1f}]"]
-    if found is first:
+def line(result: dict[str, Any], first: dict[str, Any]) -> str:
+    """Return one line of the table as Markdown."""
+    low, high = interval(result["scores"])
+    mean = sum(result["scores"]) / len(result["scores"])
+    cells = [result["solver"], str(result["steps"]), f"{mean:.1f} [{low:.1f}, {high:.1f}]"]
+    if result is first:
         cells.append("")
     else:
-        gap, low, high = paired_difference(found["scores"], first["scores"])
+        gap, low, high = paired_difference(result["scores"], first["scores"])
         cells.append(f"{gap:+.1f} [{low:+.1f}, {high:+.1f}]")
-    cells.append(f"{found['milliseconds']:.1f}")
+    cells.append(f"{result['milliseconds']:.1f}")
     return "| " + " | ".join(cells) + " |"
 
 
@@ -113,14 +108,14 @@ def main() -> None:
     parser.add_argument("--task", default="pgdiff_envs:maze2d-umaze-v1")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
-    found: list[dict[str, Any]] = []
-    print("| solver | steps | score | to the first row, paired | ms a plan |")
+    results: list[dict[str, Any]] = []
+    print("| solver | steps | score | difference to the first row, paired | ms a plan |")
     print("|---|---|---|---|---|")
     for setting in settings():
-        found.append(row(options.run, setting, options))
-        print(line(found[-1], found[0]), flush=True)
+        results.append(row(options.run, setting, options))
+        print(line(results[-1], results[0]), flush=True)
         if options.out is not None:
-            options.out.write_text(json.dumps(found, indent=1) + "\n")
+            options.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import numpy as np
 from timing import Row, seconds, timings
 
 from pgdiff.data import Episodes, SegmentDataset
-from pgdiff.workflows.collect import collect
+from pgdiff.workflows.recording.collect import collect
 
 BATCH = 128
 LAYOUTS = ((12, 10), (32, 15))
@@ -15,7 +15,7 @@ TASK = "maze2d-umaze-v1"
 
 
 def recording(path: Path, *, steps: int) -> list[Row]:
-    """Record a task's own expert, file and checks included. It runs on one core by nature."""
+    """Record a task's expert on one core, file and checks included."""
     env = gym.make(f"pgdiff_envs:{TASK}")
     try:
         spent = seconds(lambda: collect(env, path, steps=steps, seed=0, progress=False))

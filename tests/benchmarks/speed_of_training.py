@@ -6,7 +6,7 @@ from timing import Row, seconds
 
 from pgdiff.data import Episodes
 from pgdiff.denoisers import TransformerConfig
-from pgdiff.model import TrajectoryDiffusion
+from pgdiff.model import Tokens, TrajectoryDiffusion
 from pgdiff.training import Trainer
 from pgdiff.training.learner import to_tensors
 
@@ -16,13 +16,12 @@ LEARNING_RATE = 3e-4
 
 
 def make_model(episodes: Episodes) -> TrajectoryDiffusion:
-    return TrajectoryDiffusion.from_episodes(
-        episodes, horizon=HORIZON, stride=STRIDE, denoiser=DENOISER
-    )
+    tokens = Tokens(horizon=HORIZON, stride=STRIDE)
+    return TrajectoryDiffusion.from_episodes(episodes, tokens, denoiser=DENOISER)
 
 
 def bare(model: TrajectoryDiffusion, episodes: Episodes, steps: int) -> None:
-    """Only what learning needs: no clipping, no average, no checks, no records."""
+    """Train without clipping, average, checks and records."""
     source = model.dataset(episodes)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
     rng, generator = np.random.default_rng(0), torch.Generator()
@@ -50,8 +49,8 @@ def training(
 ) -> tuple[TrajectoryDiffusion, list[Row]]:
     """Return a model that was trained a little, and the speed of both loops.
 
-    They run in turns, so that both see the same machine; the first turn warms up, and the fastest
-    of the others counts: what slows a turn down is not the loop's.
+    They run in turns under equal load; the first turn warms up, and the fastest of the others
+    counts, since other processes can only slow a turn down.
     """
     spent: dict[str, list[float]] = {"bare loop": [], "Trainer": []}
     model = make_model(episodes)

@@ -1,4 +1,4 @@
-"""The kill test runs, on one training; its full size is `python tests/benchmarks/kills.py`."""
+"""A small run of `kills.py` on one training."""
 
 import sys
 from pathlib import Path

@@ -46,7 +46,7 @@ def test_the_page_shows_what_the_files_hold(tmp_path: Path) -> None:
 
 def test_every_column_of_the_table_is_measured() -> None:
     page = program()
-    from pgdiff.evaluation.truth_report import COLUMNS
+    from pgdiff.evaluation.plan_truth.report import COLUMNS
 
     measured = {column.name for column in COLUMNS}
     assert {name for name, _ in (*page.WALLS, *page.WAYS, *page.REWARDS)} <= measured

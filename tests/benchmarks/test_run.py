@@ -1,4 +1,4 @@
-"""The speed table can be made; what it says of speed is for the reader."""
+"""A run of the speed table, whose figures are not checked."""
 
 import math
 import sys

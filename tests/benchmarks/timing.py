@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 @dataclass(frozen=True)
 class Row:
-    """One figure: of what, in which setting, how much, of which unit."""
+    """One figure with its name, setting, value and unit."""
 
     what: str
     setting: str
@@ -19,7 +19,7 @@ class Row:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """The rows under one line of headings."""
+    """Return the rows under one line of headings."""
     cells = [("what", "setting", "value", "unit")]
     cells += [(row.what, row.setting, _figure(row.value), row.unit) for row in rows]
     widths = [max(len(cell[column]) for cell in cells) for column in range(4)]
@@ -32,37 +32,37 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _figure(value: float) -> str:
-    """Three digits after the point of what is small, none of what is large."""
+    """Return a number with three decimals if it is small, and without decimals if it is large."""
     digits = 0 if abs(value) >= 1000 else 1 if abs(value) >= 10 else 3
     return f"{value:,.{digits}f}"
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Wall-clock time of one call."""
+    """Return the wall-clock time of one call."""
     began = time.perf_counter()
     work()
     return time.perf_counter() - began
 
 
 def timings(work: Callable[[], Any], *, repeats: int) -> list[float]:
-    """Seconds of some calls, after one that warms up."""
+    """Return the seconds of `repeats` calls, after one that warms up."""
     work()
     return [seconds(work) for _ in range(repeats)]
 
 
 @dataclass
 class Clock:
-    """Sums up the time that is spent in some functions.
+    """Sum of the time that is spent in some functions.
 
     Attributes:
-        spent: seconds by label. A label whose functions call those of another holds both.
+        spent: seconds by label, including functions with other labels that are called.
     """
 
     spent: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
     def on(self, owner: Any, name: str, label: str) -> Iterator[None]:
-        """Within it, calls of `owner.name` count as `label`."""
+        """Count calls of `owner.name` as `label` within the context."""
         original = getattr(owner, name)
 
         def timed(*args: Any, **kwargs: Any) -> Any:

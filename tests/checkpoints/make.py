@@ -1,11 +1,11 @@
-"""How `format1` and `format2` were made; kept for the next format. No test runs it.
+"""Make the checkpoint of a format; no test runs it.
 
     python tests/checkpoints/make.py FOLDER [--plan]
 
 A model, a value and an inverse dynamics, each trained for a moment on a point mass in the plane,
-and `plan.json`: what they planned, which every later version must plan again. `--plan` leaves the
-three as they are and plans anew, for a change of plans that was wanted: format 1's were made anew
-when guides at clean estimates came to see the first observation, and not the network's estimate.
+and `plan.json`: their plan, which every later version must reproduce. `--plan` keeps the
+three and writes `plan.json` again, after an intended change of plans: for example for format 1,
+when guides at clean estimates began to get the first observation instead of its estimate.
 """
 
 import argparse
@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "model"))
-from toys import fit, walk
+from toys import fit, flat_model, flat_planner, walk
 
-from pgdiff import InverseDynamics, Planner, TrajectoryDiffusion, TransitionValue
+from pgdiff import InverseDynamics, TrajectoryDiffusion, TransitionValue
 from pgdiff.data import ReturnCondition
 from pgdiff.denoisers import TransformerConfig
 from pgdiff.diffusion import (
@@ -35,20 +35,20 @@ from pgdiff.guides import Value
 
 PLANNER = {"candidates": 3, "steps": 5, "seed": 7, "device": "cpu", "noise_device": "cpu"}
 SETTINGS = {**PLANNER, "solver": DDIM(), "spacing": UniformSpacing()}
-GUIDE = {"scale": 0.5, "transform": "log", "trace": 0.7}
+GUIDE = {"scale": 0.5, "transform": "log", "td_lambda": 0.7}
 OBSERVATION = [0.8, -0.5, 0.1, 0.2]
 
 
 def make(folder: Path) -> None:
     episodes = walk(episodes=60, length=40)
-    model = TrajectoryDiffusion.from_episodes(
+    model = flat_model(
         episodes,
         horizon=5,
         stride=4,
         denoiser=TransformerConfig(width=16, depth=1, heads=2, attention="causal"),
-        schedule=LinearSchedule(),
+        noise_schedule=LinearSchedule(),
         prediction=VPrediction(),
-        levels=MixtureLevels(parts=(SequenceLevels(), IndependentLevels())),
+        level_distribution=MixtureLevels(parts=(SequenceLevels(), IndependentLevels())),
         loss_weight=MinSnrWeight(),
         conditions=[ReturnCondition(discount=0.9)],
     )
@@ -63,9 +63,9 @@ def plan(folder: Path) -> None:
     model = TrajectoryDiffusion.from_pretrained(folder / "model", device="cpu")
     value = TransitionValue.from_pretrained(folder / "value", device="cpu")
     inverse = InverseDynamics.from_pretrained(folder / "inverse_dynamics", device="cpu")
-    planner = Planner(model, guides=[Value(value, **GUIDE)], controller=inverse, **SETTINGS)
+    planner = flat_planner(model, guides=[Value(value, **GUIDE)], controller=inverse, **SETTINGS)
     guided = planner.plan(np.array(OBSERVATION))
-    unguided = Planner(model, **SETTINGS).plan(np.array(OBSERVATION))
+    unguided = flat_planner(model, **SETTINGS).plan(np.array(OBSERVATION))
     action, _ = planner.predict(np.array(OBSERVATION))
     expected = {
         "observation": OBSERVATION,
@@ -83,7 +83,9 @@ def plan(folder: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--plan", action="store_true", help="plan anew with what is there")
+    parser.add_argument(
+        "--plan", action="store_true", help="keep the networks; write plan.json again"
+    )
     arguments = parser.parse_args()
     if not arguments.plan:
         make(arguments.folder)

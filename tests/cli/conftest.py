@@ -13,7 +13,7 @@ TINY = [
     *("trainer.steps=20", "trainer.batch_size=8"),
     *("denoiser.width=16", "denoiser.depth=1", "task.horizon=8"),
 ]
-QUICK = ["planner.candidates=3", "planner.steps=2"]
+QUICK = ["planner.candidates=3", "planner.sampling.steps=2"]
 
 
 @dataclass(frozen=True)

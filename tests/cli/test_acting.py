@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from pgdiff.cli.compose import settings
+from pgdiff.cli.hydra_config import settings
 from pgdiff.cli.planners import make_planner
+from pgdiff.core.validation import PgdiffError
 from pgdiff.evaluation import evaluate
 from pgdiff.guides import Value
-from pgdiff.planning import Planner
-from pgdiff.planning.from_run import read_run
-from pgdiff.validation import PgdiffError
+from pgdiff.runs.load import load_planner
+from pgdiff.runs.run import read_run
 
 ENV = "pgdiff_envs:maze2d-umaze-v1"
 
@@ -67,7 +67,7 @@ def test_pictures_name_the_task_and_the_guide_and_show_chosen_features(
 def test_plan_is_that_of_the_library(pgdiff, run_folder: Path, tmp_path: Path, quick) -> None:
     assert pgdiff("plan", f"run={run_folder}", "out=p", "seed=4", *quick).code == 0
     content = json.loads((tmp_path / "p" / "plan.json").read_text())
-    planner = Planner.from_run(run_folder, candidates=3, steps=2)
+    planner = load_planner(run_folder, candidates=3, sampling={"steps": 2})
     observation, _ = gym.make(ENV).reset(seed=4)
     plan = planner.plan(observation, seed=4)
     np.testing.assert_array_equal(np.float32(content["candidates"]), plan.candidates)
@@ -76,7 +76,7 @@ def test_plan_is_that_of_the_library(pgdiff, run_folder: Path, tmp_path: Path, q
 def test_a_chosen_plan_that_is_not_the_best_scored_leads_the_table(
     pgdiff, run_folder: Path, tmp_path: Path, quick
 ) -> None:
-    refusing = "planner.plausibility={name: denoiser, limit: 1e-6}"
+    refusing = "planner.selection.plausibility={name: denoiser, limit: 1e-6}"
     result = pgdiff("plan", f"run={run_folder}", "out=p", refusing, *quick)
     content = json.loads((tmp_path / "p" / "plan.json").read_text())
     assert content["best"] == int(np.argmin(content["moves"]))  # none is within such a limit
@@ -113,10 +113,10 @@ def test_evaluate(pgdiff, run_folder: Path, tmp_path: Path, quick) -> None:
     assert len(content["per_episode"]["normalized_scores"]) == 2
 
 
-def test_from_run_is_the_planner_of_evaluate(run_folder: Path, quick) -> None:
+def test_load_planner_is_the_planner_of_evaluate(run_folder: Path, quick) -> None:
     chosen = settings("evaluate", [f"run={run_folder}", *quick, "seed=3"])
     of_the_command = make_planner(chosen, read_run(run_folder), gym.make(ENV))
-    of_the_library = Planner.from_run(run_folder, candidates=3, steps=2, seed=3)
+    of_the_library = load_planner(run_folder, candidates=3, sampling={"steps": 2}, seed=3)
     observation = gym.make(ENV).reset(seed=3)[0]
     states = [None, None]
     for _ in range(12):  # beyond one replanning
@@ -132,43 +132,46 @@ def test_from_run_is_the_planner_of_evaluate(run_folder: Path, quick) -> None:
     np.testing.assert_array_equal(results[0].trajectories[0], results[1].trajectories[0])
 
 
-def test_from_run_as_the_run_says_and_otherwise(run_folder: Path) -> None:
-    planner = Planner.from_run(run_folder, device="cpu")
+def test_load_planner_with_and_without_changes(run_folder: Path) -> None:
+    planner = load_planner(run_folder, device="cpu")
     said = read_run(run_folder)
     assert planner.candidates == said.planner["candidates"]
-    assert planner.replan_every == said.planner["replan_every"]
+    assert planner.replanning.every == said.planner["replanning"]["every"]
     (guide,) = planner.guides
     assert isinstance(guide, Value)
     assert (guide.name, guide.scale) == ("value", said.guides["value"]["scale"])
-    changed = Planner.from_run(
-        run_folder, scale=2.0, transform="log", at="x", replan_every=None, candidates=1
+    changed = load_planner(
+        run_folder,
+        guide={"scale": 2.0, "transform": "log", "gradient_at": "x"},
+        replanning={"every": None},
+        candidates=1,
     )
     (guide,) = changed.guides
-    assert (guide.scale, guide.transform, guide.at) == (2.0, "log", "x")
-    assert (changed.replan_every, changed.candidates) == (None, 1)
-    assert Planner.from_run(run_folder, guide="none").guides == ()
-    assert Planner.from_run(run_folder, guides=[guide]).guides == (guide,)
+    assert (guide.scale, guide.transform, guide.gradient_at) == (2.0, "log", "x")
+    assert (changed.replanning.every, changed.candidates) == (None, 1)
+    assert load_planner(run_folder, guide="none").guides == ()
+    assert load_planner(run_folder, guides=[guide]).guides == (guide,)
     with pytest.raises(PgdiffError, match="Did you mean 'value'"):
-        Planner.from_run(run_folder, guide="valeu")
+        load_planner(run_folder, guide="valeu")
     with pytest.raises(PgdiffError, match="`candidates`"):
-        Planner.from_run(run_folder, candidates=0)
+        load_planner(run_folder, candidates=0)
+    with pytest.raises(PgdiffError, match="Did you mean 'sampling'"):
+        load_planner(run_folder, samplin={})
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["planner.controller=tracker", "planner.replan_every=open"],
-        ["planner.solver={name: ddpm}", "guide=none"],
-        ["planner.solver={name: ddim, eta: 0.5}", "guide.transform=log", "guide.scale=0.5"],
-    ],
-)
-def test_choices_at_sampling_time(pgdiff, run_folder: Path, quick, words: list[str]) -> None:
-    result = pgdiff(
-        "evaluate", f"run={run_folder}", "episodes=1", "pictures=false", "out=e", *quick, *words
-    )
-    assert result.code == 0, result.err
-    assert ("open loop" in result.out) == ("planner.replan_every=open" in words)
-    assert ("no guide" in result.out) == ("guide=none" in words)
+def test_choices_at_sampling_time(pgdiff, run_folder: Path, quick) -> None:
+    for number, words in enumerate(
+        (
+            ["planner.controller=tracker", "planner.replanning.every=null"],
+            ["planner.sampling.solver={name: ddpm}", "guide=none"],
+            ["planner.sampling.solver={name: ddim, eta: 0.5}", "guide.transform=log"],
+        )
+    ):
+        chosen = [f"run={run_folder}", "episodes=1", "pictures=false", f"out=e{number}"]
+        result = pgdiff("evaluate", *chosen, *quick, *words)
+        assert result.code == 0, result.err
+        assert ("open loop" in result.out) == (number == 0)
+        assert ("no guide" in result.out) == (number == 1)
 
 
 def test_ablation(pgdiff, run_folder: Path, tmp_path: Path, quick) -> None:
@@ -196,75 +199,66 @@ def test_ablation(pgdiff, run_folder: Path, tmp_path: Path, quick) -> None:
     assert len(content["differences"]) == 4
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ([], "`run` must be given"),
-        (["run=nowhere"], "`run` must be a run folder"),
-        (["run={run}/model"], "holds a saved network"),
-        (["run={run}", "guide=segment_value"], "Did you mean 'value'"),
-        (["run={run}", "guide.scale=-1"], "`scale`"),
-        (["run={run}", "guide.transform=sqrt"], "`transform`"),
-        (["run={run}", "planner.candidates=0"], "`candidates`"),
-        (["run={run}", "planner.steps=0"], "`steps`"),
-        (["run={run}", "planner.replan_every=0"], "`replan_every`"),
-        (["run={run}", "planner.replan_every=never"], "`replan_every`"),
-        (["run={run}", "planner.controller=hand"], "`planner.controller`"),
-        (["run={run}", "planner.solver={{name: dpm}}"], "`solver`"),
-        (["run={run}", "planner.solver=dpm"], "`solver`"),
-        (["run={run}", "planner.solver=consistency"], "'consistency' needs a model"),
-        (["run={run}", "planner.spacing={{name: karras, rho: 0.5}}"], "`rho`"),
-        (["run={run}", "planner.schedule=pyramids"], "Did you mean 'pyramid'"),
-        (["run={run}", "planner.condition={{return: 3}}"], "`condition`"),
-        (["run={run}", "planner.condition=3"], "`condition` must map"),
-        (["run={run}", "planner.classifier_free=2"], "`condition` must be given"),
-        (["run={run}", "planner.classifier_free=much"], "`classifier_free` must be a weight"),
-        (["run={run}", "seed=-1"], "`seed`"),
-        (["run={run}", "env=Pendulum-v1"], "observations of shape [4]. Got 'Pendulum-v1' with [3]"),
-        (["run={run}", "env=Nothing-v0"], "Got 'Nothing-v0'"),
-        (["run={run}", "device=abacus"], "`device`"),
-    ],
-)
-@pytest.mark.parametrize("command", ["plan", "evaluate"])
-def test_bad_settings_write_nothing(
-    pgdiff, run_folder: Path, tmp_path: Path, snapshot, command: str, words, message: str
-) -> None:
+REFUSED = {
+    "guide=segment_value": "Did you mean 'value'",
+    "guide.scale=-1": "`scale`",
+    "planner.candidates=0": "`candidates`",
+    "planner.sampling.steps=0": "`steps`",
+    "planner.replanning.every=never": "`every`",
+    "planner.controller=hand": "`planner.controller`",
+    "planner.sampling.solver=dpm": "solver` must be one of",
+    "planner.sampling.solver=consistency": "'consistency' needs a model",
+    "planner.sampling.spacing={name: karras, rho: 0.5}": "`rho`",
+    "planner.sampling.level_schedule=pyramids": "Did you mean 'pyramid'",
+    "planner.condition={return: 3}": "`condition`",
+    "planner.sampling.classifier_free=much": "`sampling.classifier_free` must be",
+    "seed=-1": "`seed`",
+    "env=Pendulum-v1": "observations of shape [4]. Got 'Pendulum-v1' with [3]",
+    "env=Nothing-v0": "Got 'Nothing-v0'",
+    "device=abacus": "`device`",
+}
+
+
+def test_bad_settings_write_nothing(pgdiff, run_folder: Path, tmp_path: Path, snapshot) -> None:
     before = snapshot(run_folder)
-    result = pgdiff(command, *(word.format(run=run_folder) for word in words))
-    assert result.code == 1
-    assert message in result.error
+    for number, (word, message) in enumerate(REFUSED.items()):
+        command = ("plan", "evaluate")[number % 2]
+        result = pgdiff(command, f"run={run_folder}", word)
+        assert result.code == 1, word
+        assert message in result.error
+    for command in ("plan", "evaluate"):
+        for words, message in (
+            ([], "`run` must be given"),
+            (["run=nowhere"], "`run` must be a run folder"),
+            ([f"run={run_folder}/model"], "contains a saved network"),
+        ):
+            result = pgdiff(command, *words)
+            assert result.code == 1
+            assert message in result.error
+    for words, message in (
+        (["episodes=0"], "`episodes`"),
+        (["record=-1"], "`record`"),
+        (["ablation=maybe"], "`ablation`"),
+        (["ablation=true", "guide=none"], "`guide` must name a guide"),
+        (["ablation=true", "planner.candidates=1"], "`planner.candidates` must be at least 2"),
+        (["ablation=true", "guide.scale=0"], "`guide.scale` must be above 0"),
+    ):
+        result = pgdiff("evaluate", f"run={run_folder}", *words)
+        assert result.code == 1
+        assert message in result.error
     assert list(tmp_path.iterdir()) == []
     assert snapshot(run_folder) == before
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["episodes=0"], "`episodes`"),
-        (["parallel=0"], "`parallel`"),
-        (["record=-1"], "`record`"),
-        (["ablation=maybe"], "`ablation`"),
-        (["ablation=true", "guide=none"], "`guide` must name a value"),
-        (["ablation=true", "planner.candidates=1"], "`planner.candidates` must be at least 2"),
-        (["ablation=true", "guide.scale=0"], "`guide.scale` must be above 0"),
-    ],
-)
-def test_evaluate_refuses(pgdiff, run_folder: Path, tmp_path: Path, words, message: str) -> None:
-    result = pgdiff("evaluate", f"run={run_folder}", *words)
-    assert result.code == 1
-    assert message in result.error
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("stage", ["model", "value", "inverse_dynamics"])
-def test_a_flipped_byte_is_found(pgdiff, own_run: Path, tmp_path: Path, stage: str) -> None:
-    file = own_run / stage / "model.safetensors"
-    content = bytearray(file.read_bytes())
-    content[-5] ^= 16
-    file.write_bytes(content)
-    result = pgdiff("evaluate", f"run={own_run}", "out=e")
-    assert result.code == 1
-    assert f"{stage}/model.safetensors' is damaged" in result.error
+def test_a_flipped_byte_is_found(pgdiff, own_run: Path, tmp_path: Path) -> None:
+    for stage in ("inverse_dynamics", "value", "model"):  # the last one is read first
+        file = own_run / stage / "model.safetensors"
+        content = bytearray(file.read_bytes())
+        content[-5] ^= 16
+        file.write_bytes(content)
+        result = pgdiff("evaluate", f"run={own_run}", "out=e")
+        assert result.code == 1
+        assert f"{stage}/model.safetensors' is damaged" in result.error
     assert not (tmp_path / "e").exists()
 
 

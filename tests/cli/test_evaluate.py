@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from pgdiff.evaluation import aggregate, compare, load_evaluation, load_evaluations
-from pgdiff.planning import Planner
+from pgdiff.runs.load import load_planner
 
-QUICK = ["planner.candidates=3", "planner.steps=2"]
+QUICK = ["planner.candidates=3", "planner.sampling.steps=2"]
 
 
 @pytest.fixture
@@ -23,11 +23,11 @@ def other_run(run_folder: Path, tmp_path: Path) -> Path:
 
 
 def test_the_file_states_all_that_a_score_depends_on(pgdiff, run_folder: Path) -> None:
-    words = ["episodes=2", "seed=10000", "pictures=false", "planner.replan_every=7", *QUICK]
+    words = ["episodes=2", "seed=10000", "pictures=false", "planner.replanning.every=7", *QUICK]
     assert pgdiff("evaluate", f"run={run_folder}", "out=e", *words).code == 0
     content = json.loads(Path("e/evaluation.json").read_text())
     stated = content["settings"]
-    planner = Planner.from_run(run_folder, candidates=3, steps=2, replan_every=7)
+    planner = load_planner(run_folder)
     (guide,) = planner.guides
     expected = {
         "env": "maze2d-umaze-v1",
@@ -39,17 +39,19 @@ def test_the_file_states_all_that_a_score_depends_on(pgdiff, run_folder: Path) -
         "scale": guide.scale,
         "transform": guide.transform,
         "candidates": 3,
-        "steps": 2,
-        "replan_every": 7,
         "controller": "inverse_dynamics",
-        "goal": None,
+        "condition": None,
         "seed": 10000,
         "parallel": 50,
-        "stride": planner.model.layout.stride,
-        "horizon": planner.model.layout.horizon,
+        "stride": planner.model.codec.spec.stride,
+        "horizon": planner.model.codec.tokens,
     }
     assert {key: stated[key] for key in expected} == expected
-    assert stated["solver"]["name"] == "dpm_solver" and stated["spacing"]["name"] == "log_snr"
+    assert stated["replanning"]["every"] == 7 and stated["replanning"]["warm_start"] is None
+    sampling = stated["sampling"]
+    assert sampling["steps"] == 2
+    assert sampling["solver"]["name"] == "dpm_solver" and sampling["spacing"]["name"] == "log_snr"
+    assert set(stated) >= {"selection", "goals", "filter"}
     assert content["milliseconds_per_plan"] > 0 and content["seconds"] > 0
     assert content["machine"]["versions"]["torch"]
     assert content["per_episode"]["seeds"] == [10000, 10001]
@@ -148,7 +150,7 @@ def test_earlier_results_are_replaced_on_request_alone(
         assert "`out` must be a folder without earlier results. 'o/" in refused.error
         assert "overwrite=true replaces" in refused.error
     assert {name: Path("o", name).read_bytes() for name in earlier} == earlier
-    bad = pgdiff(*words, "overwrite=true", "planner.steps=0")
+    bad = pgdiff(*words, "overwrite=true", "planner.sampling.steps=0")
     assert bad.code == 1
     assert {name: Path("o", name).read_bytes() for name in earlier} == earlier
     less = ["seed=3", *(["record=0"] if command == "evaluate" else ["guide=none"])]
@@ -171,7 +173,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_computed
 
     for place in ("planning.Planner.plan_batch", "cli.compare.fidelity", "cli.convert.write_hdf5"):
         monkeypatch.setattr(f"pgdiff.{place}", computed)
-    monkeypatch.setattr("pgdiff.workflows.collect.Recording", computed)
+    monkeypatch.setattr("pgdiff.workflows.recording.collect.Recording", computed)
     monkeypatch.setattr("pgdiff.workflows.train.train_stage", computed, raising=False)
     for words in (
         ["evaluate", run, "episodes=1"],
@@ -183,34 +185,28 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_computed
         ["collect", "steps=1000"],
     ):
         refused = pgdiff(*words, out)
-        assert refused.code == 1 and "must be a place that can be written to" in refused.error
+        assert refused.code == 1 and "must be a path that can be written to" in refused.error
     refused = pgdiff("train", f"data={data}", out)
     assert refused.code == 1
     assert [file.name for file in Path().iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["run=[{run},{run}]"], "each folder once"),
-        (["run=[{run},nowhere]"], "`run` must be a run folder"),
-        (["run=[{run},{other}]", "ablation=true"], "one folder for the ablation. Got 2"),
-        (["run=[{run},]"], "a path or a list"),
-        (["run={run}", "gallery=-1"], "`gallery`"),
-        (["run={run}", "gallery=2", "pictures=false"], "`pictures` must be true"),
-        (["run={run}", "pictures=some"], "`pictures` must be true or false"),
-        (["run={run}", "references=[1,2]"], "`references` must map names"),
-        (["run={run}", "references={{ceiling: high}}"], "`references.ceiling`"),
-        (["compare={run}"], "at least 2 evaluations"),
-        (["compare=[{run},{run}]"], "each evaluation once"),
-        (["compare=[{run},{other}]"], "must be a saved evaluation"),
-    ],
-)
-def test_bad_settings_write_nothing(
-    pgdiff, run_folder: Path, other_run: Path, snapshot, words: list[str], message: str
-) -> None:
+def test_bad_settings_write_nothing(pgdiff, run_folder: Path, other_run: Path, snapshot) -> None:
     before = snapshot(other_run.parent)
-    result = pgdiff("evaluate", *(word.format(run=run_folder, other=other_run) for word in words))
-    assert result.code == 1
-    assert message in result.error
+    run = f"run={run_folder}"
+    for words, message in (
+        ([f"run=[{run_folder},{run_folder}]"], "each folder once"),
+        ([f"run=[{run_folder},nowhere]"], "`run` must be a run folder"),
+        ([f"run=[{run_folder},{other_run}]", "ablation=true"], "one folder with ablation=true"),
+        ([f"run=[{run_folder},]"], "a path or a list"),
+        ([run, "gallery=2", "pictures=false"], "`pictures` must be true"),
+        ([run, "references=[1,2]"], "`references` must map names"),
+        ([run, "references={ceiling: high}"], "`references.ceiling`"),
+        ([f"compare={run_folder}"], "at least 2 evaluations"),
+        ([f"compare=[{run_folder},{run_folder}]"], "each evaluation once"),
+        ([f"compare=[{run_folder},{other_run}]"], "must be a saved evaluation"),
+    ):
+        result = pgdiff("evaluate", *words)
+        assert result.code == 1
+        assert message in result.error
     assert snapshot(other_run.parent) == before

@@ -1,5 +1,6 @@
 """`pgdiff generate`: from a run to a data set that trains an agent."""
 
+import contextlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +12,10 @@ from stable_baselines3 import SAC
 
 import pgdiff as package
 from pgdiff.cli import main
+from pgdiff.diffusion import Churn, Heun, KarrasSpacing, Sampling
+from pgdiff.synthesis import ShardSampler
 
-SMALL = ["transitions=300", "batch=16", "steps=2"]
+SMALL = ["transitions=300", "batch=16", "sampling.steps=2"]
 SHORT = ["trainer.steps=20", "trainer.batch_size=8", "denoiser.width=16"]
 
 
@@ -62,9 +65,10 @@ def no_workers_left() -> Iterator[None]:
     get_reusable_executor().shutdown(wait=True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_workers_left")
 def test_jobs_of_a_launcher_share_a_data_set(pgdiff, runs: Path) -> None:
-    words = [f"run={runs / 'synthesis'}", "transitions=600", "batch=4", "steps=2"]
+    words = [f"run={runs / 'synthesis'}", "transitions=600", "batch=4", "sampling.steps=2"]
     jobs = ["-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "part=0,1", "parts=2"]
     result = pgdiff("generate", *jobs, *words, "out=shared.hdf5")
     assert result.code == 0, result.err
@@ -89,47 +93,58 @@ def test_trajectories_of_a_task_end_by_its_rule(pgdiff) -> None:
     small = ["trainer.steps=150", "trainer.batch_size=16", "denoiser.width=32", "denoiser.depth=1"]
     assert pgdiff("train", "recipe=synthesis", *words, *small, "out=run").code == 0
     made = {}
-    for name, ends in (("drawn", "null"), ("ruled", "pgdiff_envs:hopper-v5")):
+    for name, rule in (("drawn", "null"), ("ruled", "pgdiff_envs:hopper-v5")):
         out = f"out={name}.hdf5"
-        large = ["transitions=300", "batch=256", "steps=8"]
-        result = pgdiff("generate", "run=run", *large, out, f"ends={ends}")
+        large = ["transitions=300", "batch=256", "sampling.steps=8"]
+        result = pgdiff("generate", "run=run", *large, out, f"termination={rule}")
         assert result.code == 0, result.err
         made[name] = package.load_episodes(f"{name}.hdf5")
-    rule = env.unwrapped.ends_episode  # type: ignore[attr-defined]
-    assert rule(made["drawn"].observations).any()
-    assert not rule(made["ruled"].observations).any()
-    assert made["ruled"].terminals[rule(made["ruled"].next_observations)].all()
+    ends = env.unwrapped.ends_episode  # type: ignore[attr-defined]
+    assert ends(made["drawn"].observations).any()
+    assert not ends(made["ruled"].observations).any()
+    assert made["ruled"].terminals[ends(made["ruled"].next_observations)].all()
     result = pgdiff(
-        "generate", "run=run", *SMALL, "out=no.hdf5", "ends=pgdiff_envs:maze2d-umaze-v1"
+        "generate", "run=run", *SMALL, "out=no.hdf5", "termination=pgdiff_envs:maze2d-umaze-v1"
     )
     assert result.code == 1
-    assert "`ends` must be an environment with ends_episode" in result.error
+    assert "`termination` must be an environment with ends_episode" in result.error
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
+def test_left_out_settings_of_the_sampling_keep_their_defaults(
+    pgdiff, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Sampling] = []
+    monkeypatch.setattr(ShardSampler, "shard", lambda self, number: drawn.append(self.sampling))
+    words = [f"run={runs / 'synthesis'}", "transitions=1"]
+    for own in ([], ["sampling.steps=2", "sampling.solver=heun"], ["sampling.solver.churn=5"]):
+        with contextlib.suppress(TypeError):  # no shard was sampled
+            pgdiff("generate", *words, *own, "overwrite=true")
+    default, changed = drawn
+    assert default == Sampling(steps=32, solver=Churn(churn=80.0), spacing=KarrasSpacing())
+    assert changed == default.replace(steps=2, solver=Heun())
+
+
+def test_bad_words_are_named(pgdiff, runs: Path) -> None:
+    for words, message in (
         (["part=1"], "`part` and `parts` must be given together"),
         (["parts=2", "part=2"], "`part` must be 0 to 1"),
         (["parts=2", "part=0", "overwrite=true"], "`overwrite` must be false"),
         (["transitions=0"], "`transitions` must be"),
-        (["solver=euler"], "`solver` must be"),
+        (["sampling.solver=euler"], "`sampling.solver` must be"),
+        (["sampling.step=3"], "Did you mean 'sampling.steps'"),
+        (["sampling.trust_region={name: own_step, radius: -1.0}"], "`radius` must be"),
         (["guide.scale=2"], "`guide` must be named"),
         (["policy=nowhere.zip"], "nowhere.zip"),
         (["guide=policy"], "policy"),
-        (["condition=3"], "`condition` must give values"),
+        (["condition=3"], "`condition` must map names"),
         (["condition={return: 3}"], "condition"),
-        (["trust_region={name: own_step, radius: -1.0}"], "`radius` must be"),
-        (["seed=-2"], "`seed` must be"),
         (["resume=maybe"], "`resume` must be true or false"),
-        (["workers=1.5"], "`workers` must be"),
+        (["workers=1.5"], "`processes` must be"),
         (["out=."], "`out` must be a file"),
-    ],
-)
-def test_bad_words_are_named(pgdiff, runs: Path, words: list[str], message: str) -> None:
-    result = pgdiff("generate", f"run={runs / 'synthesis'}", *SMALL, *words)
-    assert result.code == 1
-    assert message in result.error
+    ):
+        result = pgdiff("generate", f"run={runs / 'synthesis'}", *SMALL, *words)
+        assert result.code == 1, words
+        assert message in result.error
     assert not list(Path.cwd().rglob("*.hdf5"))
 
 

@@ -12,18 +12,19 @@ from gymnasium.spaces import Box
 from stable_baselines3 import SAC
 
 from pgdiff.cli import main
-from pgdiff.cli.compose import settings
-from pgdiff.cli.places import choices
+from pgdiff.cli.config_paths import choices
+from pgdiff.cli.hydra_config import settings
 from pgdiff.cli.planners import make_planner
+from pgdiff.core.pretrained import seeded_torch
 from pgdiff.guides import Critic, Goal, Policy, Value
 from pgdiff.planning import Planner
-from pgdiff.planning.from_run import read_run
-from pgdiff.pretrained import seeded_torch
+from pgdiff.runs.load import load_planner
+from pgdiff.runs.run import read_run
 
 ENV = "pgdiff_envs:maze2d-umaze-v1"
 STEPS = ["trainer.steps=4", "trainer.batch_size=8"]
-SCALE = settings("train", ["recipe=strided"])["task"]["value_guide"]["scale"]
-FIELDS = "recipe.stages.model.arguments.fields=[observations,actions]"
+SCALE = settings("train", ["recipe=strided"])["recipe"]["guides"]["value"]["scale"]
+FIELDS = "recipe.stages.model.arguments.tokens.fields=[observations,actions]"
 
 
 class Room(gym.Env):
@@ -67,37 +68,34 @@ def test_every_choice_of_a_guide_has_the_same_keys() -> None:
     found = {name: settings("plan", [f"guide={name}"])["guide"] for name in choices("guide")}
     assert len({frozenset(keys) for keys in found.values()}) == 1
     for name, content in found.items():
-        assert content.pop("name") == name and set(content.values()) == {None}
+        assert content == {"name": name, "also": None}, "the others are left out"
 
 
-@pytest.mark.parametrize(
-    ("words", "expected"),
-    [
-        ([], [(Value, "value", SCALE)]),
-        (["guide=policy", "guide.agent={sac}", "guide.scale=0.3"], [(Policy, "policy", 0.3)]),
-        (["guide=policy", "guide.stage=cloning"], [(Policy, "policy", 1.0)]),
-        (["guide=critic", "guide.stage=iql"], [(Critic, "critic", 1.0)]),
-        (["guide=critic", "guide.agent={sac}"], [(Critic, "critic", 1.0)]),
-        (["guide=iql", "guide.where=end"], [(Critic, "iql", 1.0)]),
+def test_words_stand_for_guides(acting: Path) -> None:
+    sac = f"guide.agent={acting / 'sac.zip'}"
+    also = f"guide.also={{policy: {{agent: {acting / 'sac.zip'}, scale: 0.1}}}}"
+    value, critic = (Value, "value", SCALE), (Critic, "iql", 1.0)
+    cases: list[tuple[list[str], list[Any]]] = [
+        ([], [value]),
+        (["guide=policy", sac, "guide.scale=0.3"], [(Policy, "policy", 0.3)]),
+        (["guide=policy", "guide.agent=cloning"], [(Policy, "policy", 1.0)]),
+        (["guide=policy", "guide.agent={stage: cloning}"], [(Policy, "policy", 1.0)]),
+        (["guide=critic", sac.replace("agent", "critic")], [(Critic, "critic", 1.0)]),
+        (["guide=iql", "guide.where=end"], [critic]),
         (["guide=cloning"], [(Policy, "cloning", 1.0)]),
         (["guide=goal", "guide.goal=[1, 2]"], [(Goal, "goal", 1.0)]),
-        (["guide.name=mine", "guide.kind=policy", "guide.stage=iql"], [(Policy, "mine", 1.0)]),
-        (["guide.also=iql"], [(Value, "value", SCALE), (Critic, "iql", 1.0)]),
-        (["guide.also=[iql, goal]", "guide.scale=2"], [
-            (Value, "value", 2.0), (Critic, "iql", 1.0), (Goal, "goal", 1.0)
-        ]),
-        (["guide=none", "guide.also=cloning"], [(Policy, "cloning", 1.0)]),
-        (["guide=value", "guide.scale=5", "guide.also={{policy: {{agent: {sac}, scale: 0.1}}}}"], [
-            (Value, "value", 5.0), (Policy, "policy", 0.1)
-        ]),
-        (["guide=none", "guide.agent={sac}"], []),
-    ],
-    ids=str,
-)  # fmt: skip
-def test_words_stand_for_guides(acting: Path, words: list[str], expected: list[Any]) -> None:
-    words = [word.format(sac=acting / "sac.zip") for word in words]
-    planner = planner_of(acting / "run", *words)
-    assert [(type(g), g.name, g.scale) for g in planner.guides] == expected
+        (["guide.also={mine: {name: policy, agent: iql}}"], [value, (Policy, "mine", 1.0)]),
+        (["guide.also=iql"], [value, critic]),
+        (
+            ["guide.also=[iql, goal]", "guide.scale=2"],
+            [(Value, "value", 2.0), critic, (Goal, "goal", 1.0)],
+        ),
+        (["guide=value", "guide.scale=5", also], [(Value, "value", 5.0), (Policy, "policy", 0.1)]),
+        (["guide=none", sac], []),
+    ]
+    for words, expected in cases:
+        planner = planner_of(acting / "run", *words)
+        assert [(type(g), g.name, g.scale) for g in planner.guides] == expected, words
 
 
 def test_a_plan_is_that_of_the_library(pgdiff, acting: Path, tmp_path: Path, quick) -> None:
@@ -107,11 +105,12 @@ def test_a_plan_is_that_of_the_library(pgdiff, acting: Path, tmp_path: Path, qui
     assert result.code == 0, result.err
     content = json.loads((tmp_path / "p" / "plan.json").read_text())
     guide = {"value": {"scale": 0.01}, "policy": {"agent": sac, "scale": 0.1}}
-    planner = Planner.from_run(run, guide=guide, candidates=3, steps=2)
+    planner = load_planner(run, guide=guide, candidates=3, sampling={"steps": 2})
     plan = planner.plan(gym.make(ENV).reset(seed=4)[0], seed=4)
     np.testing.assert_array_equal(np.float32(content["candidates"]), plan.candidates)
     assert content["guide"] == "value"
-    assert content["guides"]["policy"] == {"agent": str(sac), "scale": 0.1}
+    expected = {"name": "policy", "agent": {"agent": str(sac)}, "scale": 0.1}
+    assert content["guides"]["policy"] == expected
     assert content["guides"]["value"]["scale"] == 0.01
     assert (tmp_path / "p" / "guided_vs_unguided.png").exists()
 
@@ -119,7 +118,13 @@ def test_a_plan_is_that_of_the_library(pgdiff, acting: Path, tmp_path: Path, qui
 def test_a_guide_to_the_goal_that_the_environment_tells(
     pgdiff, run_folder: Path, tmp_path: Path, quick
 ) -> None:
-    words = [f"run={run_folder}", "guide=goal", "seed=3", "planner.scale_factors=none", *quick]
+    words = [
+        f"run={run_folder}",
+        "guide=goal",
+        "seed=3",
+        "planner.selection.scale_ladder=null",
+        *quick,
+    ]
     assert pgdiff("plan", "out=p", *words).code == 0
     found = json.loads((tmp_path / "p" / "plan.json").read_text())
     _, info = gym.make(ENV).reset(seed=3)
@@ -131,13 +136,14 @@ def test_a_guide_to_the_goal_that_the_environment_tells(
 def test_an_evaluation_says_all_guides(pgdiff, acting: Path, tmp_path: Path, quick) -> None:
     also = f"guide.also={{policy: {{agent: {acting / 'sac.zip'}, scale: 0.1}}}}"
     words = [f"run={acting / 'run'}", "episodes=1", "pictures=false", also, *quick]
-    words.append("planner.replan_every=100")
+    words.append("planner.replanning.every=100")
     result = pgdiff("evaluate", "out=e", *words)
     assert result.code == 0, result.err
     assert f"value x {SCALE:g}, 3 cand., replan 100, also policy x 0.1" in result.out
     found = json.loads((tmp_path / "e" / "evaluation.json").read_text())["settings"]["guides"]
-    assert found["policy"] == {"agent": str(acting / "sac.zip"), "scale": 0.1}
-    assert found["value"]["trace"] == 0.7
+    reference = {"agent": str(acting / "sac.zip")}
+    assert found["policy"] == {"name": "policy", "agent": reference, "scale": 0.1}
+    assert found["value"]["td_lambda"] == 0.7
     result = pgdiff("evaluate", "out=a", "ablation=true", *words)
     assert result.code == 0, result.err
     rows = {
@@ -158,7 +164,7 @@ def test_an_evaluation_says_all_guides(pgdiff, acting: Path, tmp_path: Path, qui
 def test_a_sweep_with_and_without_a_policy(pgdiff, acting: Path, tmp_path: Path, quick) -> None:
     shutil.copytree(acting / "run", tmp_path / "own")
     words = ["episodes=1", "pictures=false", *quick, f"guide.agent={acting / 'sac.zip'}"]
-    words.append("planner.replan_every=100")
+    words.append("planner.replanning.every=100")
     result = pgdiff("evaluate", "-m", "run=own", "guide=none,policy", *words)
     assert result.code == 0, result.err
     for guide in ("none", "policy"):
@@ -169,53 +175,49 @@ def test_a_sweep_with_and_without_a_policy(pgdiff, acting: Path, tmp_path: Path,
 
 def test_a_recipe_may_name_any_guide(pgdiff, acting: Path, tmp_path: Path, quick) -> None:
     shutil.copytree(acting / "run", tmp_path / "own")
-    guide = "+recipe.guides.mine={kind: policy, stage: iql, scale: 0.2, schedule: sine_bump}"
+    guide = "+recipe.guides.mine={name: policy, agent: iql, scale: 0.2, scale_schedule: sine_bump}"
     words = ["recipe=value", "base=own", "overwrite=true", guide, "recipe.guide=mine", *STEPS]
     assert pgdiff("train", *words).code == 0
     (found,) = planner_of(tmp_path / "own", "guide.name=mine").guides
     assert isinstance(found, Policy) and found.scale == 0.2
     said = json.loads((tmp_path / "own" / "run.json").read_text())["guides"]
-    assert said["mine"] == {"kind": "policy", "stage": "iql", "scale": 0.2, "schedule": "sine_bump"}
+    assert said["mine"] == {
+        "name": "policy",
+        "agent": {"stage": "iql"},
+        "scale": 0.2,
+        "scale_schedule": "sine_bump",
+    }
     assert pgdiff("plan", "run=own", "guide.name=mine", "out=p", *quick).code == 0
 
 
 # -------------------------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["guide=polcy"], "Did you mean 'policy'"),
-        (["guide=policy"], "must be given an `agent`, by its path, or a `stage`"),
-        (["guide=policy", "guide.agent=nowhere.zip"], "'nowhere.zip' does not exist"),
-        (["guide=policy", "guide.agent={other}"], "`policy` must be of the model's task"),
-        (["guide=critic", "guide.stage=cloning"], "must be one that has learned a critic"),
-        (["guide=critic", "guide.stage=iq"], "Did you mean 'iql'"),
-        (["guide=iql", "guide.kind=plicy"], "Did you mean 'policy'"),
-        (["guide=iql", "guide.scale=nan"], "`scale` must be a number in [0.0, inf]. Got nan"),
-        (["guide=iql", "guide.temperature=1"], "The guide 'iql' has no 'temperature'"),
-        (["guide=iql", "guide.rule=scores"], "Did you mean 'score'"),
-        (["guide=iql", "guide.at=x2"], "`at` must be one of"),
-        (["guide=iql", "guide.at=denoiser", "guide.rule=diffuser"], "`at` of 'iql' must be"),
-        (["guide=value", "guide.agent={sac}"], "The guide 'value' has no 'agent'"),
-        (["guide=td3_bc"], "`guide` must be one of"),
-        (["guide.also=value"], "`guide` must name every guide once. Got 'value' twice"),
-        (["guide.also={{run: {{scale: 1}}}}"], "`guide.also` must be of other guides than 'run'"),
-        (["guide.also=3"], "`guide.also` must be a name, names, or settings by name"),
-        (["guide.also={{iql: 3}}"], "`guide` must give the settings of 'iql' by name"),
-        (["guide.also={{iql: {{scal: 3}}}}"], "The guide 'iql' has no 'scal'. "),
-        (["guide.agnt=a.zip"], "Did you mean 'guide.agent'"),
-    ],
-)
-def test_bad_guides_write_nothing(
-    pgdiff, acting: Path, tmp_path: Path, snapshot, quick, words: list[str], message: str
-) -> None:
-    run = acting / "run"
+def test_bad_guides_write_nothing(pgdiff, acting: Path, tmp_path: Path, snapshot, quick) -> None:
+    run, other = acting / "run", acting / "other.zip"
     before = snapshot(run)
-    paths = {"sac": acting / "sac.zip", "other": acting / "other.zip"}
-    result = pgdiff("plan", f"run={run}", *quick, *(word.format(**paths) for word in words))
-    assert result.code == 1
-    assert message in result.error
+    for words, message in (
+        (["guide=polcy"], "Did you mean 'policy'"),
+        (["guide=policy"], "`guides.policy.agent` must be given: {stage: NAME}"),
+        (["guide=policy", "guide.agent=nowhere.zip"], "'nowhere.zip' does not exist"),
+        (["guide=policy", f"guide.agent={other}"], "`policy` must"),
+        (["guide=critic", "guide.critic=cloning"], "must refer to ActionCritic"),
+        (["guide=critic", "guide.critic={stage: iq}"], "Did you mean 'iql'"),
+        (["guide.also={iql: {name: plicy}}"], "Did you mean 'policy'"),
+        (["guide=iql", "guide.scale=nan"], "`scale` must be a number in [0.0, inf]. Got nan"),
+        (["guide=iql", "guide.temperature=1"], "`guides.iql` has no 'temperature'"),
+        (["guide=iql", "guide.rule=scores"], "Did you mean 'score'"),
+        (["guide=iql", "guide.gradient_at=x2"], "`gradient_at` must be one of"),
+        (["guide=iql", "guide.gradient_at=denoiser", "guide.rule=diffuser"], "`gradient_at`"),
+        (["guide.also=value"], "`guide` must name each guide once. Got 'value' twice"),
+        (["guide.also={run: {scale: 1}}"], "`guide.also` must name guides other than 'run'"),
+        (["guide.also=3"], "`guide.also` must be a name, a list of names, or settings by name"),
+        (["guide.also={iql: {scal: 3}}"], "`guides.iql` has no 'scal'. "),
+        (["guide.agnt=a.zip"], "Did you mean 'guide.agent'"),
+    ):
+        result = pgdiff("plan", f"run={run}", *quick, *words)
+        assert result.code == 1, words
+        assert message in result.error
     assert list(tmp_path.iterdir()) == [] and snapshot(run) == before
 
 
@@ -225,21 +227,18 @@ def test_an_agent_for_a_run_without_actions(pgdiff, run_folder: Path, acting: Pa
     assert "`fields` of the model must hold 'actions'" in result.error
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["+recipe.guides.critic={stage: value}"], "must be one that has learned a critic"),
-        (["+recipe.guides.critic={stage: iql}"], "`stage of the guide 'critic'` must be one of"),
-        (["+recipe.guides.policy={agent: nowhere.zip}"], "'nowhere.zip' does not exist"),
-        (["+recipe.guides.mine={scale: 3}"], "`kind` of the guide 'mine' must be one of"),
-        (["+recipe.guides.value.schedule={name: powr}"], "Did you mean 'power'"),
-        (["recipe.guides.value.scale=.nan"], "`scale` must be a number"),
-    ],
-)
 def test_a_recipes_guides_are_checked_before_training(
-    pgdiff, data: Path, tmp_path: Path, tiny, words: list[str], message: str
+    pgdiff, data: Path, tmp_path: Path, tiny
 ) -> None:
-    result = pgdiff("train", f"data={data}", "out=run", *tiny, *words)
-    assert result.code == 1
-    assert message in result.error
+    for word, message in (
+        ("+recipe.guides.critic={critic: {stage: value}}", "must refer to ActionCritic"),
+        ("+recipe.guides.critic={critic: {stage: iql}}", "must refer to a stage of the recipe"),
+        ("+recipe.guides.policy={agent: nowhere.zip}", "'nowhere.zip' does not exist"),
+        ("+recipe.guides.mine={scale: 3}", "`name` of the guide 'mine' must be one of"),
+        ("+recipe.guides.value.scale_schedule={name: powr}", "Did you mean 'power'"),
+        ("recipe.guides.value.scale=.nan", "`scale` must be a number"),
+    ):
+        result = pgdiff("train", f"data={data}", "out=run", *tiny, word)
+        assert result.code == 1, word
+        assert message in result.error
     assert list(tmp_path.iterdir()) == []

@@ -7,12 +7,14 @@ from typing import Any
 import gymnasium as gym
 import pytest
 
-from pgdiff.cli.compose import settings
+from pgdiff.cli.hydra_config import settings
 from pgdiff.cli.planners import controller_name, make_planner
+from pgdiff.core.settings import merge, plain
+from pgdiff.core.validation import PgdiffError
 from pgdiff.dynamics import InverseDynamics
 from pgdiff.planning import Planner
-from pgdiff.planning.from_run import read_run
-from pgdiff.validation import PgdiffError
+from pgdiff.runs.load import SETTINGS, load_planner
+from pgdiff.runs.run import read_run
 
 ENV = "pgdiff_envs:maze2d-umaze-v1"
 
@@ -27,54 +29,84 @@ def said(run: Path, **planner: Any) -> Path:
     """The run, with these settings of its planner in run.json."""
     file = run / "run.json"
     content = json.loads(file.read_text())
-    content["planner"] |= planner
+    content["planner"] = merge(content["planner"], planner)
     file.write_text(json.dumps(content))
     return run
 
 
-CHOICES = [
-    ("planner.keep_plan=true", "keep_plan", True, True),
-    ("planner.warm_start=0.25", "warm_start", 0.25, 0.25),
-    ("planner.warm_share=0.5", "warm_share", 0.5, 0.5),
-    ("planner.hold_goal=false", "hold_goal", False, False),
-    ("planner.clip=2.5", "clip", 2.5, 2.5),
-    ("planner.clip=none", "clip", "none", None),
-    ("planner.replan_every=open", "replan_every", "open", None),
-    ("planner.candidates=2", "candidates", 2, 2),
+CHOICES: list[tuple[str, Any, Any]] = [
+    # The setting, a value, and that of the recipe.
+    ("selection.keep_previous", True, False),
+    ("selection.plausibility", {"name": "denoiser", "limit": 2.0, "features": [0, 1]}, None),
+    ("replanning.every", None, 10),
+    ("replanning.warm_start", {"name": "plan", "level": 0.25, "share": 0.5}, None),
+    ("goals.hold", False, True),
+    ("sampling.clip", None, "auto"),
+    ("sampling.solver", {"name": "ddim", "eta": 0.5}, {"name": "dpm_solver", "order": 2}),
+    ("filter.noise_level", 0.1, 0.0),
+    ("candidates", 2, 8),
 ]
 
 
-@pytest.mark.parametrize(("word", "key", "plain", "value"), CHOICES)
-def test_a_setting_comes_from_everywhere(
-    own_run: Path, word: str, key: str, plain: Any, value: Any
-) -> None:
+def read(planner: Planner, key: str) -> Any:
+    """The plain value of a setting of a planner, such as "sampling.steps"."""
+    found = {key: plain(getattr(planner, key)) for key in (*SETTINGS, "candidates")}
+    for part in key.split("."):
+        found = found[part]
+    if key == "selection.plausibility" and found:  # without its defaults
+        found = {name: found[name] for name in ("name", "limit", "features")}
+    return found
+
+
+def nested(key: str, value: Any) -> dict[str, Any]:
+    """Settings as a run has them."""
+    group, _, name = key.rpartition(".")
+    return {group: {name: value}} if group else {name: value}
+
+
+def word(key: str, value: Any) -> str:
+    """A setting on the command line; YAML is JSON."""
+    return f"planner.{key}={json.dumps(value)}".replace('"', "")
+
+
+def test_a_setting_comes_from_everywhere(own_run: Path) -> None:
+    """From the command line, from the library and from the run, whose setting it undoes."""
+    content = json.loads((own_run / "run.json").read_text())
     plainly = made(own_run)
-    assert getattr(plainly, key) != value
-    assert getattr(made(own_run, word), key) == value
-    assert getattr(Planner.from_run(own_run, **{key: value}), key) == value
-    assert getattr(Planner.from_run(said(own_run, **{key: plain})), key) == value
-    # And the run's own is undone.
-    back = {"replan_every": 10, "clip": "auto", "warm_start": None, "warm_share": 1.0}
-    back |= {"keep_plan": False, "hold_goal": True, "candidates": 8}
-    off = "none" if back[key] is None else back[key]
-    assert getattr(made(own_run, f"planner.{key}={str(off).lower()}"), key) == back[key]
-    assert getattr(Planner.from_run(own_run, **{key: back[key]}), key) == back[key]
+    for key, value, default in CHOICES:
+        (own_run / "run.json").write_text(json.dumps(content))
+        assert read(plainly, key) == default != value
+        assert read(load_planner(own_run, **nested(key, value)), key) == value
+        assert read(made(own_run, word(key, value)), key) == value
+        said(own_run, **nested(key, value))
+        assert read(load_planner(own_run), key) == value
+        assert read(made(own_run, word(key, default)), key) == default
+
+
+def test_a_mapping_keeps_the_rest_of_the_runs_settings(own_run: Path) -> None:
+    planner = made(own_run, "planner.sampling.steps=2")
+    assert read(planner, "sampling.spacing")["high"] == 6.0
+    assert read(planner, "sampling.solver") == {"name": "dpm_solver", "order": 2}
 
 
 def test_controllers(own_run: Path) -> None:
-    for planner in (made(own_run), Planner.from_run(own_run)):
+    for planner in (made(own_run), load_planner(own_run)):
         assert isinstance(planner.controller, InverseDynamics)
     for word in ("inverse_dynamics", "tracker"):
         found = type(made(own_run, f"planner.controller={word}").controller).__name__
         assert found.lower() == word.replace("_", "")
-    assert isinstance(
-        Planner.from_run(own_run, controller="inverse_dynamics").controller, InverseDynamics
-    )
+    other = {"run": str(own_run), "stage": "inverse_dynamics"}
+    for controller in ("inverse_dynamics", {"stage": "inverse_dynamics"}, other):
+        found = load_planner(own_run, controller=controller).controller
+        assert isinstance(found, InverseDynamics) and not found.training
+        assert not any(weight.requires_grad for weight in found.parameters())
+    with pytest.raises(PgdiffError, match=r"must have a method act.* is a TransitionValue"):
+        load_planner(own_run, controller="value")
     # What the run's recipe says of it, if the model can serve it.
     said(own_run, controller="actions")
     chosen = settings("evaluate", [f"run={own_run}"])
     assert controller_name(chosen, read_run(own_run)) == "actions"
-    with pytest.raises(PgdiffError, match="`controller` may be 'actions' for a model whose tokens"):
+    with pytest.raises(PgdiffError, match="`controller` can be 'actions' for a model whose tokens"):
         made(own_run)
     assert isinstance(
         made(own_run, "planner.controller=inverse_dynamics").controller, InverseDynamics
@@ -84,48 +116,41 @@ def test_controllers(own_run: Path) -> None:
 def test_a_run_without_inverse_dynamics(pgdiff, data: Path, tmp_path: Path, tiny) -> None:
     words = [f"data={data}", "out=run", "~recipe.stages.inverse_dynamics", *tiny]
     assert pgdiff("train", *words).code == 0
-    assert Planner.from_run(tmp_path / "run").controller is None
+    assert load_planner(tmp_path / "run").controller is None
     result = pgdiff("evaluate", "run=run", "planner.controller=inverse_dynamics")
     assert result.code == 1
-    assert "has no stage 'inverse_dynamics'. Got 'inverse_dynamics'" in result.error
+    assert "`planner.controller` must be one of {actions, model, " in result.error
+    assert "Got 'inverse_dynamics'" in result.error
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["planner.keep_plan=maybe"], "`keep_plan` must be true or false. Got 'maybe'"),
-        (["planner.warm_start=2"], "`warm_start` must be a number in (0.0, 1.0)"),
-        (["planner.warm_share=-1"], "`warm_share` must be a number in [0.0, 1.0]"),
-        (["planner.clip=0"], "`clip` must be a number in (0.0"),
-        (["planner.arrivals=[3]"], "`arrivals` must be None for a model that was trained with"),
-        (["planner.arrivals=3"], "`arrivals` must be tokens"),
-        (["planner.controller=actions"], "Got a model of observations at stride 10"),
-        (["planner.lookahead=2"], "`lookahead` must be at most 1 way-points of stride 10"),
-        (["planner.keep_plann=true"], "Did you mean 'planner.keep_plan'"),
-    ],
-)
-def test_bad_settings_write_nothing(
-    pgdiff, run_folder: Path, tmp_path: Path, words: list[str], message: str
-) -> None:
-    result = pgdiff("evaluate", f"run={run_folder}", *words)
-    assert result.code == 1
-    assert message in result.error
+def test_bad_settings_write_nothing(pgdiff, run_folder: Path, tmp_path: Path) -> None:
+    for setting, message in (
+        ("selection.keep_previous=maybe", "`keep_previous` must be true or false. Got 'maybe'"),
+        ("replanning.warm_start={level: 2}", "`level` must be a number in (0.0, 1.0)"),
+        ("sampling.clip=0", "`clip` must be a number in (0.0"),
+        ("goals.tokens=[3]", "tokens` must be None for a model that was trained with"),
+        ("controller=actions", "Got a model of observations at stride 10"),
+        ("replanning.lookahead=2", "`lookahead` must be at most 1 way-points of stride 10"),
+        ("selection.keep_previos=true", "Did you mean 'planner.selection.keep_previous'"),
+        ("keep_previous=true", "Did you mean 'planner.selection.keep_previous'"),
+    ):
+        result = pgdiff("evaluate", f"run={run_folder}", f"planner.{setting}")
+        assert result.code == 1
+        assert message in result.error
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    ("word", "message"),
-    [
-        ("+recipe.planner.warm_start=2", "`warm_start` must be a number"),
-        ("+recipe.planner.controller=tracker", "`controller` must be one of"),
-        ("+recipe.planner.keep_plan=1", "`keep_plan` must be true or false"),
-        ("+recipe.planner.arrivals=[0]", "`arrivals` must be an integer"),
-    ],
-)
-def test_a_recipe_is_checked_before_it_is_trained(
-    pgdiff, data: Path, tmp_path: Path, tiny, word: str, message: str
-) -> None:
-    result = pgdiff("train", f"data={data}", "out=run", word, *tiny)
-    assert result.code == 1
-    assert message in result.error
+def test_a_recipe_is_checked_before_it_is_trained(pgdiff, data: Path, tmp_path: Path, tiny) -> None:
+    for setting, message in (
+        ("replanning.warm_start={level: 2}", "`level` must be a number"),
+        (
+            "controller=tracker",
+            "`controller` must be 'actions', another registered controller, or a stage of the ",
+        ),
+        ("selection.keep_previous=1", "`keep_previous` must be true or false"),
+        ("goals.tokens=[0]", "`tokens` must be"),
+    ):
+        result = pgdiff("train", f"data={data}", "out=run", f"+recipe.planner.{setting}", *tiny)
+        assert result.code == 1
+        assert message in result.error
     assert list(tmp_path.iterdir()) == []

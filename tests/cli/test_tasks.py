@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from pgdiff.agents import TD3BC, load
-from pgdiff.cli.compose import settings
+from pgdiff.cli.config_paths import choices, tables
 from pgdiff.cli.environments import env_id_of
-from pgdiff.cli.places import choices
+from pgdiff.cli.hydra_config import settings
+from pgdiff.core.validation import PgdiffError
 from pgdiff.data import write_hdf5
-from pgdiff.planning.from_run import read_run
-from pgdiff.validation import PgdiffError
+from pgdiff.runs.run import read_run
 
 AGENT = ["recipe=td3_bc", "recipe.stages.td3_bc.arguments.width=8", "trainer.steps=4"]
 
@@ -103,21 +103,22 @@ def test_data_that_name_a_task_of_this_package(pgdiff, data: Path, tmp_path: Pat
     assert result.code == 0 and "was recorded in 'maze2d-medium-v1'" in result.err
 
 
-@pytest.mark.parametrize("env_id", [None, "no_such_module:Env-v0", "Nothing-v0"])
-def test_data_that_name_no_task(pgdiff, data: Path, tmp_path: Path, env_id: str | None) -> None:
-    source = unnamed(data, tmp_path / "a.hdf5", env_id)
-    result = pgdiff("train", "data=a.hdf5", "out=run")
-    assert result.code == 1
-    assert result.error.startswith("error: `task` must be given") and "task.id=ID" in result.error
-    assert list(tmp_path.iterdir()) == [source]
+def test_data_that_name_no_task(pgdiff, data: Path, tmp_path: Path) -> None:
+    for env_id in (None, "no_such_module:Env-v0", "Nothing-v0"):
+        source = unnamed(data, tmp_path / "a.hdf5", env_id)
+        result = pgdiff("train", "data=a.hdf5", "out=run")
+        assert result.code == 1
+        assert result.error.startswith("error: `task` must be given")
+        assert "task.id=ID" in result.error
+        assert list(tmp_path.iterdir()) == [source]
 
 
-@pytest.mark.parametrize("word", ["task=hopper", "task.id=Pendulum-v1", "task.id=CartPole-v1"])
-def test_a_task_of_other_sizes(pgdiff, data: Path, tmp_path: Path, word: str) -> None:
-    result = pgdiff("train", word, f"data={data}", "out=run")
-    assert result.code == 1
-    assert "`task` must be the one that the data were recorded in" in result.error
-    assert "Got 4 and 2 in" in result.error and "'maze2d-umaze-v1'" in result.error
+def test_a_task_of_other_sizes(pgdiff, data: Path, tmp_path: Path) -> None:
+    for word in ("task=hopper", "task.id=Pendulum-v1", "task.id=CartPole-v1"):
+        result = pgdiff("train", word, f"data={data}", "out=run")
+        assert result.code == 1
+        assert "`task` must be the task in which the data were recorded" in result.error
+        assert "Got 4 and 2 in" in result.error and "'maze2d-umaze-v1'" in result.error
     assert list(tmp_path.iterdir()) == []
 
 
@@ -146,24 +147,32 @@ def test_the_environment_of_a_run(own_run: Path) -> None:
 # ------------------------------------------------------------------------ rewards and logarithms
 
 
-@pytest.mark.parametrize("recipe", ["chunks", "forcing", "segment_value", "strided", "value"])
-@pytest.mark.parametrize("task", ["custom", "hopper", "maze2d-large-v1"])
-def test_only_values_in_log_space_are_guided_by_their_logarithm(recipe: str, task: str) -> None:
-    found = settings("train", [f"recipe={recipe}", f"task={task}", "task.id=Pendulum-v1"])
-    (guide,) = found["recipe"]["guides"].values()
-    log_space = found["task"]["value"]["log_space"]
-    assert log_space == (task == "maze2d-large-v1")
-    assert guide["transform"] == ("log" if log_space else "none")
-    assert guide["normalize"] == ("none" if log_space else "plan")
+def test_only_values_in_log_space_are_guided_by_their_logarithm() -> None:
+    for recipe, task in (
+        ("chunks", "custom"),
+        ("forcing", "maze2d-large-v1"),
+        ("segment_value", "hopper"),
+        ("strided", "maze2d-large-v1"),
+        ("value", "custom"),
+    ):
+        found = settings("train", [f"recipe={recipe}", f"task={task}", "task.id=Pendulum-v1"])
+        (guide,) = found["recipe"]["guides"].values()
+        log_space = task == "maze2d-large-v1"
+        if "value" in found["recipe"]["stages"]:
+            arguments = found["recipe"]["stages"]["value"]["arguments"]
+            assert arguments["log_space"] == log_space
+        assert guide["transform"] == ("log" if log_space else "none")
+        assert guide["normalize_gradient"] == (None if log_space else "plan")
 
 
-def test_every_task_says_how_a_value_guides() -> None:
-    for name in choices("task"):
-        task = settings("collect", [f"task={name}", "task.id=A-v0"])["task"]
-        # Rewards of mazes are never negative; in the others nothing is known of them.
-        expected = "log" if "2d-" in name else "none"
-        assert task["value_guide"]["transform"] == expected, name
-        assert task["value"]["log_space"] <= (expected == "log"), name
+def test_only_values_of_mazes_guide_by_their_logarithm() -> None:
+    """Rewards of mazes are never negative; in the other tasks nothing is known of them."""
+    for task in choices("task"):
+        row = tables()["value"].get(task, {})
+        expected = "log" if "2d-" in task else "none"
+        assert row.get("guides", {}).get("value", {}).get("transform", "none") == expected, task
+        log_space = row.get("stages", {}).get("value", {}).get("arguments", {}).get("log_space")
+        assert not log_space or expected == "log", task
 
 
 def test_a_logarithm_of_negative_rewards_is_refused(
@@ -208,10 +217,10 @@ def test_runs_that_neither_plan_nor_act(pgdiff, own_run: Path, tmp_path: Path) -
         (["evaluate", f"run={own_run}", "member=0"], "`stage` must be given with `member`"),
         (["evaluate", f"run={own_run}", "stage=value"], "`stage` must be one of {cloning}"),
         (["evaluate", f"run={own_run}", "stage=cloning", "member=4"], "`member` must be below 4"),
-        (["evaluate", f"run={own_run}", "stage=cloning", "guide=value"], "must be left out where"),
+        (["evaluate", f"run={own_run}", "stage=cloning", "guide=value"], "must be left out when"),
         (
-            ["evaluate", f"run={own_run}", "stage=cloning", "planner.steps=2"],
-            "`planner.steps` must",
+            ["evaluate", f"run={own_run}", "stage=cloning", "planner.sampling.steps=2"],
+            "`planner.sampling` must",
         ),
         (["evaluate", f"run={own_run}", "stage=cloning", "ablation=true"], "`ablation` must be"),
         (["plan", f"run={own_run}", "guide=policy", f"guide.agent={own_run}/fitted_q"], "FittedQ"),
@@ -222,44 +231,35 @@ def test_runs_that_neither_plan_nor_act(pgdiff, own_run: Path, tmp_path: Path) -
     assert sorted(alone.rglob("*")) == before
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["train", "task.id=Pendlum-v1", "data=DATA"], "`task.id` must be an environment"),
-        (["train", "task=custom", "data=DATA"], "`task.id` or `task.name` must be given"),
-        (["train", "task.id=", "data=DATA"], "`task.id` must be an environment"),
-        (["train", "data=[DATA,DATA]"], "`data` must be a path"),
-        (["train", "data=nowhere/v0"], "does not exist"),
-        (["train", "data=DATA", "out=DATA/run"], "DATA/run"),
-        (["collect", "task.name=mine"], "`task.id` must be the id of an environment"),
-        (["collect", "task.id=Nothing-v0", "policy=RUN/model"], "environment id must be one of"),
-        (["collect", "task=hopper", "policy=RUN"], "must be the folder of an agent"),
-        (["collect", "task=hopper", "policy=RUN/model"], "TrajectoryDiffusion, without a policy"),
-        (["generate", "run=RUN", "policy=nowhere.zip"], "'nowhere.zip' does not exist"),
-        (["generate", "run=DATA"], "`run` must be a run folder"),
-        (["compare", "real=DATA"], "`synthetic` must be given"),
-        (["compare", "real=DATA", "synthetic=[]"], "`synthetic` must be a path or a list"),
-        (["compare", "real=DATA", "synthetic=DATA", "target=RUN"], "`target`:"),
-        (["compare", "real=DATA", "synthetic=DATA", "env=Pendulum-v1"], "Pendulum-v1"),
-        (["convert", "data=DATA", "to=json", "out=a"], "`to` must be one of"),
-        (["convert", "data=DATA"], "`out` must be given"),
-        (["evaluate", "run=RUN", "env=Pendulum-v1"], "`env` must have the spaces"),
-        (["evaluate", "run=RUN", "stage=iql"], "`stage` must be left out"),
-        (["evaluate"], "`run` must be given"),
-        (["plan", "run=RUN", "guide.agent=a=b.zip"], "has no 'agent'"),
-        (
-            ["plan", "run=RUN", "explain=true", "explain_behaviour=é.zip"],
-            "'é.zip' does not exist",
-        ),
-    ],
-)
+WRONG = [
+    # One line of each command, and each kind of value: paths, ids, lists, choices.
+    ("train task.id=Pendlum-v1 data=DATA", "`task.id` must be an environment"),
+    ("train task=custom data=DATA", "`task.id` or `task.name` must be given"),
+    ("train data=[DATA,DATA]", "`data` must be a path"),
+    ("train data=nowhere/v0", "does not exist"),
+    ("train data=DATA out=DATA/run", "DATA/run"),
+    ("collect task.name=mine", "`task.id` must be the id of an environment"),
+    ("collect task=hopper policy=RUN", "must be the folder of an agent"),
+    ("collect task=hopper policy=RUN/model", "Got a TrajectoryDiffusion"),
+    ("generate run=DATA", "`run` must be a run folder"),
+    ("compare real=DATA", "`synthetic` must be given"),
+    ("compare real=DATA synthetic=DATA target=RUN", "`target`:"),
+    ("convert data=DATA to=json out=a", "`to` must be one of"),
+    ("evaluate run=RUN env=Pendulum-v1", "`env` must have the spaces"),
+    ("evaluate run=RUN stage=iql", "`stage` must be left out"),
+    ("plan run=RUN guide.agent=a=b.zip", "has no 'agent'"),
+    ("plan run=RUN explain=true explain_behaviour=é.zip", "'é.zip' does not exist"),
+]
+
+
 def test_a_wrong_line_is_one_message_and_writes_nothing(
-    pgdiff, data: Path, run_folder: Path, tmp_path: Path, snapshot, words, message: str
+    pgdiff, data: Path, run_folder: Path, tmp_path: Path, snapshot
 ) -> None:
     before = snapshot(run_folder.parent)
-    given = [word.replace("DATA", str(data)).replace("RUN", str(run_folder)) for word in words]
-    result = pgdiff(*given)
-    assert result.code == 1
-    assert message.replace("DATA", str(data)) in result.error, result.error
+    for line, message in WRONG:
+        words = line.replace("DATA", str(data)).replace("RUN", str(run_folder)).split()
+        result = pgdiff(*words)
+        assert result.code == 1, line
+        assert message.replace("DATA", str(data)) in result.error, result.error
     assert list(tmp_path.iterdir()) == []
     assert snapshot(run_folder.parent) == before

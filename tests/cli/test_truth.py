@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-QUICK = ["planner.candidates=2", "planner.steps=2", "truth_starts=6", "truth_likelihood=0"]
+QUICK = ["planner.candidates=2", "planner.sampling.steps=2", "truth_starts=6", "truth_likelihood=0"]
 
 
 def test_the_truth_of_a_run_s_plans(pgdiff, run_folder: Path) -> None:
@@ -29,11 +29,11 @@ def test_the_truth_of_a_run_s_plans(pgdiff, run_folder: Path) -> None:
 def test_what_is_refused(pgdiff, own_run: Path, data: Path) -> None:
     words = ["evaluate", f"run={own_run}", "truth=true", *QUICK]
     Path("file").touch()
-    assert "must be a place that can be written to" in pgdiff(*words, "out=file/e").error
+    assert "must be a path that can be written to" in pgdiff(*words, "out=file/e").error
     assert "`truth_starts` must be" in pgdiff(*words, "truth_starts=0").error
     assert "`truth` must be false with ablation" in pgdiff(*words, "ablation=true").error
     content = json.loads((own_run / "run.json").read_text())
-    for path, said in (("gone.hdf5", "does not exist"), (str(data), "Got another one")):
+    for path, said in (("gone.hdf5", "does not exist"), (str(data), "Got another recording")):
         content["data"] = {"path": path, "steps": 1, "episodes": 1}
         (own_run / "run.json").write_text(json.dumps(content))
         assert said in pgdiff(*words, "out=e").error

@@ -1,4 +1,4 @@
-"""The value of a whole noisy segment: what it is regressed on, and a return that it learns."""
+"""The value of a whole noisy segment: its target, and a return that it learns."""
 
 from typing import Any
 
@@ -9,10 +9,11 @@ from torch import Tensor, nn
 from toys import fit, generator, record, walk
 
 from pgdiff import SegmentValue
+from pgdiff.core.validation import PgdiffError
 from pgdiff.critics.segment_value import ReturnDataset
 from pgdiff.denoisers import TransformerConfig
+from pgdiff.training.learner import to_tensors
 from pgdiff.trajectory import Segment
-from pgdiff.validation import PgdiffError
 
 TINY = TransformerConfig(width=16, depth=1)
 
@@ -40,7 +41,7 @@ def test_the_first_token_is_clean_and_the_loss_is_in_units_of_a_mean_reward() ->
 
     value.network.register_forward_pre_hook(spy)
     batch = value.dataset(episodes).batch(np.arange(40))
-    batch = type(batch)(*map(torch.from_numpy, batch))
+    batch = to_tensors(batch, torch.device("cpu"))
     before = torch.random.get_rng_state()
     loss = value.losses(batch, generator(0))["value"]
     assert torch.equal(before, torch.random.get_rng_state())
@@ -48,16 +49,16 @@ def test_the_first_token_is_clean_and_the_loss_is_in_units_of_a_mean_reward() ->
     x0 = value.normalizer.normalize(batch.observations)
     assert (level[:, 0] == 0).all() and torch.equal(x[:, 0], x0[:, 0])
     assert (level[:, 1:] == level[:, 1:2]).all() and (level[:, 1:] > 0).all()
-    sigma = value.schedule.sigma(level[:, 1:])[..., None]
-    alpha = value.schedule.alpha(level[:, 1:])[..., None]
+    sigma = value.noise_schedule.sigma(level[:, 1:])[..., None]
+    alpha = value.noise_schedule.alpha(level[:, 1:])[..., None]
     noise = (x[:, 1:] - alpha * x0[:, 1:]) / sigma
     assert abs(float(noise.mean())) < 0.2 and abs(float(noise.std()) - 1) < 0.1
-    # A fresh network gives 0, so the loss is the mean square of the scaled returns.
+    # A new network returns 0, so the loss is the mean square of the scaled returns.
     torch.testing.assert_close(loss, (0.1 * batch.returns).square().mean())
 
 
 def test_it_learns_a_linear_return_at_every_level() -> None:
-    """One reward for each episode, seen in its observations; far from the end it is J."""
+    """Each episode has one reward, visible in its observations; far from the end J equals it."""
     rng = np.random.default_rng(0)
     pay = np.repeat(rng.uniform(-1, 1, 40), 30)
     observations = np.stack([pay, rng.normal(size=1200)], axis=1)
@@ -65,7 +66,7 @@ def test_it_learns_a_linear_return_at_every_level() -> None:
     value = SegmentValue.from_episodes(
         episodes, horizon=4, stride=3, discount=0.5, denoiser=TransformerConfig(width=32, depth=1)
     )
-    fit(value, episodes, steps=1200)
+    fit(value, episodes, steps=500, learning_rate=6e-3)
     data = value.dataset(episodes).batch(np.arange(len(value.dataset(episodes)))[::7])
     x0 = value.normalizer.normalize(torch.from_numpy(data.observations))
     exact = 2 * torch.from_numpy(data.observations)[:, 0, 0] + 1
@@ -73,13 +74,13 @@ def test_it_learns_a_linear_return_at_every_level() -> None:
         level = torch.full(x0.shape[:2], noisiness)
         level[:, 0] = 0.0
         alpha, sigma = (
-            value.schedule.alpha(level)[..., None],
-            value.schedule.sigma(level)[..., None],
+            value.noise_schedule.alpha(level)[..., None],
+            value.noise_schedule.sigma(level)[..., None],
         )
         x = alpha * x0 + sigma * torch.randn(x0.shape, generator=generator(0))
         segment = Segment(observations=value.normalizer.unnormalize(x), stride=3)
         with torch.no_grad():
-            learned = value.energy(segment, level)
+            learned = value.objective(segment, level)
         error = (learned - exact).abs().mean().item()
         print(
             f"\nlevel {noisiness}: mean error {error:.3f} of values with spread {exact.std():.2f}"
@@ -102,8 +103,10 @@ def test_bad_settings_and_segments_are_named() -> None:
         ((2, 5, 4), 3, "horizon"),
         ((2, 4, 3), 3, "observation"),
     ):
-        with pytest.raises(PgdiffError, match=f"`{name}` of a segment must be that of its value"):
-            value.energy(Segment(observations=torch.zeros(shape), stride=stride), level)
+        with pytest.raises(
+            PgdiffError, match=f"`{name}` of a segment must equal that of the value"
+        ):
+            value.objective(Segment(observations=torch.zeros(shape), stride=stride), level)
 
 
 def test_same_seed_same_weights() -> None:

@@ -1,5 +1,6 @@
-"""Rewards between tokens and a terminal value: known values of chains, and the energy's law."""
+"""Rewards between tokens and a terminal value: values of chains, and laws of the objective."""
 
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,16 +11,17 @@ from torch import Tensor
 from toys import DOUBLE, fit, generator, record, stir, walk
 
 from pgdiff import Episodes, TransitionValue
+from pgdiff.core.validation import PgdiffError
 from pgdiff.data import LimitsNormalizer
+from pgdiff.training.learner import to_tensors
 from pgdiff.trajectory import Segment
-from pgdiff.validation import PgdiffError
 
 DISCOUNT = 0.8
 NORMALIZER = LimitsNormalizer(torch.tensor([0.5, -1.0, 0.0]), torch.tensor([2.0, 0.5, 3.0]))
 
 
 def chain(length: int = 14) -> Episodes:
-    """States 0 to 4, one step up at a time, and there one stays; state 4 pays 1 a step.
+    """Record states 0 to 4, one step up at a time, up to the last; state 4 pays 1 a step.
 
     The value of state s is `discount^(4 - s) / (1 - discount)`.
     """
@@ -31,7 +33,7 @@ def chain(length: int = 14) -> Episodes:
 
 
 def fork(length: int = 12) -> Episodes:
-    """From state 0 half of the episodes go to 1, which pays 1 a step, half to -1, which does not.
+    """Record a fork: half of the episodes go from 0 to 1, which pays 1 a step, half to -1 (pays 0).
 
     Of `discount / (1 - discount)` and 0 with even odds the tau-expectile is tau times the former.
     """
@@ -46,13 +48,15 @@ def learn(episodes: Episodes, *, steps: int, **options: Any) -> TransitionValue:
     value = TransitionValue.from_episodes(
         episodes, discount=DISCOUNT, width=32, depth=1, **({"stride": 1} | options)
     )
-    value.slow = 0.1
-    return fit(value, episodes, steps=steps, batch_size=32)
+    value.tau = 0.2
+    return fit(value, episodes, steps=steps, batch_size=32, learning_rate=1e-2)
 
 
 def random_value(**options: Any) -> TransitionValue:
     settings: dict[str, Any] = {"stride": 3, "discount": 0.95, "width": 16, "depth": 1}
-    value = TransitionValue(normalizer=NORMALIZER, **(settings | options))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        value = TransitionValue(normalizer=NORMALIZER, **(settings | options))
     return stir(value, size=0.5).double()
 
 
@@ -68,14 +72,14 @@ def random_segment(*, batch: int = 4, tokens: int = 6) -> Segment:
 def test_bootstrapped_values_stay_in_the_range_of_the_rewards(log_space: bool) -> None:
     low, high = (2.0, 12.0) if log_space else (0.2, 0.6)
     value = random_value(log_space=log_space, expectile=0.8, value_range=(low, high))
-    stir(value.slow_network, seed=5, size=1.0)
+    stir(value.target_network, seed=5, size=1.0)
     x = torch.randn(40, 2, 3, generator=generator(0), dtype=DOUBLE)
     rewards = torch.rand(40, 2, generator=generator(1), dtype=DOUBLE)
     batch = SimpleNamespace(observations=x, rewards=rewards)
     found = value.losses(batch, generator(0))["value"]
     here, ahead = (
         value._raw(network, value.normalizer.normalize(x[:, token]))
-        for token, network in enumerate((value.value_network, value.slow_network))
+        for token, network in enumerate((value.value_network, value.target_network))
     )
     ahead = ahead.exp() if log_space else ahead
     assert (ahead < low).any() and (ahead > high).any()
@@ -88,7 +92,7 @@ def test_bootstrapped_values_stay_in_the_range_of_the_rewards(log_space: bool) -
 
 
 def test_the_range_is_that_of_the_recording() -> None:
-    """A value is a mean of rewards; an end, after which nothing is earned, adds 0 to them."""
+    """A value is a mean of rewards; an end, after which all rewards are 0, adds 0 to them."""
     states, rewards = np.arange(8.0)[:, None], np.arange(8.0) + 2
     for terminal, low in ((False, 2.0), (True, 0.0)):
         episodes = record(states, np.zeros((8, 1)), rewards, lengths=[4, 4], terminal=terminal)
@@ -97,9 +101,9 @@ def test_the_range_is_that_of_the_recording() -> None:
         assert TransitionValue.from_episodes(first, stride=1).value_range == (low, 5.0)
 
 
-@pytest.mark.parametrize("stride", [1, 3])
+@pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_chain_has_its_discounted_value(stride: int) -> None:
-    value = learn(chain(), stride=stride, expectile=0.5, steps=1500)
+    value = learn(chain(), stride=stride, expectile=0.5, steps=400)
     states = torch.arange(5.0)[:, None]
     with torch.no_grad():
         learned = value.value(states)
@@ -107,12 +111,24 @@ def test_a_chain_has_its_discounted_value(stride: int) -> None:
     print(f"\nstride {stride}: values {learned.tolist()}, exact {exact.tolist()}")
     torch.testing.assert_close(learned, exact, rtol=0, atol=0.02)
 
-    # With rewards that are right, J is the value of where it starts.
+    # With exact rewards, J is the value of the first state.
     tokens = torch.minimum(states + stride * torch.arange(4.0), torch.tensor(4.0))[..., None]
-    for trace in (0.0, 0.7, 1.0):
+    for td_lambda in (0.0, 0.7, 1.0):
         with torch.no_grad():
-            energy = value.energy(Segment(observations=tokens, stride=stride), trace=trace)
-        torch.testing.assert_close(energy, exact, rtol=0, atol=0.03)
+            objective = value.objective(
+                Segment(observations=tokens, stride=stride), td_lambda=td_lambda
+            )
+        torch.testing.assert_close(objective, exact, rtol=0, atol=0.03)
+
+    # Rewards are those between the tokens, discounted: the steps at 4 pay. The lambda-return at 0
+    # is the reward and the next token's value.
+    pairs = torch.stack([states[:, 0], (states[:, 0] + stride).clamp(max=4)], dim=-1)[..., None]
+    with torch.no_grad():
+        one = value.objective(Segment(observations=pairs, stride=stride), td_lambda=0.0)
+        paid = one - DISCOUNT**stride * value.value(pairs[:, 1])
+    due = [sum(DISCOUNT**j for j in range(stride) if s + j >= 4) for s in range(5)]
+    print(f"rewards {paid.tolist()}, exact {due}")
+    torch.testing.assert_close(paid, (1 - DISCOUNT) * torch.tensor(due), rtol=0, atol=0.02)
 
 
 def test_in_log_space_small_values_are_known_as_well_as_large_ones() -> None:
@@ -122,7 +138,7 @@ def test_in_log_space_small_values_are_known_as_well_as_large_ones() -> None:
     episodes = record(
         states[:, None], np.zeros((len(states), 1)), states == 11, lengths=[20] * len(ways)
     )
-    value = learn(episodes, expectile=0.5, steps=2500, log_space=True)
+    value = learn(episodes, expectile=0.5, steps=500, log_space=True)
     places = torch.arange(12.0)[:, None]
     exact = DISCOUNT ** (11 - places[:, 0])
     with torch.no_grad():
@@ -141,52 +157,38 @@ def test_a_value_sees_only_its_features() -> None:
     for options in ({}, {"log_space": True}):
         value = random_value(value_features=[0, 2], **options)
         here = torch.randn(5, 3, generator=generator(2), dtype=DOUBLE)
-        there = here.clone()
-        there[:, 1] += 1.0
-        assert torch.equal(value.value(here), value.value(there))
-        there[:, 2] += 1.0
-        assert not torch.equal(value.value(here), value.value(there))
+        changed = here.clone()
+        changed[:, 1] += 1.0
+        assert torch.equal(value.value(here), value.value(changed))
+        changed[:, 2] += 1.0
+        assert not torch.equal(value.value(here), value.value(changed))
     for wrong in ([], [3], [-1], [True]):
         with pytest.raises(PgdiffError, match="`value_features` must be indices of the 3 features"):
             random_value(value_features=wrong)
 
 
-def test_rewards_are_those_between_the_tokens() -> None:
-    """Discounted over the stride: from state s to s + 3, the steps at 4 pay."""
-    value = learn(chain(), stride=3, steps=1500)
-    states = torch.arange(5.0)
-    pairs = torch.stack([states, (states + 3).clamp(max=4)], dim=-1)[..., None]
-    zero = torch.zeros(5)
-    with torch.no_grad():  # the lambda-return at 0 is the reward and the next token's value
-        one = value.energy(Segment(observations=pairs, stride=3), trace=0.0)
-        learned = one - DISCOUNT**3 * value.value(pairs[:, 1])
-    exact = zero.clone()
-    for s in range(5):
-        exact[s] = sum(DISCOUNT**j for j in range(3) if s + j >= 4) * (1 - DISCOUNT)
-    print(f"\nrewards {learned.tolist()}, exact {exact.tolist()}")
-    torch.testing.assert_close(learned, exact, rtol=0, atol=0.02)
-
-
-@pytest.mark.parametrize("expectile", [0.5, 0.9, 0.98])
+@pytest.mark.parametrize(
+    "expectile", [*(pytest.param(e, marks=pytest.mark.slow) for e in (0.5, 0.9)), 0.98]
+)
 def test_at_a_fork_the_value_goes_to_the_better_way(expectile: float) -> None:
-    value = learn(fork(), expectile=expectile, steps=2000)
+    value = learn(fork(), expectile=expectile, steps=300)
     with torch.no_grad():
         left, middle, right = value.value(torch.tensor([[-1.0], [0.0], [1.0]])).tolist()
     print(
         f"\nexpectile {expectile}: value at the fork {middle:.3f}, exact "
         f"{expectile * DISCOUNT:.3f}, best way {DISCOUNT}"
     )
-    assert abs(left) < 0.02 and abs(right - 1) < 0.02
+    assert abs(left) < 0.05 and abs(right - 1) < 0.02
     assert abs(middle - expectile * DISCOUNT) < 0.03
 
 
 def test_the_slow_network_follows() -> None:
-    value = stir(TransitionValue(normalizer=NORMALIZER, stride=1, slow=0.25))
-    slow = [p.clone() for p in value.slow_network.parameters()]
+    value = stir(TransitionValue(normalizer=NORMALIZER, stride=1, tau=0.25))
+    slow = [p.clone() for p in value.target_network.parameters()]
     fast = [p.clone() for p in value.value_network.parameters()]
-    assert not any(p.requires_grad for p in value.slow_network.parameters())
+    assert not any(p.requires_grad for p in value.target_network.parameters())
     value.after_step()
-    for now, before, ahead in zip(value.slow_network.parameters(), slow, fast, strict=True):
+    for now, before, ahead in zip(value.target_network.parameters(), slow, fast, strict=True):
         torch.testing.assert_close(now, 0.75 * before + 0.25 * ahead)
     for now, before in zip(value.value_network.parameters(), fast, strict=True):
         assert torch.equal(now, before)
@@ -196,20 +198,20 @@ def test_no_gradient_flows_through_the_target() -> None:
     episodes = walk()
     value = TransitionValue.from_episodes(episodes, stride=2)
     batch = value.dataset(episodes).batch(np.arange(16))
-    batch = type(batch)(*map(torch.from_numpy, batch))
+    batch = to_tensors(batch, torch.device("cpu"))
     losses = value.losses(batch, generator(0))
     assert sorted(losses) == ["reward", "value"]
     losses["value"].backward()
-    assert all(p.grad is None for p in value.slow_network.parameters())
+    assert all(p.grad is None for p in value.target_network.parameters())
     assert all(p.grad is None for p in value.reward_network.parameters())
     assert all(p.grad is not None for p in value.value_network.parameters())
 
 
-# ----------------------------------------------------------------------------------------- energy
+# ---------------------------------------------------------------------------------------- objective
 
 
 def parts(value: TransitionValue, segment: Segment) -> tuple[Tensor, Tensor]:
-    """Rewards between tokens and values of tokens, one network call for each."""
+    """Return rewards between tokens and values of tokens, one network call for each."""
     x = NORMALIZER.normalize(segment.observations)
     unit = (1 - value.discount) * value.stride
     rewards = [
@@ -220,90 +222,83 @@ def parts(value: TransitionValue, segment: Segment) -> tuple[Tensor, Tensor]:
     return torch.stack(rewards, dim=1), torch.stack(values, dim=1)
 
 
-def test_energy_is_j_of_a_naive_loop() -> None:
+def test_the_objective_is_j_of_a_naive_loop() -> None:
     value, segment = random_value(), random_segment()
     rewards, values = parts(value, segment)
     total = torch.zeros(4, dtype=DOUBLE)
     for k in range(5):
         total = total + 0.95 ** (3 * k) * rewards[:, k]
     total = total + 0.95**15 * values[:, 5]
-    torch.testing.assert_close(value.energy(segment), total, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(value.objective(segment), total, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(value.value(segment.observations), values)
 
 
-@pytest.mark.parametrize("trace", [0.0, 0.3, 0.7, 1.0])
-@pytest.mark.parametrize("tokens", [2, 6])
-def test_energy_is_the_lambda_return_of_a_backward_recursion(trace: float, tokens: int) -> None:
+def test_the_objective_is_the_lambda_return_of_a_backward_recursion() -> None:
     """Sutton & Barto 2018, eq. 12.20: `G_k = r_k + g ((1 - l) V_k+1 + l G_k+1)`."""
-    value, segment = random_value(), random_segment(tokens=tokens)
-    rewards, values = parts(value, segment)
     step = 0.95**3
-    total = values[:, -1]
-    for k in reversed(range(tokens - 1)):
-        total = rewards[:, k] + step * ((1 - trace) * values[:, k + 1] + trace * total)
-    energy = value.energy(segment, trace=trace)
-    torch.testing.assert_close(energy, total, rtol=1e-12, atol=1e-12)
-    if trace == 0.0:
-        one_step = rewards[:, 0] + step * values[:, 1]
-        torch.testing.assert_close(energy, one_step, rtol=1e-12, atol=1e-12)
+    for td_lambda, tokens in itertools.product((0.0, 0.3, 0.7, 1.0), (2, 6)):
+        value, segment = random_value(), random_segment(tokens=tokens)
+        rewards, values = parts(value, segment)
+        total = values[:, -1]
+        for k in reversed(range(tokens - 1)):
+            total = rewards[:, k] + step * ((1 - td_lambda) * values[:, k + 1] + td_lambda * total)
+        objective = value.objective(segment, td_lambda=td_lambda)
+        torch.testing.assert_close(objective, total, rtol=1e-12, atol=1e-12)
+        if td_lambda == 0.0:
+            one_step = rewards[:, 0] + step * values[:, 1]
+            torch.testing.assert_close(objective, one_step, rtol=1e-12, atol=1e-12)
 
 
-def test_with_a_trace_below_one_every_token_hears_its_own_value() -> None:
+def test_with_td_lambda_below_one_every_token_depends_on_its_own_value() -> None:
     value = random_value()
-    for parameter in value.reward_network[-1].parameters():  # no reward: the value part alone
+    for parameter in value.reward_network[-1].parameters():  # no reward: only the value part
         parameter.data.zero_()
 
-    def pushes(trace: float) -> list[float]:
+    def pushes(td_lambda: float) -> list[float]:
         x = random_segment().observations.requires_grad_(True)
-        energy = value.energy(Segment(observations=x, stride=3), trace=trace)
-        (gradient,) = torch.autograd.grad(energy.sum(), x)
+        objective = value.objective(Segment(observations=x, stride=3), td_lambda=td_lambda)
+        (gradient,) = torch.autograd.grad(objective.sum(), x)
         return gradient.norm(dim=(0, 2)).tolist()
 
-    for trace in (1.0, 0.7, 0.0):
-        print(f"\ntrace {trace}: gradient of the value part by token {pushes(trace)}")
+    for td_lambda in (1.0, 0.7, 0.0):
+        print(f"\ntrace {td_lambda}: gradient of the value part by token {pushes(td_lambda)}")
     assert pushes(1.0)[:5] == [0.0] * 5 and pushes(1.0)[5] > 0
     assert pushes(0.7)[0] == 0.0 and min(pushes(0.7)[1:]) > 0
     assert [push > 0 for push in pushes(0.0)] == [False, True, False, False, False, False]
 
     whole = random_value()
     x = random_segment().observations.requires_grad_(True)
-    energy = whole.energy(Segment(observations=x, stride=3), trace=0.7)
-    (gradient,) = torch.autograd.grad(energy.sum(), x)
+    objective = whole.objective(Segment(observations=x, stride=3), td_lambda=0.7)
+    (gradient,) = torch.autograd.grad(objective.sum(), x)
     assert (gradient.norm(dim=(0, 2)) > 0).all()
 
 
 # ------------------------------------------------------------------------------------ bad settings
 
 
-@pytest.mark.parametrize(
-    ("name", "wrong"),
-    [
-        ("discount", 0.0),
-        ("discount", 1.0),
-        ("discount", 1.5),
-        ("discount", float("nan")),
-        ("expectile", 0.0),
-        ("expectile", 1.0),
-        ("slow", 0.0),
-        ("slow", 1.1),
-        ("stride", 0),
-    ],
-)
 @pytest.mark.usefixtures("unchecked")
-def test_bad_settings_are_named(name: str, wrong: Any) -> None:
-    with pytest.raises(PgdiffError, match=f"`{name}` must be"):
-        TransitionValue(normalizer=NORMALIZER, **({"stride": 1} | {name: wrong}))
+def test_bad_settings_are_named() -> None:
+    bad: dict[str, tuple[Any, ...]] = {
+        "discount": (0.0, 1.0, 1.5, float("nan")),
+        "expectile": (0.0, 1.0),
+        "tau": (0.0, 1.1),
+        "stride": (0,),
+    }
+    for name, values in bad.items():
+        for wrong in values:
+            with pytest.raises(PgdiffError, match=f"`{name}` must be"):
+                TransitionValue(normalizer=NORMALIZER, **({"stride": 1} | {name: wrong}))
 
 
 def test_bad_segments_are_named() -> None:
     value, segment = random_value(), random_segment()
-    for trace in (-0.1, 1.1, float("nan")):
-        with pytest.raises(PgdiffError, match="`trace` must be a number in"):
-            value.energy(segment, trace=trace)
-    with pytest.raises(PgdiffError, match=r"`stride` of a segment must be .*, 3. Got 2"):
-        value.energy(Segment(observations=segment.observations, stride=2))
-    with pytest.raises(PgdiffError, match=r"`observation` of a segment must be .*, 3. Got 2"):
-        value.energy(Segment(observations=segment.observations[..., :2], stride=3))
+    for td_lambda in (-0.1, 1.1, float("nan")):
+        with pytest.raises(PgdiffError, match="`td_lambda` must be a number in"):
+            value.objective(segment, td_lambda=td_lambda)
+    with pytest.raises(PgdiffError, match=r"`stride` of a segment must equal .*, 3. Got 2"):
+        value.objective(Segment(observations=segment.observations, stride=2))
+    with pytest.raises(PgdiffError, match=r"`observation` of a segment must equal .*, 3. Got 2"):
+        value.objective(Segment(observations=segment.observations[..., :2], stride=3))
 
 
 def test_same_seed_same_weights() -> None:
@@ -317,11 +312,11 @@ def test_same_seed_same_weights() -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_nothing_is_worth_anything_after_a_terminal(stride: int) -> None:
+@pytest.mark.parametrize("stride", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_no_state_has_a_value_after_a_terminal(stride: int) -> None:
     """States 0 to 3 pay 1 each and the task ends after 3: `V(s) = sum of discount^j, j < 4 - s`.
 
-    The same recording with a timeout in the terminal's place says nothing of an end.
+    With a timeout instead of the terminal, the recording contains no end.
     """
     ways = [np.arange(first, 4) for first in (0, 0, 1, 2, 3)]
     states = np.concatenate(ways)
@@ -333,7 +328,7 @@ def test_nothing_is_worth_anything_after_a_terminal(stride: int) -> None:
         rewards=np.ones(len(states)),
         terminals=ends,
     )
-    value = learn(episodes, stride=stride, expectile=0.5, steps=2000)
+    value = learn(episodes, stride=stride, expectile=0.5, steps=300)
     with torch.no_grad():
         found = value.value(torch.arange(4.0)[:, None]) / (1 - DISCOUNT)
     exact = torch.tensor([sum(DISCOUNT**j for j in range(4 - state)) for state in range(4)])

@@ -1,4 +1,4 @@
-"""The same episodes as h5py, Minari and Stable-Baselines3 themselves write them."""
+"""Writers of the same episodes by h5py, Minari and Stable-Baselines3."""
 
 import warnings
 from collections.abc import Callable
@@ -21,7 +21,7 @@ Fields = dict[str, np.ndarray]
 
 
 def walks(*, goals: bool, lengths: tuple[int, ...] = LENGTHS, seed: int = 0) -> Fields:
-    """Episodes that end by terminals and timeouts in turn; the last one is unfinished."""
+    """Return episodes that end in terminals and timeouts alternately; the last is unfinished."""
     rng = np.random.default_rng(seed)
     size, steps = LAYOUT.features if goals else 3, sum(lengths)
     every = [rng.normal(size=(n + 1, size)).astype(np.float32) for n in lengths]
@@ -35,21 +35,21 @@ def walks(*, goals: bool, lengths: tuple[int, ...] = LENGTHS, seed: int = 0) -> 
         "timeouts": np.isin(np.arange(steps), ends[1:-1:2]),
     }
     if goals:
-        wanted = [rng.normal(size=(n + 1, 2)).astype(np.float32) for n in lengths]
-        fields["infos/goal"] = np.concatenate([x[:-1] for x in wanted])
-        fields["infos/next_goal"] = np.concatenate([x[1:] for x in wanted])
+        all_goals = [rng.normal(size=(n + 1, 2)).astype(np.float32) for n in lengths]
+        fields["infos/goal"] = np.concatenate([x[:-1] for x in all_goals])
+        fields["infos/next_goal"] = np.concatenate([x[1:] for x in all_goals])
     return fields
 
 
 def episodes_of(fields: Fields, layout: ObservationLayout | None = None) -> Episodes:
-    """By `Episodes.from_arrays`."""
+    """Create episodes with `Episodes.from_arrays`."""
     plain = {name: values for name, values in fields.items() if "/" not in name}
     infos = {name[6:]: values for name, values in fields.items() if "/" in name}
     return Episodes.from_arrays(**plain, infos=infos, observation_layout=layout)  # type: ignore[arg-type]
 
 
 def by_h5py(fields: Fields, path: Path) -> Path:
-    """A plain D4RL file."""
+    """Write a plain D4RL file."""
     with h5py.File(path, "w") as file:
         for name, values in fields.items():
             file.create_dataset(name, data=values, compression="gzip")
@@ -57,7 +57,7 @@ def by_h5py(fields: Fields, path: Path) -> Path:
 
 
 def spaces_of(fields: Fields, layout: ObservationLayout | None) -> tuple[Any, Any]:
-    """Observation and action space."""
+    """Return the observation and action space."""
     size = fields["observations"].shape[1]
     flat = gymnasium.spaces.Box(-np.inf, np.inf, (size,), np.float32)
     space = flat if layout is None else layout.space()
@@ -65,7 +65,7 @@ def spaces_of(fields: Fields, layout: ObservationLayout | None) -> tuple[Any, An
 
 
 def seen(fields: Fields, layout: ObservationLayout | None, rows: Any, prefix: str = "") -> Any:
-    """Observations as the environment gave them (`prefix` "next_" for those after the step)."""
+    """Return observations in the environment's form (`prefix` "next_": after the step)."""
     flat = fields[f"{prefix}observations"][rows]
     return flat if layout is None else layout.unflatten(flat, fields[f"infos/{prefix}goal"][rows])
 
@@ -73,7 +73,7 @@ def seen(fields: Fields, layout: ObservationLayout | None, rows: Any, prefix: st
 def by_minari(
     fields: Fields, dataset_id: str, layout: ObservationLayout | None = None, *, short: bool = False
 ) -> str:
-    """A data set that Minari itself writes; `short` leaves the last observation of each out."""
+    """Write a data set with Minari; `short` omits the last observation of every episode."""
     ends = np.flatnonzero(fields["terminals"] | fields["timeouts"]) + 1
     bounds = np.unique([0, *ends, len(fields["rewards"])])
 
@@ -104,7 +104,7 @@ def by_minari(
 
 
 def tree(function: Callable[..., Any], *trees: Any) -> Any:
-    """The function over the leaves of nested dicts."""
+    """Apply a function to the leaves of nested dicts."""
     if not isinstance(trees[0], dict):
         return function(*trees)
     return {key: tree(function, *(node[key] for node in trees)) for key in trees[0]}
@@ -117,7 +117,7 @@ def by_buffer(
     size: int | None = None,
     **options: Any,
 ) -> ReplayBuffer:
-    """A buffer that is filled step by step, as an agent of Stable-Baselines3 fills it."""
+    """Fill a buffer step by step, as Stable-Baselines3's agents do."""
     space, action_space = spaces_of(fields, layout)
     kind = ReplayBuffer if layout is None else DictReplayBuffer
     steps = len(fields["rewards"])
@@ -128,7 +128,7 @@ def by_buffer(
 
 
 def add(buffer: Any, fields: Fields, layout: ObservationLayout | None, rows: list[int]) -> None:
-    """One step of each environment."""
+    """Add one step of each environment to a buffer."""
     done = fields["terminals"][rows] | fields["timeouts"][rows]
     buffer.add(
         seen(fields, layout, rows),

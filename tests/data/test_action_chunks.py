@@ -1,13 +1,15 @@
-"""The actions between tokens, as one field: against loops over rows."""
+"""Action chunks (the actions between tokens) against loops over rows."""
+
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
 
+from pgdiff.core.validation import PgdiffError
 from pgdiff.data import Episodes, SegmentDataset
 from pgdiff.data.normalizers import fit_normalizer
 from pgdiff.trajectory import Layout
-from pgdiff.validation import PgdiffError
 
 RNG = np.random.default_rng(0)
 LENGTHS = [7, 1, 12, 5]
@@ -15,7 +17,7 @@ ENDS = np.cumsum(LENGTHS)
 
 
 def recorded() -> Episodes:
-    """Episodes whose action tells its row."""
+    """Episodes whose actions are the numbers of their rows."""
     steps = int(ENDS[-1])
     timeouts = np.zeros(steps, bool)
     timeouts[ENDS - 1] = True
@@ -28,9 +30,13 @@ def recorded() -> Episodes:
     )
 
 
-@pytest.mark.parametrize("padding", ["none", "repeat"])
-@pytest.mark.parametrize(("horizon", "stride"), [(1, 1), (2, 3), (3, 2), (4, 1), (2, 6)])
-def test_chunks_hold_every_step_of_the_episode(horizon: int, stride: int, padding: str) -> None:
+def test_chunks_hold_every_step_of_the_episode() -> None:
+    sizes = ((1, 1), (2, 3), (3, 2), (4, 1), (2, 6))
+    for (horizon, stride), padding in product(sizes, ("none", "repeat")):
+        compare_chunks(horizon, stride, padding)
+
+
+def compare_chunks(horizon: int, stride: int, padding: str) -> None:
     episodes = recorded()
     fields = ("observations", "action_chunks")
     dataset = SegmentDataset(episodes, horizon, stride, fields=fields, padding=padding)
@@ -43,7 +49,7 @@ def test_chunks_hold_every_step_of_the_episode(horizon: int, stride: int, paddin
         for token in range(horizon):
             row = rows[segment, token]
             last = ENDS[np.searchsorted(ENDS, row, side="right")] - 1
-            # One after the other, from the token's row on; the episode's last is repeated.
+            # Consecutive rows from the token's row on; the episode's last row is repeated.
             steps = [min(row + j, last) for j in range(stride)]
             beyond += steps[-1] == steps[-2] if stride > 1 else 0
             expected = [number for step in steps for number in (step, -step)]
@@ -57,37 +63,34 @@ def test_the_first_action_of_a_chunk_is_the_one_at_its_row() -> None:
     dataset = SegmentDataset(recorded(), 3, 2, fields=fields)
     batch = dataset.batch(np.arange(len(dataset)))
     assert np.array_equal(batch.action_chunks[..., :2], batch.actions)
-    # Nothing lies between the last step of a chunk and the first of the next.
+    # No step lies between the last step of a chunk and the first of the next.
     assert np.array_equal(batch.action_chunks[:, :-1, -2:] + [1, -1], batch.actions[:, 1:])
     plain = SegmentDataset(recorded(), 3, 2).batch(np.arange(4))
     assert plain.action_chunks.shape == (4, 3, 0)
 
 
-@pytest.mark.parametrize("padding", ["none", "repeat"])
-@pytest.mark.parametrize(("horizon", "stride"), [(1, 1), (2, 3), (4, 2)])
-def test_previous_actions_are_the_chunk_of_the_token_before(
-    horizon: int, stride: int, padding: str
-) -> None:
+def test_previous_actions_are_the_chunk_of_the_token_before() -> None:
     fields = ("observations", "action_chunks", "previous_actions")
-    dataset = SegmentDataset(recorded(), horizon, stride, fields=fields, padding=padding)
-    batch = dataset.batch(np.arange(len(dataset)))
-    assert batch.previous_actions.shape == (len(dataset), horizon, 2 * stride)
-    assert not batch.previous_actions[:, 0].any()
-    assert np.array_equal(batch.previous_actions[:, 1:], batch.action_chunks[:, :-1])
+    for (horizon, stride), padding in product(((1, 1), (2, 3), (4, 2)), ("none", "repeat")):
+        dataset = SegmentDataset(recorded(), horizon, stride, fields=fields, padding=padding)
+        batch = dataset.batch(np.arange(len(dataset)))
+        assert batch.previous_actions.shape == (len(dataset), horizon, 2 * stride)
+        assert not batch.previous_actions[:, 0].any()
+        assert np.array_equal(batch.previous_actions[:, 1:], batch.action_chunks[:, :-1])
 
 
-@pytest.mark.parametrize("kind", ["limits", "standard"])
-def test_every_action_of_a_chunk_is_normalised_alike(kind: str) -> None:
+def test_every_action_of_a_chunk_is_normalised_alike() -> None:
     episodes = recorded()
-    whole = fit_normalizer(kind, [episodes.observations, episodes.actions], repeats=[1, 3])
-    once = fit_normalizer(kind, [episodes.actions])
     tokens = torch.from_numpy(RNG.normal(size=(5, 9)).astype(np.float32))
-    normal = whole.normalize(tokens)
-    for step in range(3):
-        columns = slice(3 + 2 * step, 5 + 2 * step)
-        torch.testing.assert_close(normal[:, columns], once.normalize(tokens[:, columns]))
-    own = fit_normalizer(kind, [episodes.observations]).normalize(tokens[:, :3])
-    torch.testing.assert_close(normal[:, :3], own)
+    for kind in ("limits", "standard"):
+        whole = fit_normalizer(kind, [episodes.observations, episodes.actions], repeats=[1, 3])
+        actions = fit_normalizer(kind, [episodes.actions])
+        observations = fit_normalizer(kind, [episodes.observations])
+        normal = whole.normalize(tokens)
+        for step in range(3):
+            columns = slice(3 + 2 * step, 5 + 2 * step)
+            torch.testing.assert_close(normal[:, columns], actions.normalize(tokens[:, columns]))
+        torch.testing.assert_close(normal[:, :3], observations.normalize(tokens[:, :3]))
 
 
 def test_a_layout_has_room_for_every_action() -> None:

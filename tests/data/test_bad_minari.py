@@ -1,26 +1,47 @@
-"""Every fault of a Minari data set is named, alike in `check` and `load_episodes`."""
+"""Every fault of a Minari data set is named, equally in `check` and `load_episodes`."""
 
+import atexit
 import json
+import os
+import shutil
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import h5py
 import numpy as np
 import pytest
 from foreign_writers import LAYOUT, LENGTHS, by_minari, walks
 
+from pgdiff.core.validation import PgdiffError
 from pgdiff.data import check, load_episodes
-from pgdiff.validation import PgdiffError
 
 PLAIN = "plain data set"
 
 
-def minari_of(work: Callable[[h5py.File], object], *, goals: bool = False) -> Callable[[], None]:
-    """Spoils the main file of the data set "bad-v0"."""
+@cache
+def sound_data_set(goals: bool) -> Path:
+    """Write a data set once; the cases spoil copies of it."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
+    with mock.patch.dict(os.environ, MINARI_DATASETS_PATH=str(folder)):
+        return folder / by_minari(walks(goals=goals), "bad-v0", LAYOUT if goals else None)
+
+
+def copy_to(store: Path, *, goals: bool = False) -> Path:
+    """Copy the data set to a store; return its `data` folder."""
+    return shutil.copytree(sound_data_set(goals), store / "bad-v0") / "data"
+
+
+def minari_of(
+    work: Callable[[h5py.File], object], *, goals: bool = False
+) -> Callable[[Path], None]:
+    """Write the data set "bad-v0" and spoil its main file."""
 
     def build(folder: Path) -> None:
-        by_minari(walks(goals=goals), "bad-v0", LAYOUT if goals else None)
-        with h5py.File(folder / "bad-v0" / "data" / "main_data.hdf5", "a") as file:
+        with h5py.File(copy_to(folder, goals=goals) / "main_data.hdf5", "a") as file:
             work(file)
 
     return build
@@ -28,8 +49,7 @@ def minari_of(work: Callable[[h5py.File], object], *, goals: bool = False) -> Ca
 
 def metadata_of(**changes: object) -> Callable[[Path], None]:
     def build(folder: Path) -> None:
-        by_minari(walks(goals=False), "bad-v0")
-        path = folder / "bad-v0" / "data" / "metadata.json"
+        path = copy_to(folder) / "metadata.json"
         path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
     return build
@@ -94,14 +114,12 @@ def grouped(path: str, *keys: str) -> Callable[[h5py.File], None]:
 
 
 def cut_metadata(folder: Path) -> None:
-    by_minari(walks(goals=False), "bad-v0")
-    path = folder / "bad-v0" / "data" / "metadata.json"
+    path = copy_to(folder) / "metadata.json"
     path.write_text(path.read_text()[:40])
 
 
 def no_main(folder: Path) -> None:
-    by_minari(walks(goals=False), "bad-v0")
-    (folder / "bad-v0" / "data" / "main_data.hdf5").unlink()
+    (copy_to(folder) / "main_data.hdf5").unlink()
 
 
 def text(file: h5py.File) -> None:
@@ -122,21 +140,21 @@ def other_goal(file: h5py.File) -> None:
 IMAGE = json.dumps({"type": "Box", "dtype": "uint8", "shape": [64, 64, 3], "low": 0, "high": 255})
 FIRST = LENGTHS[0]
 
-# (building, field, row, words of the message, words of the mend)
+# (building, field, row, words of the message, words of the fix)
 MINARI: dict[str, tuple[Callable[[Path], None], str, int | None, str, str]] = {
-    "cut metadata": (cut_metadata, "file", None, "'metadata.json' cannot be used", "anew"),
+    "cut metadata": (cut_metadata, "file", None, "'metadata.json' is invalid", "again"),
     "no main file": (no_main, "file", None, "does not exist", "Check the path"),
-    "no count": (metadata_of(total_episodes=None), "file", None, "total_episodes", "anew"),
+    "no count": (metadata_of(total_episodes=None), "file", None, "total_episodes", "again"),
     "other storage": (metadata_of(data_format="arrow"), "file", None, "'arrow'", "'hdf5'"),
-    "images": (metadata_of(observation_space=IMAGE), "file", None, "holds images", "numbers"),
-    "too few episodes": (metadata_of(total_episodes=9), "file", None, "counts 9 episodes", "anew"),
+    "images": (metadata_of(observation_space=IMAGE), "file", None, "contains images", "numbers"),
+    "too few episodes": (metadata_of(total_episodes=9), "file", None, "counts 9 episodes", "again"),
     "no episodes": (metadata_of(total_episodes=0), "file", None, "counts 0", "at least one"),
     "a missing episode": (
         minari_of(lambda file: file.move("episode_1", "episode_x")),
         "file",
         None,
         "'episode_1' is missing",
-        "anew",
+        "again",
     ),
     "NaN": (minari_of(nan), "rewards", FIRST + 3, "is NaN", "episode"),
     "missing actions": (
@@ -151,7 +169,7 @@ MINARI: dict[str, tuple[Callable[[Path], None], str, int | None, str, str]] = {
         "observations",
         FIRST,
         "is missing in episode_1",
-        "Record it",
+        "Record observations",
     ),
     "short actions": (
         minari_of(shorter("episode_1/actions", 5)),
@@ -172,7 +190,7 @@ MINARI: dict[str, tuple[Callable[[Path], None], str, int | None, str, str]] = {
         "observations",
         FIRST,
         "fields of unequal length in episode_1",
-        "Repair",
+        "same number of rows",
     ),
     "an empty episode": (
         minari_of(shorter("episode_1/rewards", 0)),
@@ -188,14 +206,14 @@ MINARI: dict[str, tuple[Callable[[Path], None], str, int | None, str, str]] = {
         ),
         "observations",
         FIRST,
-        "has the field `observations/x` in episode_1 and not in episode_0",
+        "has the field `observations/x` in episode_1 but not in episode_0",
         "same fields",
     ),
     "other features": (
         minari_of(instead("episode_1/actions", (7, 5))),
         "actions",
         FIRST,
-        "rows of shape [5] in episode_1, [2] in episode_0",
+        "rows of shape [5] in episode_1, but of shape [2] in episode_0",
         "same features",
     ),
     "text": (
@@ -217,7 +235,7 @@ MINARI: dict[str, tuple[Callable[[Path], None], str, int | None, str, str]] = {
         "observations",
         0,
         "a dot in its name",
-        "Rename it",
+        "Rename the field",
     ),
     "a Dict of actions": (
         minari_of(grouped("actions", "left", "right")),
@@ -238,43 +256,43 @@ MINARI: dict[str, tuple[Callable[[Path], None], str, int | None, str, str]] = {
         "observations",
         None,
         "`achieved_goal` must have the size of `desired_goal`",
-        "Record others",
+        "Record other fields",
     ),
     "groups in a circle": (
         minari_of(circle),
         "episode_1",
         None,
         "nests more than 8 deep",
-        "Flatten it",
+        "Flatten the observations",
     ),
     "a forest of names": (
         minari_of(forest),
         "episode_1",
         None,
         "more than 1000 fields",
-        "Flatten it",
+        "Flatten the observations",
     ),
     "one value": (
         minari_of(instead("episode_1/rewards", ())),
         "episode_1/rewards",
         None,
-        "is one value",
-        "a row per step",
+        "is a single value",
+        "one row per step",
     ),
-    "a link": (minari_of(linked), "episode_1/rewards", None, "link to another place", PLAIN),
+    "a link": (minari_of(linked), "episode_1/rewards", None, "link to another", PLAIN),
     "a linked episode": (minari_of(linked_episode), "episode_1", None, "link to another", PLAIN),
 }
 
 
-@pytest.mark.parametrize("case", MINARI)
-def test_minari_data_set_is_refused(store: Path, case: str) -> None:
-    build, field, row, message, mend = MINARI[case]
-    build(store)
-    before = sorted(store.rglob("*"))
-    [problem] = check("bad-v0")
-    assert (problem.field, problem.row) == (field, row)
-    assert message in problem.message and mend in problem.mend
-    with pytest.raises(PgdiffError) as error:
-        load_episodes("bad-v0")
-    assert str(error.value).endswith(f"main_data.hdf5: {problem}")
-    assert sorted(store.rglob("*")) == before
+def test_minari_data_sets_are_refused(store: Path) -> None:
+    for case, (build, field, row, message, fix) in MINARI.items():
+        build(store)
+        before = sorted(store.rglob("*"))
+        [problem] = check("bad-v0")
+        assert (problem.field, problem.row) == (field, row), case
+        assert message in problem.message and fix in problem.fix, case
+        with pytest.raises(PgdiffError) as error:
+            load_episodes("bad-v0")
+        assert str(error.value).endswith(f"main_data.hdf5: {problem}"), case
+        assert sorted(store.rglob("*")) == before, case
+        shutil.rmtree(store / "bad-v0")

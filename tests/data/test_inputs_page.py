@@ -1,4 +1,4 @@
-"""The page of inputs has a row for each case that is tested."""
+"""The page of inputs has a row for every tested case."""
 
 from inputs_page import PAGE
 from test_bad_inputs import ARRAYS, FILES

@@ -1,12 +1,14 @@
-"""Recordings joined to one: the same transitions, and the same episodes."""
+"""Joined recordings: equal transitions and equal episodes."""
+
+from itertools import product
 
 import numpy as np
 import pytest
 
 from pgdiff import Episodes
+from pgdiff.core.validation import PgdiffError
 from pgdiff.data import join_episodes
 from pgdiff.data.transitions import TransitionDataset
-from pgdiff.validation import PgdiffError
 
 
 def recording(seed: int, *, following: bool = False, marked: bool = True) -> Episodes:
@@ -24,7 +26,7 @@ def recording(seed: int, *, following: bool = False, marked: bool = True) -> Epi
 
 
 def transitions(episodes: Episodes) -> set[bytes]:
-    """All of them, as bytes; the next observation of a terminal means nothing."""
+    """Return all transitions as bytes, without the arbitrary next observations of terminals."""
     data = TransitionDataset(episodes)
     batch = data.batch(np.arange(len(data)))
     following = batch.next_observation * batch.ongoing[..., None]
@@ -33,13 +35,12 @@ def transitions(episodes: Episodes) -> set[bytes]:
     return {row.tobytes() for row in rows}
 
 
-@pytest.mark.parametrize("marked", [False, True])
-@pytest.mark.parametrize("following", [(False, False), (False, True), (True, False), (True, True)])
-def test_no_transition_is_lost_and_none_is_made(following: tuple[bool, bool], marked: bool) -> None:
-    parts = [recording(seed, following=each, marked=marked) for seed, each in enumerate(following)]
-    joined = join_episodes(parts)
-    assert transitions(joined) == transitions(parts[0]) | transitions(parts[1])
-    assert (joined.next_observations is not None) == any(following)
+def test_no_transition_is_lost_and_none_is_made() -> None:
+    for *following, marked in product((False, True), repeat=3):
+        parts = [recording(i, following=each, marked=marked) for i, each in enumerate(following)]
+        joined = join_episodes(parts)
+        assert transitions(joined) == transitions(parts[0]) | transitions(parts[1])
+        assert (joined.next_observations is not None) == any(following)
 
 
 def test_episodes_stay_whole_where_nothing_needs_filling() -> None:
@@ -48,7 +49,7 @@ def test_episodes_stay_whole_where_nothing_needs_filling() -> None:
     assert np.array_equal(joined.observations[8:16], recording(1).observations)
 
 
-def test_a_row_is_left_out_where_nobody_knows_what_followed() -> None:
+def test_a_row_without_a_known_successor_is_dropped() -> None:
     joined = join_episodes([recording(0), recording(1, following=True)])
     assert joined.lengths.tolist() == [2, 1, 3, 3, 1, 4]
     assert joined.timeouts.tolist()[:6] == [False, True, False, False, False, True]

@@ -1,9 +1,9 @@
-"""The same episodes by every route: equal segments, and round trips that lose nothing."""
+"""Equal segments by every route of the same episodes, and round trips without loss."""
 
+from itertools import count, product
 from pathlib import Path
 
 import numpy as np
-import pytest
 from foreign_writers import LAYOUT, LENGTHS, by_buffer, by_h5py, by_minari, episodes_of, walks
 
 from pgdiff.data import (
@@ -16,11 +16,11 @@ from pgdiff.data import (
 )
 
 ROUTES = ("HDF5", "Minari", "ReplayBuffer")
-FLAT_OR_DICT = pytest.mark.parametrize("goals", [False, True], ids=["flat", "Dict"])
+NUMBERS = count()
 
 
 def same(a: Episodes, b: Episodes) -> None:
-    """Every array of both, bit by bit."""
+    """Assert that all arrays of both are equal, bit by bit."""
     first, second = a.fields(), b.fields()
     assert first.keys() == second.keys()
     for name, values in first.items():
@@ -31,7 +31,7 @@ def same(a: Episodes, b: Episodes) -> None:
 
 
 def equal_segments(a: Episodes, b: Episodes) -> int:
-    """Compare every segment of several horizons and strides; how many there were."""
+    """Compare every segment of several horizons and strides; return their number."""
     total = 0
     for horizon, stride, padding in ((4, 1, "none"), (3, 4, "none"), (12, 2, "repeat")):
         one, two = (
@@ -53,55 +53,53 @@ def equal_segments(a: Episodes, b: Episodes) -> int:
     return total
 
 
-@pytest.mark.parametrize("route", ROUTES)
-@FLAT_OR_DICT
-def test_other_libraries_recordings_give_equal_segments(
-    store: Path, tmp_path: Path, route: str, goals: bool
-) -> None:
-    fields, layout = walks(goals=goals), LAYOUT if goals else None
-    direct = episodes_of(fields, layout)
+def round_trip(episodes: Episodes, route: str, folder: Path) -> Episodes:
+    """Write episodes and load them again."""
+    name = f"walks-v{next(NUMBERS)}"
     if route == "HDF5":
-        read = load_episodes(by_h5py(fields, tmp_path / "a.hdf5"))
-    elif route == "Minari":
-        read = load_episodes(by_minari(fields, "some/place/walks-v0", layout))
-    else:
-        read = load_episodes(by_buffer(fields, layout))
-    assert direct.lengths.tolist() == list(LENGTHS)
-    print(f"\n{equal_segments(direct, read)} equal segments by {route}")
-    for name, values in direct.fields().items():
-        assert np.array_equal(values, read.fields()[name]), name
-    if route != "HDF5":  # a plain file says nothing of a Dict
-        same(direct, read)
+        return load_episodes(write_hdf5(folder / name, episodes))
+    if route == "Minari":
+        write_minari(episodes, name)
+        return load_episodes(name)
+    return load_episodes(to_replay_buffer(episodes, device="cpu"))
 
 
-@pytest.mark.parametrize("route", ROUTES)
-@FLAT_OR_DICT
-def test_round_trips_lose_nothing(store: Path, tmp_path: Path, route: str, goals: bool) -> None:
-    episodes = episodes_of(walks(goals=goals), LAYOUT if goals else None)
-    if route == "HDF5":
-        again = load_episodes(write_hdf5(tmp_path / "b.hdf5", episodes))
-    elif route == "Minari":
-        write_minari(episodes, "walks-v3")
-        again = load_episodes("walks-v3")
-    else:
-        again = load_episodes(to_replay_buffer(episodes, device="cpu"))
-    same(episodes, again)
-    equal_segments(episodes, again)
+def test_other_libraries_recordings_give_equal_segments(store: Path, tmp_path: Path) -> None:
+    for goals in (False, True):
+        fields, layout = walks(goals=goals), LAYOUT if goals else None
+        direct = episodes_of(fields, layout)
+        assert direct.lengths.tolist() == list(LENGTHS)
+        for route, source in (
+            ("HDF5", by_h5py(fields, tmp_path / f"{goals}.hdf5")),
+            ("Minari", by_minari(fields, f"some/place/{goals}-v0", layout)),
+            ("ReplayBuffer", by_buffer(fields, layout)),
+        ):
+            loaded = load_episodes(source)
+            print(f"\n{equal_segments(direct, loaded)} equal segments by {route}")
+            for name, values in direct.fields().items():
+                assert np.array_equal(values, loaded.fields()[name]), name
+            if route != "HDF5":  # a plain file has no layout
+                same(direct, loaded)
 
 
-@FLAT_OR_DICT
-def test_all_routes_one_after_the_other(store: Path, tmp_path: Path, goals: bool) -> None:
-    episodes = episodes_of(walks(goals=goals, seed=3), LAYOUT if goals else None)
-    step = load_episodes(write_hdf5(tmp_path / "c.hdf5", episodes))
-    write_minari(step, "chain-v0")
-    step = load_episodes(to_replay_buffer(load_episodes("chain-v0"), device="cpu"))
-    same(episodes, step)
+def test_round_trips_lose_nothing(store: Path, tmp_path: Path) -> None:
+    for route, goals in product(ROUTES, (False, True)):
+        episodes = episodes_of(walks(goals=goals), LAYOUT if goals else None)
+        again = round_trip(episodes, route, tmp_path)
+        same(episodes, again)
+        equal_segments(episodes, again)
 
 
-@pytest.mark.parametrize("route", ["HDF5", "Minari"])
-def test_all_infos_and_a_mark_of_both_kinds_come_back(
-    store: Path, tmp_path: Path, route: str
-) -> None:
+def test_all_routes_one_after_the_other(store: Path, tmp_path: Path) -> None:
+    for goals in (False, True):
+        episodes = episodes_of(walks(goals=goals, seed=3), LAYOUT if goals else None)
+        last = episodes
+        for route in ROUTES:
+            last = round_trip(last, route, tmp_path)
+        same(episodes, last)
+
+
+def test_all_infos_and_a_mark_of_both_kinds_come_back(store: Path, tmp_path: Path) -> None:
     fields = walks(goals=False)
     steps = len(fields["rewards"])
     for name in ("goal", "next_goal", "qpos", "qvel", "class"):
@@ -110,41 +108,26 @@ def test_all_infos_and_a_mark_of_both_kinds_come_back(
     end = int(np.flatnonzero(fields["terminals"])[0])
     fields["timeouts"][end] = True
     episodes = episodes_of(fields)
-    if route == "HDF5":
-        again = load_episodes(write_hdf5(tmp_path / "a.hdf5", episodes))
-    else:
-        write_minari(episodes, "walks-v0")
-        again = load_episodes("walks-v0")
-    same(episodes, again)
+    for route in ("HDF5", "Minari"):
+        same(episodes, round_trip(episodes, route, tmp_path))
 
 
-@pytest.mark.parametrize("route", ["HDF5", "Minari"])
-def test_without_next_observations(store: Path, tmp_path: Path, route: str) -> None:
+def test_without_next_observations(store: Path, tmp_path: Path) -> None:
     fields = walks(goals=False)
     del fields["next_observations"]
     episodes = episodes_of(fields)
-    if route == "HDF5":
-        again = load_episodes(write_hdf5(tmp_path / "a.hdf5", episodes))
-    else:
-        write_minari(episodes, "walks-v0")
-        again = load_episodes("walks-v0")
-    same(episodes, again)
-    assert again.next_observations is None
+    for route in ("HDF5", "Minari"):
+        again = round_trip(episodes, route, tmp_path)
+        same(episodes, again)
+        assert again.next_observations is None
 
 
-@pytest.mark.parametrize("route", ROUTES)
-def test_a_selection_is_written_alone(store: Path, tmp_path: Path, route: str) -> None:
-    """Only its rows, and a cut episode stays apart from the one that follows."""
+def test_a_selection_is_written_alone(store: Path, tmp_path: Path) -> None:
+    """Only its rows are written, and a cut-off episode is not joined with the next one."""
     whole = episodes_of(walks(goals=False))
     train, held_out = whole.split(0.3, seed=0)
-    for number, part in enumerate((train, held_out, whole.select([3, 1]))):
-        if route == "HDF5":
-            again = load_episodes(write_hdf5(tmp_path / f"{number}.hdf5", part))
-        elif route == "Minari":
-            write_minari(part, f"part-v{number}")
-            again = load_episodes(f"part-v{number}")
-        else:
-            again = load_episodes(to_replay_buffer(part, device="cpu"))
+    for route, part in product(ROUTES, (train, held_out, whole.select([3, 1]))):
+        again = round_trip(part, route, tmp_path)
         assert again.lengths.tolist() == part.lengths.tolist()
         assert again.steps == part.lengths.sum()
         equal_segments(part, again)

@@ -1,4 +1,4 @@
-"""Odd but sound recordings are accepted, and their values come back."""
+"""Unusual but valid recordings are accepted, and their values come back."""
 
 import os
 from collections.abc import Callable
@@ -6,11 +6,10 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-import pytest
 
+from pgdiff.core.validation import PgdiffError
 from pgdiff.data import SegmentDataset, check, fit_normalizer, load_episodes, write_hdf5
-from pgdiff.data.quality import quality
-from pgdiff.data.statistics import field_statistics
+from pgdiff.data.quality import field_statistics, quality
 
 Fields = dict[str, np.ndarray]
 FLAGS = ("terminals", "timeouts")
@@ -52,7 +51,7 @@ def stored(
 
 
 def typed(flags: str | None = None, others: str | None = None) -> Build:
-    """With flags and values of other types."""
+    """The base recording with flags and values of other types."""
 
     def change(fields: Fields) -> None:
         for name, values in fields.items():
@@ -63,7 +62,7 @@ def typed(flags: str | None = None, others: str | None = None) -> Build:
 
 
 def value(name: str, rows: object, number: float) -> Build:
-    """With a number put into some rows."""
+    """The base recording with a number in some rows."""
 
     def change(fields: Fields) -> None:
         fields[name][rows] = number
@@ -119,7 +118,7 @@ def one_row(folder: Path) -> tuple[Path, Fields]:
 def attributes(folder: Path) -> tuple[Path, Fields]:
     path, fields = stored()(folder)
     with h5py.File(path, "a") as file:
-        for number in range(3000):
+        for number in range(1000):
             file.attrs[f"note{number}"] = number
         file["rewards"].attrs["unit"] = "points"
     return path, fields
@@ -228,7 +227,7 @@ CASES: dict[str, Build] = {
     "no timeouts": stored(only_terminals),
     "every info and next observations": stored(every_info),
     "extra fields and groups": stored(extra),
-    "thousands of attributes": attributes,
+    "a thousand attributes": attributes,
     "chunked": stored(chunks=True),
     "gzip": stored(compression="gzip", compression_opts=9),
     "lzf": stored(compression="lzf"),
@@ -247,9 +246,19 @@ CASES: dict[str, Build] = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_accepted(tmp_path: Path, case: str) -> None:
-    path, fields = CASES[case](tmp_path)
+def test_accepted(tmp_path: Path) -> None:
+    for number, (case, build) in enumerate(CASES.items()):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        path, fields = build(folder)
+        try:
+            accept(path, fields)
+        except (AssertionError, PgdiffError) as error:
+            raise AssertionError(case) from error
+    assert len(CASES) >= 30
+
+
+def accept(path: Path, fields: Fields) -> None:
     assert check(path) == []
     episodes = load_episodes(path)
     steps = len(fields["observations"])
@@ -264,7 +273,7 @@ def test_accepted(tmp_path: Path, case: str) -> None:
     marks[-1] = True
     assert np.array_equal(episodes.ends, np.flatnonzero(marks) + 1)
 
-    # What comes after works as well: segments, normalisers, statistics, the quality report.
+    # Later stages accept it too: segments, normalisers, statistics, the quality report.
     dataset = SegmentDataset(episodes, 2, 1, padding="repeat", fields=("observations", "rewards"))
     batch = dataset.batch(np.arange(min(len(dataset), 100)))
     assert np.isfinite(batch.observations).all() and np.isfinite(batch.rewards).all()
@@ -275,12 +284,8 @@ def test_accepted(tmp_path: Path, case: str) -> None:
     path.parent.chmod(0o755)
 
 
-def test_how_many() -> None:
-    assert len(CASES) >= 30
-
-
 def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch) -> None:
-    """As `read-only file and folder`, also for a user who may write anywhere."""
+    """The result equals `read-only file and folder`, even for a user who may write anywhere."""
     path, fields = stored()(tmp_path)
     mkdir = Path.mkdir
 

@@ -1,4 +1,4 @@
-"""Segments that hold terminals and next observations, and what lies beyond an end."""
+"""Segments with terminals and next observations, and their tokens past an end."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ FIELDS = ("observations", "actions", "rewards", "terminals", "next_observations"
 
 
 def recording(*, ended: tuple[bool, ...] = (True, False, True), following: bool = False) -> Any:
-    """Observations are numbers of rows; what follows a row is that number and a half."""
+    """Observations are the numbers of the rows; next observations add one half."""
     steps = sum(LENGTHS)
     last = np.cumsum(LENGTHS) - 1
     terminals, timeouts = np.zeros(steps, bool), np.zeros(steps, bool)
@@ -32,7 +32,7 @@ def recording(*, ended: tuple[bool, ...] = (True, False, True), following: bool 
 def test_an_ended_episode_goes_on_as_its_last_row_and_one_that_was_cut_does_not() -> None:
     data = SegmentDataset(recording(), 4, 1, fields=FIELDS[:4], padding="terminal")
     batch = data.batch(np.arange(len(data)))
-    # From every row of the ended ones, and nowhere in the three rows of the one that was cut.
+    # Windows start at every row of the ended episodes, and at none of the cut-off episode.
     assert batch.observations[:, 0, 0].tolist() == [0, 1, 2, 3, 4, 8, 9, 10, 11, 12, 13]
     assert batch.observations[3, :, 0].tolist() == [3, 4, 4, 4]
     assert batch.actions[3, :, 0].tolist() == [-3, -4, -4, -4]
@@ -42,13 +42,13 @@ def test_an_ended_episode_goes_on_as_its_last_row_and_one_that_was_cut_does_not(
     assert batch.mask.all()
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_a_segment_earns_what_its_episode_still_pays(stride: int) -> None:
+def test_a_segment_earns_what_its_episode_still_pays() -> None:
     """An episode that ends earlier earns less, and nothing is earned after the end."""
-    data = SegmentDataset(recording(), 4, stride, fields=FIELDS[:4], padding="terminal")
-    batch = data.batch(np.arange(5))
-    paid = [sum(range(row, min(row + 4 * stride, 5))) for row in range(5)]
-    assert batch.rewards.sum(axis=1).tolist() == paid
+    for stride in (1, 2):
+        data = SegmentDataset(recording(), 4, stride, fields=FIELDS[:4], padding="terminal")
+        batch = data.batch(np.arange(5))
+        paid = [sum(range(row, min(row + 4 * stride, 5))) for row in range(5)]
+        assert batch.rewards.sum(axis=1).tolist() == paid
 
 
 def test_an_ended_episode_goes_on_as_the_observation_it_ended_in_where_that_was_recorded() -> None:
@@ -68,19 +68,19 @@ def test_terminals_alone_pad_nothing() -> None:
     assert data.batch(np.arange(len(data))).observations[:, 0, 0].tolist() == [0, 1, 8, 9, 10]
 
 
-@pytest.mark.parametrize("stride", [1, 2])
-def test_next_observations_are_those_recorded(stride: int) -> None:
-    data = SegmentDataset(recording(following=True), 2, stride, fields=FIELDS)
-    batch = data.batch(np.arange(len(data)))
-    assert np.array_equal(batch.next_observations, batch.observations + np.float32(0.5))
-    assert len(data) == sum(max(length - stride, 0) for length in LENGTHS)
+def test_next_observations_are_those_recorded() -> None:
+    for stride in (1, 2):
+        data = SegmentDataset(recording(following=True), 2, stride, fields=FIELDS)
+        batch = data.batch(np.arange(len(data)))
+        assert np.array_equal(batch.next_observations, batch.observations + np.float32(0.5))
+        assert len(data) == sum(max(length - stride, 0) for length in LENGTHS)
 
 
 def test_without_a_record_the_next_observation_is_the_next_row() -> None:
     data = SegmentDataset(recording(), 1, 1, fields=FIELDS)
     batch = data.batch(np.arange(len(data)))
     first, then = batch.observations[:, 0, 0], batch.next_observations[:, 0, 0]
-    # The last row of the episode that was cut, 7, is no transition; after a terminal nothing comes.
+    # The last row of the cut-off episode, 7, has no transition; nothing follows a terminal.
     assert 7 not in first
     assert len(first) == sum(LENGTHS) - 1
     ends = batch.terminals[:, 0] == 1
@@ -88,22 +88,22 @@ def test_without_a_record_the_next_observation_is_the_next_row() -> None:
     assert np.array_equal(then, np.where(ends, first, first + 1))
 
 
-def test_what_nobody_knows_is_padding() -> None:
+def test_unknown_successors_are_padding() -> None:
     data = SegmentDataset(recording(), 4, 1, fields=FIELDS, padding="repeat")
     batch = data.batch(np.arange(len(data)))
-    cut = batch.observations[..., 0] == 7  # the last row of the episode that was cut
+    cut = batch.observations[..., 0] == 7  # the last row of the cut-off episode
     assert cut.any() and not batch.mask[cut].any()
     window = batch.observations[:, 0, 0] == 3  # of one that ended
     assert batch.mask[window][0].tolist() == [True, True, False, False]
 
 
-def test_a_window_that_nothing_follows_is_named() -> None:
+def test_a_window_without_a_following_row_is_named() -> None:
     cut = recording(ended=(False, False, False))
     with pytest.raises(PgdiffError, match=r"needs 7 rows .* enough for a horizon of 5"):
         segments(cut, 6, 1, ahead=1)
 
 
-def test_fields_that_were_not_asked_for_are_empty() -> None:
+def test_unrequested_fields_are_empty() -> None:
     data = SegmentDataset(recording(), 2, 1)
     batch = data.batch(np.arange(3))
     assert batch.terminals.shape == (3, 0)

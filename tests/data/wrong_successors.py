@@ -1,4 +1,4 @@
-"""Ways in which recorders get next observations wrong, for 60 rows that end at 19, 26 and 59."""
+"""Typical recorder errors in next observations, for 60 rows with ends at 19, 26 and 59."""
 
 from collections.abc import Callable
 
@@ -9,7 +9,7 @@ Spoil = Callable[[Fields], object]
 
 
 def next_is_row(shift: int) -> Spoil:
-    """Next observations `shift` rows on."""
+    """Shift the next observations by `shift` rows."""
 
     def spoil(fields: Fields) -> None:
         fields["next_observations"] = np.roll(fields["observations"], -shift, axis=0)
@@ -17,8 +17,8 @@ def next_is_row(shift: int) -> Spoil:
     return spoil
 
 
-def slow(fields: Fields) -> None:
-    """Steps are short against the way from an episode to the next."""
+def small_steps(fields: Fields) -> None:
+    """Make steps small compared to the distance between episodes."""
     fields["observations"] = np.arange(60.0)[:, None] * [0.01, 0.02, 0.03]
     fields["next_observations"] = fields["observations"] + [0.01, 0.02, 0.03]
     for start in (20, 27):
@@ -27,7 +27,7 @@ def slow(fields: Fields) -> None:
 
 
 def reset_at_ends(fields: Fields) -> None:
-    slow(fields)
+    small_steps(fields)
     fields["next_observations"][[19, 26]] = fields["observations"][[20, 27]]
 
 
@@ -36,8 +36,8 @@ def itself_at_ends(fields: Fields) -> None:
 
 
 def reset_rows(fields: Fields) -> None:
-    """Rows 20 and 27 lead from an end to the next episode."""
-    slow(fields)
+    """Make rows 20 and 27 lead from an end to the next episode."""
+    small_steps(fields)
     fields["observations"][[20, 27]] = fields["next_observations"][[19, 26]]
     fields["next_observations"][[20, 27]] = fields["observations"][[21, 28]]
     fields["rewards"][[20, 27]] = 0

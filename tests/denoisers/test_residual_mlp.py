@@ -1,11 +1,14 @@
+from itertools import product
+
 import pytest
 import torch
 from torch import Tensor
+from toys import joint, spec
 
+from pgdiff.core.registry import from_config, to_config
+from pgdiff.core.validation import PgdiffError
 from pgdiff.denoisers import DenoiserConfig, ResidualMLP, ResidualMLPConfig
 from pgdiff.diffusion import CosineSchedule, X0Prediction, diffusion_loss
-from pgdiff.registry import from_config, to_config
-from pgdiff.validation import PgdiffError
 
 SMALL = ResidualMLPConfig(width=32, depth=2, embedding=16)
 
@@ -21,11 +24,11 @@ def inputs(batch: int = 3, tokens: int = 7, features: int = 5) -> tuple[Tensor, 
 
 def built(config: ResidualMLPConfig = SMALL, **sizes: int) -> ResidualMLP:
     torch.manual_seed(0)
-    return config.build(**{"features": 5, **sizes}).requires_grad_(False)
+    return config.build(spec(**{"features": 5, **sizes})).requires_grad_(False)
 
 
 def parameters(config: ResidualMLPConfig, features: int) -> int:
-    return sum(p.numel() for p in config.build(features=features).parameters())
+    return sum(p.numel() for p in config.build(spec(features)).parameters())
 
 
 def test_number_of_parameters() -> None:
@@ -36,13 +39,12 @@ def test_number_of_parameters() -> None:
     assert parameters(ResidualMLPConfig(), features=40) <= 1_000_000
 
 
-@pytest.mark.parametrize("tokens", [1, 7])
-@pytest.mark.parametrize("outputs", [None, 1, 9])
-def test_shapes(tokens: int, outputs: int | None) -> None:
-    x, level = inputs(tokens=tokens)
-    out = built(outputs=outputs)(x, level)
-    assert out.shape == (3, tokens, outputs or 5)
-    assert torch.isfinite(out).all()
+def test_shapes() -> None:
+    for tokens, outputs in product([1, 7], [None, 1, 9]):
+        x, level = inputs(tokens=tokens)
+        out = built(outputs=outputs)(x, level)
+        assert out.shape == (3, tokens, outputs or 5)
+        assert torch.isfinite(out).all()
 
 
 def test_tokens_are_independent_and_know_no_place() -> None:
@@ -65,8 +67,8 @@ def test_batch_rows_are_apart_and_in_order() -> None:
     network, (x, level) = built(condition=2).double(), inputs()
     condition = torch.randn(3, 2, generator=generator(3)).double()
     x, level = x.double(), level.double()
-    out, order = network(x, level, condition), [2, 0, 1]
-    moved = network(x[order], level[order], condition[order])
+    out, order = network(x, level, joint(condition)), [2, 0, 1]
+    moved = network(x[order], level[order], joint(condition[order]))
     torch.testing.assert_close(moved, out[order], rtol=0, atol=1e-12)
 
 
@@ -79,25 +81,25 @@ def test_one_row_of_levels_stands_for_all() -> None:
 def test_condition() -> None:
     network, (x, level) = built(condition=2), inputs()
     condition = torch.randn(3, 2, generator=generator(3))
-    change = (network(x, level, condition + 1.0) - network(x, level, condition)).abs()
+    change = (network(x, level, joint(condition + 1.0)) - network(x, level, joint(condition))).abs()
     assert change.amax(dim=2).min() > 1e-4  # at every token of every row
     extra = set(network.state_dict()) - set(built().state_dict())
     assert extra and all(name.startswith("embed.condition_in.") for name in extra)
     with pytest.raises(PgdiffError, match="`condition` must be given"):
         network(x, level)
     with pytest.raises(PgdiffError, match="`condition` must be None"):
-        built()(x, level, condition)
+        built()(x, level, joint(condition))
     with pytest.raises(PgdiffError, match="`condition` must have shape"):
-        network(x, level, condition[:, :1])
+        network(x, level, joint(condition[:, :1]))
     with pytest.raises(PgdiffError, match="`condition`"):
-        SMALL.build(features=5, condition=-1)
+        SMALL.build(spec(5, condition=-1))
 
 
 def test_gradient_reaches_every_parameter() -> None:
     torch.manual_seed(0)
-    network, (x, level) = SMALL.build(features=5, condition=2), inputs()
+    network, (x, level) = SMALL.build(spec(5, condition=2)), inputs()
     condition = torch.randn(3, 2, generator=generator(3))
-    (network(x, level, condition) - x.flip(2)).square().mean().backward()
+    (network(x, level, joint(condition)) - x.flip(2)).square().mean().backward()
     for name, parameter in network.named_parameters():
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().sum() > 0, name
@@ -108,27 +110,30 @@ def test_saved_and_loaded_it_is_the_same() -> None:
     network, (x, level) = built(), inputs()
     config = from_config("denoiser", to_config(SMALL))
     assert config == SMALL
-    again = config.build(features=5)
+    again = config.build(spec(5))
     again.load_state_dict(network.state_dict())
     assert (again(x, level) == network(x, level)).all()
 
 
 def test_learns_a_gaussian_transition() -> None:
-    """Loss against that of the exact denoiser of a Gaussian, which is the least there is."""
+    """Compare the loss with that of the exact denoiser of a Gaussian, which is the minimum."""
     torch.manual_seed(0)
-    network = ResidualMLPConfig(width=64, depth=3, embedding=32).build(features=4)
-    schedule, source = CosineSchedule(), generator(0)
+    network = ResidualMLPConfig(width=64, depth=3, embedding=32).build(spec(4))
+    noise_schedule, source = CosineSchedule(), generator(0)
     mix = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.8, 0.6], [-0.6, 0.8]])  # s and s' = R s
     covariance = mix @ mix.T + 0.01 * torch.eye(4)
     factor = torch.linalg.cholesky(covariance)
     settings = {
-        "schedule": schedule,
+        "noise_schedule": noise_schedule,
         "prediction": X0Prediction(),
-        "known": torch.zeros(256, 1, 4, dtype=torch.bool),
+        "given": torch.zeros(256, 1, 4, dtype=torch.bool),
     }
 
     def exact(x: Tensor, level: Tensor) -> Tensor:
-        alpha, sigma = schedule.alpha(level)[..., None], schedule.sigma(level)[..., None]
+        alpha, sigma = (
+            noise_schedule.alpha(level)[..., None],
+            noise_schedule.sigma(level)[..., None],
+        )
         spread = alpha.square() * covariance + sigma.square() * torch.eye(4)
         return alpha * torch.linalg.solve(spread, x.mT).mT @ covariance
 

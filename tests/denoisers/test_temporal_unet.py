@@ -1,14 +1,17 @@
+from itertools import product
+
 import pytest
 import torch
 from diffusers import UNet1DModel
 from torch import Tensor, nn
+from toys import joint, spec
 
+from pgdiff.core.registry import from_config, to_config
+from pgdiff.core.validation import PgdiffError
 from pgdiff.denoisers import DenoiserConfig, TemporalUnet, TemporalUnetConfig
-from pgdiff.denoisers.embeddings import sinusoids
-from pgdiff.denoisers.unet_blocks import ConvBlock, ResidualBlock, pool
 from pgdiff.diffusion import CosineSchedule, X0Prediction, diffusion_loss
-from pgdiff.registry import from_config, to_config
-from pgdiff.validation import PgdiffError
+from pgdiff.nn.embeddings import sinusoids
+from pgdiff.nn.unet_blocks import ConvBlock, ResidualBlock, pool
 
 SMALL = TemporalUnetConfig(width=8, mults=(1, 2, 4), groups=4)
 PARTS = {
@@ -41,9 +44,9 @@ def inputs(batch: int = 3, tokens: int = 16, features: int = 6) -> tuple[Tensor,
 
 
 def built(config: TemporalUnetConfig = SMALL, **sizes: int) -> TemporalUnet:
-    """A network whose every weight is drawn, so that norms and biases show as well."""
+    """Return a network with random weights, so that norms and biases are tested as well."""
     torch.manual_seed(0)
-    network = config.build(**{"features": 6, **sizes})
+    network = config.build(spec(**{"features": 6, **sizes}))
     return perturbed(network).requires_grad_(False)
 
 
@@ -55,7 +58,7 @@ def perturbed(network: nn.Module) -> nn.Module:
 
 
 def reference() -> UNet1DModel:
-    """The temporal U-Net of diffusers at the settings of Diffuser's maze2d models."""
+    """Return diffusers' temporal U-Net at the settings of Diffuser's maze2d models."""
     torch.manual_seed(1)
     network = UNet1DModel(
         in_channels=6,
@@ -86,16 +89,16 @@ def our_name(name: str) -> str:
 
 
 def transplanted(other: UNet1DModel) -> TemporalUnet:
-    network = TemporalUnetConfig().build(features=6)
+    network = TemporalUnetConfig().build(spec(6))
     network.load_state_dict({our_name(name): value for name, value in other.state_dict().items()})
     return network.requires_grad_(False)
 
 
 def test_diffusers_settings_give_its_number_of_parameters() -> None:
-    """3,682,118: observation and action of maze2d together have 6 features."""
+    """They are 3,682,118: observation and action of maze2d together have 6 features."""
     counts = [
         sum(p.numel() for p in network.parameters())
-        for network in (TemporalUnetConfig().build(features=6), reference())
+        for network in (TemporalUnetConfig().build(spec(6)), reference())
     ]
     assert counts == [3_682_118, 3_682_118]
 
@@ -125,19 +128,19 @@ def test_batch_rows_are_apart_and_in_order() -> None:
     network, (x, level) = built(condition=2).double(), inputs()
     condition = torch.randn(3, 2, generator=generator(3)).double()
     x, level = x.double(), level.double()
-    out, order = network(x, level, condition), [2, 0, 1]
-    moved = network(x[order], level[order], condition[order])
+    out, order = network(x, level, joint(condition)), [2, 0, 1]
+    moved = network(x[order], level[order], joint(condition[order]))
     torch.testing.assert_close(moved, out[order], rtol=0, atol=1e-12)
-    one = network(x[1:2], level[1:2], condition[1:2])
+    one = network(x[1:2], level[1:2], joint(condition[1:2]))
     torch.testing.assert_close(one, out[1:2], rtol=0, atol=1e-12)
 
 
 def test_levels_are_pooled_to_every_resolution() -> None:
-    """What the blocks of a resolution with n tokens are told is the mean over 16 / n tokens."""
+    """The blocks of a resolution with n tokens get the mean over 16 / n tokens."""
     network, (x, level) = built(), inputs()
-    told = []
+    received = []
     hooks = [
-        module.register_forward_hook(lambda module, at, out: told.append(at))
+        module.register_forward_hook(lambda module, at, out: received.append(at))
         for module in network.modules()
         if isinstance(module, ResidualBlock)
     ]
@@ -145,9 +148,9 @@ def test_levels_are_pooled_to_every_resolution() -> None:
     for hook in hooks:
         hook.remove()
     finest = network.embed(level)
-    tokens = [h.shape[-1] for h, _ in told]
+    tokens = [h.shape[-1] for h, _ in received]
     assert tokens == [16, 16, 8, 8, 4, 4, 4, 4, 4, 4, 8, 8]
-    for count, (_, embedding) in zip(tokens, told, strict=True):
+    for count, (_, embedding) in zip(tokens, received, strict=True):
         mean = finest.reshape(3, count, -1, 8).mean(dim=2)
         torch.testing.assert_close(embedding, mean, rtol=0, atol=1e-6)
 
@@ -159,7 +162,7 @@ def test_equal_levels_survive_pooling_exactly() -> None:
 
 @pytest.mark.parametrize("token", [0, 6, 15])
 def test_a_tokens_level_acts_at_its_own_place(token: int) -> None:
-    """With one resolution, filters of one token and no norm, nothing mixes tokens."""
+    """With one resolution, filters of one token and no norm, tokens do not mix."""
     config = TemporalUnetConfig(width=8, mults=(1,), groups=4, kernel=1)
     network, (x, level) = built(config), inputs()
     for module in network.modules():
@@ -187,7 +190,7 @@ def test_is_not_causal_and_the_last_token_reaches_the_first() -> None:
 def test_condition() -> None:
     network, (x, level) = built(condition=2), inputs()
     condition = torch.randn(3, 2, generator=generator(3))
-    out, added = network(x, level, condition), network(x, level, condition + 1.0)
+    out, added = network(x, level, joint(condition)), network(x, level, joint(condition + 1.0))
     assert out.shape == x.shape
     assert (added - out).abs().amax(dim=(1, 2)).min() > 1e-3
     extra = set(network.state_dict()) - set(built().state_dict())
@@ -195,11 +198,11 @@ def test_condition() -> None:
     with pytest.raises(PgdiffError, match="`condition` must be given"):
         network(x, level)
     with pytest.raises(PgdiffError, match="`condition` must be None"):
-        built()(x, level, condition)
+        built()(x, level, joint(condition))
     with pytest.raises(PgdiffError, match="`condition` must have shape"):
-        network(x, level, condition[:, :1])
+        network(x, level, joint(condition[:, :1]))
     with pytest.raises(PgdiffError, match="`condition`"):
-        SMALL.build(features=6, condition=-1)
+        SMALL.build(spec(6, condition=-1))
 
 
 def test_a_condition_adds_to_every_tokens_level() -> None:
@@ -210,24 +213,23 @@ def test_a_condition_adds_to_every_tokens_level() -> None:
     assert added.abs().amax(dim=(1, 2)).min() > 1e-3
 
 
-@pytest.mark.parametrize("outputs", [None, 1, 9])
-@pytest.mark.parametrize("mults", [(1,), (2, 1), (1, 2, 1, 2)])
-def test_shapes(mults: tuple[int, ...], outputs: int | None) -> None:
-    config = TemporalUnetConfig(width=8, mults=mults, groups=4, kernel=3)
-    x, level = inputs(batch=1, tokens=2 ** (len(mults) - 1))
-    out = config.build(features=6, outputs=outputs)(x, level)
-    assert out.shape == (1, x.shape[1], outputs or 6)
-    assert torch.isfinite(out).all()
+def test_shapes() -> None:
+    for outputs, mults in product([None, 1, 9], [(1,), (2, 1), (1, 2, 1, 2)]):
+        config = TemporalUnetConfig(width=8, mults=mults, groups=4, kernel=3)
+        x, level = inputs(batch=1, tokens=2 ** (len(mults) - 1))
+        out = config.build(spec(6, outputs=outputs))(x, level)
+        assert out.shape == (1, x.shape[1], outputs or 6)
+        assert torch.isfinite(out).all()
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 6, 18])
-def test_a_number_of_tokens_that_does_not_fit_is_refused(tokens: int) -> None:
-    x, level = inputs(tokens=tokens)
-    with pytest.raises(PgdiffError, match=rf"multiple of 4 .* Got {tokens}\."):
-        built()(x, level)
-    with pytest.raises(PgdiffError, match=rf"multiple of 4 .* Got {tokens}\."):
-        SMALL.check_tokens(tokens)
-    SMALL.check_tokens(4 * tokens)
+def test_a_number_of_tokens_that_does_not_fit_is_refused() -> None:
+    for tokens in [1, 2, 6, 18]:
+        x, level = inputs(tokens=tokens)
+        with pytest.raises(PgdiffError, match=rf"multiple of 4 .* Got {tokens}\."):
+            built()(x, level)
+        with pytest.raises(PgdiffError, match=rf"multiple of 4 .* Got {tokens}\."):
+            SMALL.check_tokens(tokens)
+        SMALL.check_tokens(4 * tokens)
 
 
 def test_float64() -> None:
@@ -240,9 +242,9 @@ def test_float64() -> None:
 
 def test_gradient_reaches_every_parameter() -> None:
     torch.manual_seed(0)
-    network, (x, level) = SMALL.build(features=6, condition=2), inputs()
+    network, (x, level) = SMALL.build(spec(6, condition=2)), inputs()
     condition = torch.randn(3, 2, generator=generator(3))
-    (network(x, level, condition) - x.flip(1)).square().mean().backward()
+    (network(x, level, joint(condition)) - x.flip(1)).square().mean().backward()
     for name, parameter in network.named_parameters():
         assert torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().sum() > 0, name
@@ -253,26 +255,29 @@ def test_saved_and_loaded_it_is_the_same() -> None:
     network, (x, level) = built(), inputs()
     config = from_config("denoiser", to_config(SMALL))
     assert config == SMALL
-    again = config.build(features=6)
+    again = config.build(spec(6))
     again.load_state_dict(network.state_dict())
     assert (again(x, level) == network(x, level)).all()
 
 
-def test_learns_32_segments_by_heart() -> None:
-    """Loss against that of the exact denoiser of those 32, which is the least there is."""
+def test_overfits_32_segments() -> None:
+    """Compare the loss with that of the exact denoiser of those 32, which is the minimum."""
     torch.manual_seed(0)
-    network = TemporalUnetConfig(width=16, mults=(1, 2, 4)).build(features=2)
-    schedule, source = CosineSchedule(), generator(0)
+    network = TemporalUnetConfig(width=16, mults=(1, 2, 4)).build(spec(2))
+    noise_schedule, source = CosineSchedule(), generator(0)
     phase = 6.28 * torch.rand(32, 1, 2, generator=source)
     x0 = torch.sin(phase + torch.linspace(0.0, 3.0, 16)[:, None])
     settings = {
-        "schedule": schedule,
+        "noise_schedule": noise_schedule,
         "prediction": X0Prediction(),
-        "known": torch.zeros(32, 16, 2, dtype=torch.bool),
+        "given": torch.zeros(32, 16, 2, dtype=torch.bool),
     }
 
     def exact(x: Tensor, level: Tensor) -> Tensor:
-        alpha, sigma = schedule.alpha(level)[:, :1, None], schedule.sigma(level)[:, :1, None]
+        alpha, sigma = (
+            noise_schedule.alpha(level)[:, :1, None],
+            noise_schedule.sigma(level)[:, :1, None],
+        )
         distance = (x[:, None] - alpha[:, None] * x0).square().sum(dim=(2, 3))
         share = torch.softmax(-distance / (2 * sigma[:, 0].square()), dim=1)
         return torch.einsum("bk,ktd->btd", share, x0)

@@ -1,18 +1,20 @@
 import math
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from toys import joint, spec
 
 from pgdiff import TrajectoryDiffusion
+from pgdiff.core.registry import from_config, to_config
+from pgdiff.core.validation import PgdiffError
 from pgdiff.denoisers import Transformer, TransformerConfig
-from pgdiff.denoisers.embeddings import sinusoids
 from pgdiff.diffusion import CosineSchedule, X0Prediction, diffusion_loss
-from pgdiff.registry import from_config, to_config
-from pgdiff.validation import PgdiffError
+from pgdiff.nn.embeddings import sinusoids
 
 SMALL = TransformerConfig(width=32, depth=2, heads=4)
 CAUSAL = TransformerConfig(width=32, depth=2, heads=4, attention="causal")
@@ -25,7 +27,7 @@ def generator(seed: int) -> torch.Generator:
 
 
 def awake(network: Transformer, seed: int = 0) -> Transformer:
-    """Draw every weight anew, so that nothing is zero any more."""
+    """Draw every weight at random, so that none is zero any more."""
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.copy_(0.2 * torch.randn(parameter.shape, generator=generator(seed)))
@@ -40,29 +42,27 @@ def inputs(batch: int = 3, tokens: int = 7, features: int = 5) -> tuple[Tensor, 
 
 def test_a_new_network_gives_zero() -> None:
     x, level = inputs()
-    assert (SMALL.build(features=5)(x, level) == 0).all()
+    assert (SMALL.build(spec(5))(x, level) == 0).all()
 
 
-@pytest.mark.parametrize("tokens", [1, 2, 7, 64])
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("outputs", [None, 1, 9])
-def test_any_number_of_tokens(tokens: int, batch: int, outputs: int | None) -> None:
-    x, level = inputs(batch, tokens)
-    out = awake(SMALL.build(features=5, outputs=outputs))(x, level)
-    assert out.shape == (batch, tokens, outputs or 5)
-    assert torch.isfinite(out).all()
+def test_any_number_of_tokens() -> None:
+    for tokens, batch, outputs in product([1, 2, 7, 64], [1, 3], [None, 1, 9]):
+        x, level = inputs(batch, tokens)
+        out = awake(SMALL.build(spec(5, outputs=outputs)))(x, level)
+        assert out.shape == (batch, tokens, outputs or 5)
+        assert torch.isfinite(out).all()
 
 
 def test_batch_rows_are_apart_and_in_order() -> None:
-    network, (x, level) = awake(SMALL.build(features=5)).double(), inputs()
+    network, (x, level) = awake(SMALL.build(spec(5))).double(), inputs()
     x, level = x.double(), level.double()
     out, order = network(x, level), [2, 0, 1]
     torch.testing.assert_close(network(x[order], level[order]), out[order], rtol=0, atol=1e-12)
     torch.testing.assert_close(network(x[1:2], level[1:2]), out[1:2], rtol=0, atol=1e-12)
 
 
-def test_tokens_know_their_place_and_hear_each_other() -> None:
-    network, (x, level) = awake(SMALL.build(features=5)), inputs()
+def test_tokens_know_their_position_and_affect_each_other() -> None:
+    network, (x, level) = awake(SMALL.build(spec(5))), inputs()
     level = level[:, :1].expand(-1, 7)
     out = network(x, level)
     assert (network(x.flip(1), level).flip(1) - out).abs().amax(dim=(0, 2)).min() > 1e-3
@@ -72,7 +72,7 @@ def test_tokens_know_their_place_and_hear_each_other() -> None:
 
 
 def test_one_row_of_levels_stands_for_all() -> None:
-    network, (x, level) = awake(SMALL.build(features=5)), inputs()
+    network, (x, level) = awake(SMALL.build(spec(5))), inputs()
     together = network(x, level[:1].expand(3, -1))
     difference = (network(x, level[:1]) - together).abs().max()
     print(f"\nlevels [1, T] against [B, T]: {float(difference):.1e} of {float(together.std()):.2f}")
@@ -81,8 +81,8 @@ def test_one_row_of_levels_stands_for_all() -> None:
 
 @pytest.mark.parametrize("token", [0, 3, 6])
 def test_each_tokens_level_matters_most_to_itself(token: int) -> None:
-    """With attention silenced a level reaches its own token alone."""
-    network, (x, level) = awake(SMALL.build(features=5)), inputs()
+    """Without attention a level reaches only its own token."""
+    network, (x, level) = awake(SMALL.build(spec(5))), inputs()
     other = level.clone()
     other[:, token] = 1 - other[:, token] / 2
     change = (network(x, other) - network(x, level)).abs().amax(dim=(0, 2))
@@ -95,8 +95,8 @@ def test_each_tokens_level_matters_most_to_itself(token: int) -> None:
     assert change[torch.arange(7) != token].max() == 0
 
 
-def test_small_differences_of_level_are_told_apart() -> None:
-    network, (x, _) = awake(SMALL.build(features=5)).double(), inputs()
+def test_small_differences_of_level_are_distinguished() -> None:
+    network, (x, _) = awake(SMALL.build(spec(5))).double(), inputs()
     for level in (0.0, 1e-3, 0.5, 0.999):
         one = network(x.double(), torch.full((1, 7), level, dtype=torch.float64))
         two = network(x.double(), torch.full((1, 7), level + 1e-3, dtype=torch.float64))
@@ -115,7 +115,7 @@ def test_sinusoids() -> None:
 
 
 def test_float64() -> None:
-    network, (x, level) = awake(SMALL.build(features=5)), inputs()
+    network, (x, level) = awake(SMALL.build(spec(5))), inputs()
     single = network(x, level)
     double = network.double()(x.double(), level.double())
     assert double.dtype == torch.float64
@@ -123,9 +123,9 @@ def test_float64() -> None:
 
 
 def test_gradient_reaches_every_weight_after_two_steps() -> None:
-    """The first step wakes the output, the second the gates; then everything learns."""
+    """The first step moves the output layer, the second the gates; then everything learns."""
     torch.manual_seed(0)
-    network, (x, level) = SMALL.build(features=5), inputs()
+    network, (x, level) = SMALL.build(spec(5)), inputs()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     asleep = []
     for _ in range(3):
@@ -138,21 +138,24 @@ def test_gradient_reaches_every_weight_after_two_steps() -> None:
     assert all(torch.isfinite(p.grad).all() for p in network.parameters())
 
 
-def test_learns_four_sequences_by_heart() -> None:
-    """Loss against that of the exact denoiser of those four, which is the least there is."""
+def test_overfits_four_sequences() -> None:
+    """Compare the loss with that of the exact denoiser of those four, which is the minimum."""
     torch.manual_seed(0)
-    network = TransformerConfig(width=64, depth=2, heads=4).build(features=4)
-    schedule, source = CosineSchedule(), generator(0)
+    network = TransformerConfig(width=64, depth=2, heads=4).build(spec(4))
+    noise_schedule, source = CosineSchedule(), generator(0)
     data = torch.randn(4, 8, 4, generator=source)
     x0 = data.repeat(16, 1, 1)
     settings = {
-        "schedule": schedule,
+        "noise_schedule": noise_schedule,
         "prediction": X0Prediction(),
-        "known": torch.zeros(64, 8, 4, dtype=torch.bool),
+        "given": torch.zeros(64, 8, 4, dtype=torch.bool),
     }
 
     def exact(x: Tensor, level: Tensor) -> Tensor:
-        alpha, sigma = schedule.alpha(level)[:, :1, None], schedule.sigma(level)[:, :1, None]
+        alpha, sigma = (
+            noise_schedule.alpha(level)[:, :1, None],
+            noise_schedule.sigma(level)[:, :1, None],
+        )
         distance = (x[:, None] - alpha[:, None] * data).square().sum(dim=(2, 3))
         share = torch.softmax(-distance / (2 * sigma[:, 0].square()), dim=1)
         return torch.einsum("bk,ktd->btd", share, data)
@@ -175,7 +178,7 @@ def test_learns_four_sequences_by_heart() -> None:
 
 
 def plain(weights: Mapping[str, Tensor], x: Tensor, level: Tensor, *, heads: int) -> Tensor:
-    """Output for one sequence, by sums over tokens, in the precision of the weights."""
+    """Return the output for one sequence, by sums over tokens, in the precision of the weights."""
 
     def linear(name: str, y: Tensor) -> Tensor:
         return y @ weights[f"{name}.weight"].T + weights[f"{name}.bias"]
@@ -226,7 +229,7 @@ def plain(weights: Mapping[str, Tensor], x: Tensor, level: Tensor, *, heads: int
 
 
 def test_weights_of_format_1_mean_what_they_meant() -> None:
-    """Against sums written out, from the weights in the file."""
+    """Compare with sums written out, from the weights in the file."""
     network = TrajectoryDiffusion.from_pretrained(FORMAT1, device="cpu").network
     stored = load_file(FORMAT1 / "model.safetensors")
     weights = {
@@ -251,43 +254,42 @@ def test_weights_of_format_1_mean_what_they_meant() -> None:
 
 def test_a_network_without_a_condition_has_no_weights_for_it() -> None:
     torch.manual_seed(0)
-    without = SMALL.build(features=5).state_dict()
+    without = SMALL.build(spec(5)).state_dict()
     torch.manual_seed(0)
-    with_it = SMALL.build(features=5, condition=3).state_dict()
+    with_it = SMALL.build(spec(5, condition=3)).state_dict()
     extra = {name for name in with_it if name not in without}
     assert extra == {f"condition_in.{n}.{kind}" for n in (0, 2) for kind in ("weight", "bias")}
     assert all(torch.equal(with_it[name], value) for name, value in without.items())
 
 
-@pytest.mark.parametrize("config", [SMALL, CAUSAL, WINDOW], ids=lambda c: c.attention)
-@pytest.mark.parametrize("levels", [1, 3])
-def test_condition_reaches_every_token_of_its_row(config: TransformerConfig, levels: int) -> None:
-    network, (x, level) = awake(config.build(features=5, condition=3)), inputs()
-    level = level[:levels]
-    condition = torch.randn(3, 3, generator=generator(3))
-    out = network(x, level, condition)
-    other = condition.clone()
-    other[1] += 1.0
-    change = (network(x, level, other) - out).abs().amax(dim=2)
-    assert change[1].min() > 1e-3 and not change[[0, 2]].any()
-    for row in range(3):
-        one = slice(row, row + 1)
-        alone = network(x[one], level[one] if levels > 1 else level, condition[one])
-        torch.testing.assert_close(alone, out[one], rtol=0, atol=1e-5)
-    same = network(x, level, condition[:1].expand(3, -1))
-    torch.testing.assert_close(network(x, level, condition[:1]), same, rtol=0, atol=1e-5)
+def test_condition_reaches_every_token_of_its_row() -> None:
+    for config, levels in product([SMALL, CAUSAL, WINDOW], [1, 3]):
+        network, (x, level) = awake(config.build(spec(5, condition=3))), inputs()
+        level = level[:levels]
+        condition = torch.randn(3, 3, generator=generator(3))
+        out = network(x, level, joint(condition))
+        other = condition.clone()
+        other[1] += 1.0
+        change = (network(x, level, joint(other)) - out).abs().amax(dim=2)
+        assert change[1].min() > 1e-3 and not change[[0, 2]].any()
+        for row in range(3):
+            one = slice(row, row + 1)
+            alone = network(x[one], level[one] if levels > 1 else level, joint(condition[one]))
+            torch.testing.assert_close(alone, out[one], rtol=0, atol=1e-5)
+        same = network(x, level, joint(condition[:1].expand(3, -1)))
+        torch.testing.assert_close(network(x, level, joint(condition[:1])), same, rtol=0, atol=1e-5)
 
 
-def test_condition_acts_at_every_level_of_its_own() -> None:
+def test_condition_acts_differently_at_every_level() -> None:
     """It is added before the nonlinearity, so that its effect depends on the level."""
-    network, (x, _) = awake(SMALL.build(features=5, condition=1)), inputs()
+    network, (x, _) = awake(SMALL.build(spec(5, condition=1))), inputs()
     modulation = []
     for level in (0.1, 0.9):
         for value in (0.0, 1.0):
             layer = network.blocks[0].modulation
             caught: list[Tensor] = []
             hook = layer.register_forward_hook(lambda *given, to=caught: to.append(given[2]))
-            network(x, torch.full((1, 7), level), torch.full((1, 1), value))
+            network(x, torch.full((1, 7), level), joint(torch.full((1, 1), value)))
             hook.remove()
             modulation += caught
     low, high = modulation[1] - modulation[0], modulation[3] - modulation[2]
@@ -296,17 +298,17 @@ def test_condition_acts_at_every_level_of_its_own() -> None:
 
 def test_condition_must_be_that_of_the_network(unchecked: None) -> None:
     x, level = inputs()
-    with_it, without = SMALL.build(features=5, condition=3), SMALL.build(features=5)
+    with_it, without = SMALL.build(spec(5, condition=3)), SMALL.build(spec(5))
     with pytest.raises(PgdiffError, match="`condition` must be given"):
         with_it(x, level)
     with pytest.raises(PgdiffError, match="`condition` must be None"):
-        without(x, level, torch.zeros(3, 3))
-    for shape in ((3, 2), (3,), (3, 1, 3)):
+        without(x, level, joint(torch.zeros(3, 3)))
+    for shape in ((3, 2), (1, 4)):
         with pytest.raises(PgdiffError, match=r"`condition` must have shape \[batch, 3\]. Got"):
-            with_it(x, level, torch.zeros(shape))
+            with_it(x, level, joint(torch.zeros(shape)))
     for value in (-1, 1.5, True):
-        with pytest.raises(PgdiffError, match="`condition` must be an integer of at least 0"):
-            SMALL.build(features=5, condition=value)
+        with pytest.raises(PgdiffError, match="`condition` must be an integer of at least 1"):
+            SMALL.build(spec(5, condition=value))
 
 
 # -------------------------------------------------------------------------------------- settings
@@ -324,7 +326,7 @@ def test_an_old_description_is_that_of_full_attention() -> None:
 
 
 def test_the_default_is_small() -> None:
-    assert sum(p.numel() for p in TransformerConfig().build(features=4).parameters()) < 1_500_000
+    assert sum(p.numel() for p in TransformerConfig().build(spec(4)).parameters()) < 1_500_000
 
 
 def test_bad_settings_are_named(unchecked: None) -> None:
@@ -337,7 +339,7 @@ def test_bad_settings_are_named(unchecked: None) -> None:
             TransformerConfig(width=width, heads=heads)
     with pytest.raises(PgdiffError, match=r"`attention` must be one of .* Did you mean 'causal'"):
         TransformerConfig(attention="casual")
-    with pytest.raises(PgdiffError, match="`window` must be given with the attention 'window'"):
+    with pytest.raises(PgdiffError, match="`window` must be given with attention 'window'"):
         TransformerConfig(attention="window")
     for attention in ("full", "causal"):
         with pytest.raises(PgdiffError, match=f"`window` must be None with .* '{attention}'"):

@@ -1,4 +1,4 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # `oracles.py`, what these tests compare with
+sys.path.insert(0, str(Path(__file__).parent))  # for `oracles.py`

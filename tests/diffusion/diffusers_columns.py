@@ -1,4 +1,4 @@
-"""Columns of the schedulers that more than one test file runs."""
+"""Columns of the schedulers that are used in more than one test file."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ TABLE: dict[str, Any] = {"beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": 
 
 
 def ddpm_column(steps: int, *, variance: str, start: int = 0, **config: Any) -> Column:
-    """With fixed_large, diffusers adds noise even to the clean sample, unless t is 0."""
+    """Return the column of DDPM; fixed_large adds noise even to the clean sample, unless t is 0."""
     kind = config.setdefault("prediction_type", "sample")
     scheduler = DDPMScheduler(variance_type=f"fixed_{variance}", clip_sample=False, **config)
     scheduler.set_timesteps(steps)
@@ -28,7 +28,7 @@ def ddpm_column(steps: int, *, variance: str, start: int = 0, **config: Any) -> 
         scheduler,
         table,
         nonlinear(table),
-        to=lambda own, t: own.previous_timestep(t),
+        to=lambda scheduler, t: scheduler.previous_timestep(t),
         kind=kind,
         start=start,
         quiet_end=variance == "large",
@@ -36,7 +36,7 @@ def ddpm_column(steps: int, *, variance: str, start: int = 0, **config: Any) -> 
 
 
 def ddim_column(steps: int, *, eta: float, start: int = 0, **config: Any) -> Column:
-    """It always goes from t to t - K // N, whatever the spacing."""
+    """Return the column of DDIM, which steps from t to t - K // N for every spacing."""
     kind = config.setdefault("prediction_type", "sample")
     scheduler = DDIMScheduler(clip_sample=False, set_alpha_to_one=True, **config)
     scheduler.set_timesteps(steps)
@@ -54,7 +54,7 @@ def ddim_column(steps: int, *, eta: float, start: int = 0, **config: Any) -> Col
 
 
 def consistency_function(scheduler: LCMScheduler) -> Any:
-    """The scheduler's own: what a network gives, made the identity at clean (Luo et al. 2023)."""
+    """Return the scheduler's consistency function, the identity at clean (Luo et al. 2023)."""
     inner = nonlinear(table_of(scheduler))
 
     def function(x: Tensor, level: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def consistency_function(scheduler: LCMScheduler) -> Any:
 
 
 def lcm_column(start: int = 0, *, prediction_type: str = "sample", **setting: Any) -> Column:
-    """It ends with its estimate at the last timestep, clean."""
+    """Return the column of LCM, which ends with its estimate at the last timestep, clean."""
     scheduler = LCMScheduler(beta_schedule="linear", beta_end=0.02, prediction_type=prediction_type)
     scheduler.set_timesteps(**setting)
     times = scheduler.timesteps.tolist()
@@ -90,7 +90,7 @@ LCM_SETTINGS = (
 
 
 def column_of(scheduler: Any, steps: int, **how: Any) -> tuple[NoiseSchedule, Column]:
-    """A column of a class with a table, and that table."""
+    """Return the column of a class with a table, and that table."""
     scheduler.set_timesteps(steps)
     table = table_of(scheduler)
     kind = scheduler.config.prediction_type
@@ -115,27 +115,27 @@ def heun_column(steps: int, *, start: int = 0, **config: Any) -> tuple[NoiseSche
 def edm_euler_column(
     steps: int, churn: Churn, *, grid: str = "karras", start: int = 0
 ) -> tuple[NoiseSchedule, Column]:
-    """The class adds the churn inside `step`, after the network: so it is given the estimate.
+    """Return the column of EDM's Euler, which adds the churn inside `step`, after the network.
 
-    That of the churned point, which is made here as algorithm 2 has it.
+    It therefore gets the estimate at the churned point, made here by algorithm 2 of the paper.
     """
     scheduler = EDMEulerScheduler(sigma_schedule=grid)
     scheduler.set_timesteps(steps)
-    schedule = EDMSchedule()
-    denoise = nonlinear(schedule)
-    rows = steps - start  # the class divides by the steps of its whole list
+    noise_schedule = EDMSchedule()
+    denoise = nonlinear(noise_schedule)
+    rows = steps - start  # the class divides by the number of steps of its whole list
 
     def predictor(x: Tensor, sigma: Tensor, noise: Tensor) -> dict[str, Any]:
         within = churn.low <= sigma <= churn.high
         gamma = min(churn.churn / rows, 2**0.5 - 1) if within else 0.0
         raised = sigma * (1 + gamma)
         spread = churn.noise_scale * (raised**2 - sigma**2).sqrt()
-        level = schedule.level_at(-2 * raised.log()).reshape(1, 1)
+        level = noise_schedule.level_at(-2 * raised.log()).reshape(1, 1)
         return {"pred_original_sample": denoise(x + spread * noise, level)}
 
-    return schedule, by_sigma(
+    return noise_schedule, by_sigma(
         scheduler,
-        schedule,
+        noise_schedule,
         denoise,
         scaled=False,
         start=start,

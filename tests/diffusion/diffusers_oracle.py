@@ -1,11 +1,11 @@
-"""Columns of Hugging Face diffusers' schedulers, against which the solvers are run.
+"""Columns of Hugging Face diffusers' schedulers, the reference of the solvers.
 
-A column is one token's way through the levels, as a reference scheduler takes it alone: the levels
-from and to which each of its steps goes, and the samples there. Samples are in this package's
+A column is the path of one token through the levels under a reference scheduler: the levels from
+and to which each of its steps goes, and the samples there. Samples are in this package's
 scale, `alpha x0 + sigma epsilon`; classes that keep `x / alpha` are scaled on the way in and out.
 
-Each run is of a copy of its own, in float64 as far as the class allows: tables and sigmas are held
-in float32, and these numbers are then computed with in float64; most of the classes with sigmas
+Each run uses its own copy of the scheduler, in float64 where the class allows: tables and sigmas
+are stored in float32, but the computation with them is in float64; most of the classes with sigmas
 cast the sample to float32 in every step.
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from pgdiff.diffusion import NoiseSchedule, Solver, Step, TabulatedSchedule
 
 TOLERANCE = 1e-5
-"""Of `max(1, sigma)`."""
+"""Relative to `max(1, sigma)`."""
 
 BATCH, FEATURES = 2, 3
 Denoise = Callable[[Tensor, Tensor], Tensor]
@@ -32,7 +32,7 @@ Run = Callable[[Tensor, Sequence[Tensor]], list[Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class Column:
-    """A reference scheduler's steps.
+    """The steps of a reference scheduler.
 
     Attributes:
         levels: `[steps]`, from which each step goes.
@@ -47,15 +47,18 @@ class Column:
 
 
 def table_of(scheduler: Any) -> TabulatedSchedule:
-    """The schedule with the table of a scheduler's class."""
+    """Return the noise schedule with the table of a scheduler's class."""
     return TabulatedSchedule(alphas_cumprod=tuple(scheduler.alphas_cumprod.double().tolist()))
 
 
-def nonlinear(schedule: NoiseSchedule) -> Denoise:
-    """A denoiser in which every token, and even every feature, is alone."""
+def nonlinear(noise_schedule: NoiseSchedule) -> Denoise:
+    """Return a denoiser in which every token and every feature is independent."""
 
     def denoise(x: Tensor, level: Tensor) -> Tensor:
-        alpha, sigma = schedule.alpha(level)[..., None], schedule.sigma(level)[..., None]
+        alpha, sigma = (
+            noise_schedule.alpha(level)[..., None],
+            noise_schedule.sigma(level)[..., None],
+        )
         unit = x / (alpha.square() + sigma.square()).sqrt()
         return torch.tanh(1.5 * unit) * (1.2 - level[..., None]) + 0.3 * torch.sin(3 * unit)
 
@@ -63,7 +66,7 @@ def nonlinear(schedule: NoiseSchedule) -> Denoise:
 
 
 def network(kind: str, x: Tensor, x0_hat: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """What a network must have given for the clean estimate to be `x0_hat`."""
+    """Return the network output whose clean estimate is `x0_hat`."""
     epsilon = (x - alpha * x0_hat) / sigma
     if kind == "edm":  # Karras et al. 2022, table 1, with the classes' default sigma_data of 0.5
         squares = sigma.square() + 0.25
@@ -72,7 +75,7 @@ def network(kind: str, x: Tensor, x0_hat: Tensor, alpha: Tensor, sigma: Tensor) 
 
 
 def step(scheduler: Any, output: Tensor, t: Any, x: Tensor, noise: Tensor, **more: Any) -> Tensor:
-    """One step of a scheduler with the noise given."""
+    """Take one step of a scheduler with the given noise."""
     module = sys.modules[type(scheduler).__module__]
     draw = mock.patch.object(module, "randn_tensor", lambda *_, **__: noise, create=True)
     with draw:
@@ -81,7 +84,7 @@ def step(scheduler: Any, output: Tensor, t: Any, x: Tensor, noise: Tensor, **mor
 
 def by_time(
     scheduler: Any,
-    schedule: NoiseSchedule,
+    noise_schedule: NoiseSchedule,
     denoise: Denoise,
     *,
     to: Callable[[Any, int], int],
@@ -90,17 +93,17 @@ def by_time(
     quiet_end: bool = False,
     **more: Any,
 ) -> Column:
-    """Column of a class with a table of alphas: entry t is level `(t + 1) / K`, -1 is clean.
+    """Return the column of a class with a table: entry t is level `(t + 1) / K`, -1 is clean.
 
     Args:
         scheduler: with its timesteps set.
-        schedule: its table.
+        noise_schedule: its table.
         denoise: clean estimate.
         to: timestep to which the scheduler goes from a timestep; below 0 for clean.
-        kind: what the network gives.
+        kind: kind of output of the network.
         start: index of the first timestep.
-        quiet_end: whether the step to clean is given no noise.
-        more: for `step`.
+        quiet_end: if True, the step to clean gets no noise.
+        more: arguments of `step`.
     """
     entries = scheduler.config.num_train_timesteps
     times = scheduler.timesteps[start:].tolist()
@@ -108,15 +111,15 @@ def by_time(
     levels, levels_to = ((torch.tensor(t, dtype=DOUBLE) + 1) / entries for t in (times, targets))
 
     def run(x: Tensor, noises: Sequence[Tensor]) -> list[Tensor]:
-        own = copy.deepcopy(scheduler)
-        # The same numbers, but 1 - a / b of neighbours would lose four digits in float32.
-        own.alphas_cumprod = own.alphas_cumprod.double()
+        copied = copy.deepcopy(scheduler)
+        # Equal numbers, but in float32 the differences of neighbours would lose four digits.
+        copied.alphas_cumprod = copied.alphas_cumprod.double()
         points = []
         for t, target, level, noise in zip(times, targets, levels, noises, strict=True):
             at = level.reshape(1, 1)
-            alpha, sigma = schedule.alpha(at)[..., None], schedule.sigma(at)[..., None]
+            alpha, sigma = noise_schedule.alpha(at)[..., None], noise_schedule.sigma(at)[..., None]
             output = network(kind, x, denoise(x, at), alpha, sigma)
-            x = step(own, output, t, x, 0 * noise if quiet_end and target < 0 else noise, **more)
+            x = step(copied, output, t, x, 0 * noise if quiet_end and target < 0 else noise, **more)
             points.append(x)
         return points
 
@@ -125,7 +128,7 @@ def by_time(
 
 def by_sigma(
     scheduler: Any,
-    schedule: NoiseSchedule,
+    noise_schedule: NoiseSchedule,
     denoise: Denoise,
     *,
     scaled: bool,
@@ -135,39 +138,39 @@ def by_sigma(
     predictor: Callable[..., dict[str, Any]] | None = None,
     **more: Any,
 ) -> Column:
-    """Column of a class with a list of sigmas, those of `x / alpha` (rectified flow's: its level).
+    """Return the column of a class with sigmas of `x / alpha` (rectified flow: its levels).
 
     Args:
         scheduler: with its timesteps set.
-        schedule: signal and noise at a level.
+        noise_schedule: signal and noise at a level.
         denoise: clean estimate.
-        scaled: whether the class keeps `x / alpha`.
-        kind: what the network gives.
+        scaled: if True, the class keeps `x / alpha`.
+        kind: kind of output of the network.
         start: index of the first step.
         calls: calls of the network, and of the scheduler's `step`, in a step.
         predictor: further arguments of `step`, from the sample, sigma, noise and steps in all.
-        more: for `step`.
+        more: arguments of `step`.
     """
     sigmas = scheduler.sigmas.double()[calls * start :]
-    places = sigmas if kind == "flow" else schedule.level_at(-2 * sigmas.log())
+    places = sigmas if kind == "flow" else noise_schedule.level_at(-2 * sigmas.log())
 
     def run(x: Tensor, noises: Sequence[Tensor]) -> list[Tensor]:
-        own = copy.deepcopy(scheduler)
-        own.set_begin_index(calls * start)
-        own.sigmas = own.sigmas.double()  # the same numbers; their differences lose digits else
-        factor = schedule.alpha(places) if scaled else torch.ones_like(places)
+        copied = copy.deepcopy(scheduler)
+        copied.set_begin_index(calls * start)
+        copied.sigmas = copied.sigmas.double()  # more digits for differences
+        factor = noise_schedule.alpha(places) if scaled else torch.ones_like(places)
         y, points = x / factor[0], []
-        for i, t in enumerate(own.timesteps[calls * start :]):
+        for i, t in enumerate(copied.timesteps[calls * start :]):
             noise = noises[i // calls]
             at = places[i].reshape(1, 1)
-            alpha, sigma = schedule.alpha(at)[..., None], schedule.sigma(at)[..., None]
+            alpha, sigma = noise_schedule.alpha(at)[..., None], noise_schedule.sigma(at)[..., None]
             x = y * factor[i]
             output = network(kind, x, denoise(x, at), alpha, sigma)
-            if hasattr(own, "scale_model_input"):
-                own.scale_model_input(y, t)
+            if hasattr(copied, "scale_model_input"):
+                copied.scale_model_input(y, t)
             extra = predictor(y, sigmas[i], noise) if predictor else {}
-            y = step(own, output, t, y, noise, **extra, **more)
-            if (i + 1) % calls == 0 or i + 1 == len(own.timesteps[calls * start :]):
+            y = step(copied, output, t, y, noise, **extra, **more)
+            if (i + 1) % calls == 0 or i + 1 == len(copied.timesteps[calls * start :]):
                 points.append(y * factor[i + 1])
         return points
 
@@ -178,7 +181,7 @@ def by_sigma(
 
 def largest_error(
     solver: Solver,
-    schedule: NoiseSchedule,
+    noise_schedule: NoiseSchedule,
     columns: Sequence[Column],
     *,
     estimate: Denoise,
@@ -186,17 +189,17 @@ def largest_error(
     stalls: int = 0,
     last: Solver | None = None,
 ) -> float:
-    """Run the columns as tokens of one batch; return the largest error of any step of any of them.
+    """Run the columns as tokens of one batch; return the largest error of any step.
 
     Args:
         solver: takes the steps.
-        schedule: signal and noise at a level.
-        columns: what each token is to equal.
+        noise_schedule: signal and noise at a level.
+        columns: reference of each token.
         estimate: clean estimate.
-        seed: of starts, noises and stalls.
-        stalls: rows more than the longest column has steps. Each token stays in as many rows as it
-            has no steps for, drawn at random; the noise that it is offered there is rubbish.
-        last: takes the last step, if not `solver`.
+        seed: seed of starts, noises and stalls.
+        stalls: rows beyond the steps of the longest column. Each token stays in all rows for which
+            it has no step, drawn at random; the noise that these rows offer is rubbish.
+        last: solver of the last step, by default `solver`.
     """
     source = generator(seed)
 
@@ -211,7 +214,9 @@ def largest_error(
     starts = []
     for token, column in enumerate(columns):
         begin = column.levels[:1]
-        spread = (schedule.alpha(begin).square() + schedule.sigma(begin).square()).sqrt()
+        spread = (
+            noise_schedule.alpha(begin).square() + noise_schedule.sigma(begin).square()
+        ).sqrt()
         starts.append(spread * normal())
         noises = [normal() for _ in column.levels]
         points = column.run(starts[-1], noises)
@@ -229,7 +234,9 @@ def largest_error(
     x, worst = torch.cat(starts, dim=1), 0.0
     state = solver.begin(torch.cat([levels[:1], levels_to]))
     for row in range(rows):
-        at = Step(x, levels[row], levels_to[row], schedule, estimate, lambda row=row: noise[row])
+        at = Step(
+            x, levels[row], levels_to[row], noise_schedule, estimate, lambda row=row: noise[row]
+        )
         if at.moving.any():
             taker = last if last and row == rows - 1 else solver
             stepped, state = taker.step(at, state)

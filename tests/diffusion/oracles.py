@@ -1,4 +1,4 @@
-"""What the diffusion code is compared with: exact answers, written without it."""
+"""Oracles for the diffusion code: exact answers, written without it."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -28,43 +28,43 @@ SCHEDULES = {
 
 
 def ar1(tokens: int, correlation: float = 0.95) -> Tensor:
-    """Covariance `correlation ** |i - j|`."""
+    """Return the covariance `correlation ** |i - j|`."""
     index = torch.arange(tokens, dtype=DOUBLE)
     return correlation ** (index[:, None] - index).abs()
 
 
 @dataclass(frozen=True)
 class Gaussian:
-    """Data of a known Gaussian over all tokens and features, and its exact denoiser."""
+    """Gaussian data with a known law over all tokens and features, and its exact denoiser."""
 
     mean: Tensor  # [tokens, features]
     covariance: Tensor  # [tokens * features, tokens * features]
-    schedule: Any
+    noise_schedule: Any
 
     @classmethod
-    def ar1(cls, schedule: Any, *, tokens: int = 8) -> "Gaussian":
-        """AR(1) over tokens in each of two features, which are correlated with each other."""
+    def ar1(cls, noise_schedule: Any, *, tokens: int = 8) -> "Gaussian":
+        """Return AR(1) data over tokens in two features that are correlated with each other."""
         between = torch.tensor([[1.0, 0.3], [0.3, 0.5]], dtype=DOUBLE)
         mean = torch.linspace(-1.0, 1.5, 2 * tokens, dtype=DOUBLE).reshape(tokens, 2)
-        return cls(mean, torch.kron(ar1(tokens), between), schedule)
+        return cls(mean, torch.kron(ar1(tokens), between), noise_schedule)
 
     @property
     def size(self) -> int:
         return self.mean.numel()
 
     def factors(self, level: Tensor) -> tuple[Tensor, Tensor]:
-        """alpha and sigma `[..., tokens * features]` at levels `[..., tokens]`."""
+        """Return alpha and sigma `[..., tokens * features]` at levels `[..., tokens]`."""
         spread = level.to(DOUBLE).repeat_interleave(self.mean.shape[1], dim=-1)
-        return self.schedule.alpha(spread), self.schedule.sigma(spread)
+        return self.noise_schedule.alpha(spread), self.noise_schedule.sigma(spread)
 
     def marginal(self, level: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and covariance of the noisy sample at levels `[..., tokens]`."""
+        """Return mean and covariance of the noisy sample at levels `[..., tokens]`."""
         alpha, sigma = self.factors(level)
         covariance = alpha[..., :, None] * self.covariance * alpha[..., None, :]
         return alpha * self.mean.reshape(-1), covariance + torch.diag_embed(sigma.square())
 
     def denoise(self, x: Tensor, level: Tensor) -> Tensor:
-        """E[x0 | x], exact for every token's own level; `level` is `[rows, tokens]`.
+        """Return E[x0 | x], exact for the level of each token; `level` is `[rows, tokens]`.
 
         The batch is `rows` groups of equal size, one after the other, each of one row of levels.
         """
@@ -75,7 +75,7 @@ class Gaussian:
         return (self.mean.reshape(-1) + residual @ gain).reshape(x.shape)
 
     def flow_to_clean(self, x: Tensor, level: Tensor) -> Tensor:
-        """End of the probability flow through `x`, the consistency function; one level for all.
+        """Return the end of the probability flow through `x`, the consistency function; one level.
 
         The marginals' covariances commute, so that the flow stretches along their eigenvectors.
         """
@@ -88,7 +88,7 @@ class Gaussian:
 
 
 def affine(function: Callable[[Tensor], Tensor], shape: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Matrix and offset of an affine map of `[batch, *shape]`, by pushing the unit vectors."""
+    """Return matrix and offset of an affine map of `[batch, *shape]`, from the unit vectors."""
     size = shape[0] * shape[1]
     inputs = torch.cat([torch.zeros(1, size, dtype=DOUBLE), torch.eye(size, dtype=DOUBLE)])
     outputs = function(inputs.reshape(-1, *shape)).reshape(-1, size)
@@ -101,7 +101,7 @@ def step_law(
     solver: Any,
     estimate: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of a solver's samples from the true marginal of the first row.
+    """Return mean and covariance of a solver's samples from the true marginal of the first row.
 
     Row by row, without any Monte Carlo error: the law goes through the row's own affine map of `x`
     and of one draw of fresh noise. Not for solvers that remember samples of earlier rows. The clean
@@ -117,7 +117,7 @@ def step_law(
     noise = torch.cat([zero[:1], zero, unit]).reshape(shape)
     for level, level_to in itertools.pairwise(levels[:, None]):
         draws = iter([noise])
-        step = Step(x, level, level_to, data.schedule, estimate, lambda d=draws: next(d))
+        step = Step(x, level, level_to, data.noise_schedule, estimate, lambda d=draws: next(d))
         stepped, state = solver.step(step, state)
         outputs = step.keep(stepped).reshape(len(x), -1)
         of_x, of_noise = (outputs[1:] - outputs[0]).T.chunk(2, dim=1)
@@ -131,7 +131,7 @@ def relative(got: Tensor, expected: Tensor) -> float:
 
 
 def order(steps: Sequence[int], errors: Sequence[float]) -> float:
-    """Order of convergence: least squares of log error against log steps."""
+    """Return the order of convergence: least squares of log error against log steps."""
     x, y = torch.tensor(steps, dtype=DOUBLE).log(), torch.tensor(errors, dtype=DOUBLE).log()
     x = x - x.mean()
     return float(-(x * (y - y.mean())).sum() / x.square().sum())
@@ -139,7 +139,7 @@ def order(steps: Sequence[int], errors: Sequence[float]) -> float:
 
 def one_step(
     solver: Any,
-    schedule: Any,
+    noise_schedule: Any,
     x: Tensor,
     x0_hat: Tensor,
     level: Tensor,
@@ -147,9 +147,9 @@ def one_step(
     *,
     noise: Tensor | None = None,
 ) -> Tensor:
-    """A solver's first step, with a clean estimate that is the same everywhere."""
+    """Return a solver's first step for a constant clean estimate."""
     given = torch.zeros_like(x) if noise is None else noise
-    step = Step(x, level, level_to, schedule, lambda x, level: x0_hat, lambda: given)
+    step = Step(x, level, level_to, noise_schedule, lambda x, level: x0_hat, lambda: given)
     stepped: Tensor = solver.step(step, solver.begin(torch.stack([level, level_to])))[0]
     return stepped
 
@@ -160,19 +160,19 @@ def scalar_loop(
     shape: tuple[int, int, int],
     source: torch.Generator,
     *,
-    schedule: Any,
+    noise_schedule: Any,
     solver: Any,
 ) -> Tensor:
-    """Textbook sampling with one noise level for all: numbers for levels, no matrix.
+    """Sample as in textbooks, with one noise level for all tokens: numbers for levels, no matrix.
 
     The formulas are those of the papers, in the order of operations of the solvers, because the
-    result is to be equal to the last bit.
+    result must be equal to the last bit.
     """
-    x = schedule.sigma(torch.tensor(column[0])) * torch.randn(shape, generator=source)
+    x = noise_schedule.sigma(torch.tensor(column[0])) * torch.randn(shape, generator=source)
     for t, s in itertools.pairwise(column):
         t, s = torch.tensor(t), torch.tensor(s)
-        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        alpha_to, sigma_to = schedule.alpha(s), schedule.sigma(s)
+        alpha, sigma = noise_schedule.alpha(t), noise_schedule.sigma(t)
+        alpha_to, sigma_to = noise_schedule.alpha(s), noise_schedule.sigma(s)
         x0 = denoise(x, t.expand(1, shape[1]))
         if isinstance(solver, DDIM):
             epsilon = (x - alpha * x0) / sigma
@@ -194,7 +194,7 @@ def scalar_loop(
 
 @st.composite
 def monotone_matrices(draw: Any, *, batch: int | None = None, first: float | None = 1.0) -> Tensor:
-    """Level matrices `[rows, tokens]` or `[rows, batch, tokens]` with many stalls.
+    """Return level matrices `[rows, tokens]` or `[rows, batch, tokens]` with many stalls.
 
     The first row is `first`, or any levels if None.
     """
@@ -217,5 +217,5 @@ def monotone_matrices(draw: Any, *, batch: int | None = None, first: float | Non
 
 
 def shrink(x: Tensor, level: Tensor) -> Tensor:
-    """A nonlinear denoiser; tokens hear their neighbours, batch rows are apart."""
+    """Denoise nonlinearly; tokens depend on their neighbours, batch rows are independent."""
     return torch.tanh(x * (1.2 - level[..., None])) + 0.1 * torch.roll(x, 1, dims=1)

@@ -1,10 +1,10 @@
 """Order of convergence, per token, on a Gaussian with its exact denoiser.
 
-Sampling starts from the true marginal of the first level used, so that what is left is the solver's
-own error. Deterministic solvers are linear maps here: the covariance of their samples follows from
-where they take the unit vectors, stochastic ones' from the maps of their rows; nothing is sampled.
+Sampling starts from the true marginal of the first level used, so that the only error is that of
+the solver. Deterministic solvers are linear maps here: the covariance of their samples follows from
+the images of the unit vectors, that of stochastic ones from the maps of their rows, without draws.
 The last step, to level 0, is of first order for every solver; the grids end at a noise whose square
-does not show.
+is negligible.
 """
 
 import math
@@ -51,27 +51,27 @@ LEVEL_SCHEDULES: dict[str, Callable[[int], LevelSchedule]] = {
 }
 
 
-def gaussian(schedule: Any, *, tokens: int = TOKENS) -> Gaussian:
-    return Gaussian(torch.zeros(tokens, 1, dtype=DOUBLE), ar1(tokens), schedule)
+def gaussian(noise_schedule: Any, *, tokens: int = TOKENS) -> Gaussian:
+    return Gaussian(torch.zeros(tokens, 1, dtype=DOUBLE), ar1(tokens), noise_schedule)
 
 
 def karras(steps: int) -> Tensor:
-    """Sigma from 80 to 0.002 with rho 7, and then 0."""
-    column = KarrasSpacing().levels(steps, schedule=WIDE)
+    """Return sigma from 80 to 0.002 with rho 7, and then 0."""
+    column = KarrasSpacing().levels(steps, noise_schedule=WIDE)
     column[0] = WIDE.level_at(torch.tensor(-2 * math.log(80.0), dtype=DOUBLE))
     return column
 
 
 def log_snr(steps: int) -> Tensor:
-    """`log(alpha / sigma)` from -6 to 6 in equal steps, and then clean."""
-    return LogSnrSpacing(low=-12.0, high=12.0).levels(steps, schedule=WIDE)
+    """Return `log(alpha / sigma)` from -6 to 6 in equal steps, and then clean."""
+    return LogSnrSpacing(low=-12.0, high=12.0).levels(steps, noise_schedule=WIDE)
 
 
 GRIDS = {"Karras": karras, "log-SNR": log_snr}
 
 
 def errors(data: Gaussian, matrices: Sequence[Tensor], solver: Any) -> list[float]:
-    """Relative error of the covariance for each level matrix `[rows, tokens]`, all in one batch.
+    """Return the relative error of the covariance by level matrix `[rows, tokens]`, in one batch.
 
     The shorter ones wait at level 0 for the longest.
     """
@@ -81,7 +81,7 @@ def errors(data: Gaussian, matrices: Sequence[Tensor], solver: Any) -> list[floa
     start = torch.eye(size, dtype=DOUBLE).repeat(len(matrices), 1)[..., None]
     x = sample(
         lambda x, level: data.denoise(x, level[::size]),
-        schedule=data.schedule,
+        noise_schedule=data.noise_schedule,
         levels=levels.repeat_interleave(size, dim=1),
         shape=(len(start), size, 1),
         generators=[generator(0)],
@@ -89,7 +89,7 @@ def errors(data: Gaussian, matrices: Sequence[Tensor], solver: Any) -> list[floa
         start=start,
         dtype=DOUBLE,
     )
-    maps = x.reshape(len(matrices), size, size)  # row i: where unit vector i goes
+    maps = x.reshape(len(matrices), size, size)  # row i: the image of unit vector i
     _, first = data.marginal(levels[0])
     return [relative(cov, data.covariance) for cov in maps.mT @ first @ maps]
 
@@ -127,7 +127,7 @@ def test_order_on_every_level_schedule(solver: Any, expected: float, within: flo
 
 
 def random_path(seed: int, *, stays: int) -> Tensor:
-    """How far each token is on its way from 0 to 1 at nine equally spaced row-times.
+    """Return the progress of each token from 0 to 1 at nine equally spaced row-times.
 
     Between two of them its pace is even; the paces differ by up to a factor 2, but in `stays` of
     the eight pieces it stays.
@@ -141,8 +141,8 @@ def random_path(seed: int, *, stays: int) -> Tensor:
 
 
 def random_matrix(path: Tensor, steps: int) -> Tensor:
-    """The path on a grid of row-time, from -6 to 6 in `log(alpha / sigma)`, and then clean."""
-    # In integers, so that no row lies beside the end of a stay by a rounding error.
+    """Return the path on a grid of row-time, from -6 to 6 in `log(alpha / sigma)`, then clean."""
+    # In integers, so that no rounding error moves a row across the end of a stay.
     place, unit = PIECES * torch.arange(steps), steps - 1
     piece = (place // unit).clamp(max=PIECES - 1)
     share = (place - piece * unit).to(DOUBLE) / unit
@@ -152,11 +152,11 @@ def random_matrix(path: Tensor, steps: int) -> Tensor:
 
 @pytest.mark.parametrize("stays", [0, 2])
 def test_order_on_random_matrices(stays: int) -> None:
-    """Twenty matrices whose tokens go at paces of their own, refined.
+    """Refine twenty matrices whose tokens move at different paces.
 
     While a token stays, its neighbours move on and its clean estimate with them. The line that 2M
-    draws through its own last two estimates, from before and after the stay, is then off by what
-    the neighbours did, in one step for each stay: 2M falls to the first order, below DDIM's error.
+    draws through its last two estimates, from before and after the stay, is then wrong by the moves
+    of the neighbours, once for each stay: 2M falls to the first order, below DDIM's error.
     """
     data = gaussian(WIDE)
     paths = [random_path(seed, stays=stays) for seed in range(20)]
@@ -181,43 +181,43 @@ def test_order_on_random_matrices(stays: int) -> None:
 
 @pytest.mark.parametrize("solver", [DDIM(), DPMSolver(order=2), Heun()], ids=repr)
 def test_the_law_depends_on_sigma_over_alpha_alone(solver: Any) -> None:
-    """On the same grid of log_snr every schedule gives the same samples' law."""
+    """On equal grids of log_snr every schedule gives the same law of samples."""
     grid = torch.linspace(-10.0, 12.0, 20, dtype=DOUBLE)
     found = {}
-    for schedule in (
+    for noise_schedule in (
         EDMSchedule(sigma_max=200.0),
         CosineSchedule(),
         LinearSchedule(),
         SigmoidSchedule(),
         FlowSchedule(),
     ):
-        column = torch.cat([schedule.level_at(grid), torch.zeros(1, dtype=DOUBLE)])
+        column = torch.cat([noise_schedule.level_at(grid), torch.zeros(1, dtype=DOUBLE)])
         matrix = Pyramid(slope=2.0).matrix(column, tokens=TOKENS)
-        found[type(schedule).__name__] = errors(gaussian(schedule), [matrix], solver)[0]
+        found[type(noise_schedule).__name__] = errors(gaussian(noise_schedule), [matrix], solver)[0]
     spread = max(found.values()) - min(found.values())
     print(f"\n{solver}: error {found['EDMSchedule']:.6f}, spread over schedules {spread:.1e}")
     assert spread < 1e-9
 
 
 def test_uniform_in_level_is_reported() -> None:
-    """From level 1 itself, where these schedules are noise alone or nearly so."""
+    """Sampling starts from level 1 itself, where these schedules are (nearly) pure noise."""
     print()
-    for schedule in (LinearSchedule(), CosineSchedule()):
+    for noise_schedule in (LinearSchedule(), CosineSchedule()):
         for solver in (DDIM(), DPMSolver(order=2), Heun()):
             found = []
             for steps in STEPS:
-                column = UniformSpacing().levels(steps, schedule=schedule)
+                column = UniformSpacing().levels(steps, noise_schedule=noise_schedule)
                 matrix = FullSequence().matrix(column, tokens=TOKENS)
-                found.append(errors(gaussian(schedule), [matrix], solver)[0])
-            report(f"{solver}, uniform, {type(schedule).__name__}", found)
+                found.append(errors(gaussian(noise_schedule), [matrix], solver)[0])
+            report(f"{solver}, uniform, {type(noise_schedule).__name__}", found)
             assert found == sorted(found, reverse=True)
 
 
 # ----------------------------------------------------------------------------- stochastic solvers
 
 
-# Churn raises noise exactly, whatever the step; so it has the order of its inner solver. The rise a
-# step, churn / rows, must be below its cap of sqrt(2) - 1 for the steps to become shorter at all:
+# Churn raises noise exactly, for any step, so that it has the order of its inner solver. The rise
+# in a step, churn / rows, must be below its cap of sqrt(2) - 1 for steps to become shorter at all:
 # that needs more than 193 rows with the default of 80.
 @pytest.mark.parametrize(
     ("solver", "expected"),

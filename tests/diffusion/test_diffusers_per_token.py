@@ -1,7 +1,7 @@
-"""Every token of a batch on levels of its own, against a reference scheduler for each alone.
+"""Every token of a batch at its own levels, against a separate reference scheduler for each.
 
 The tokens differ in their steps, spacing and first level, and stay where they are in rows drawn at
-random: in those they are offered noise that they must not take, and the others must not notice.
+random: the noise that these rows offer must not be used, and other tokens must not be affected.
 """
 
 from collections.abc import Sequence
@@ -30,55 +30,59 @@ pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:Depreca
 SEEDS = (0, 1, 2)
 SPACINGS = ("leading", "linspace", "trailing")
 RUNS = ((7, 0), (10, 2), (16, 0), (16, 5), (23, 4), (1, 0))
-"""Steps of a token's list, and how many of the first are left out."""
+"""Steps of a token's list, and the number of first steps that are left out."""
 
 
 def compare(
-    name: str, solver: Any, schedule: NoiseSchedule, columns: Sequence[Column], estimate: Any = None
+    name: str,
+    solver: Any,
+    noise_schedule: NoiseSchedule,
+    columns: Sequence[Column],
+    estimate: Any = None,
 ) -> None:
-    estimate = estimate or nonlinear(schedule)
+    estimate = estimate or nonlinear(noise_schedule)
     for seed in SEEDS:
         error = largest_error(
-            solver, schedule, columns, estimate=estimate, seed=seed, stalls=3 * seed
+            solver, noise_schedule, columns, estimate=estimate, seed=seed, stalls=3 * seed
         )
         check(f"{name}, {len(columns)} tokens, seed {seed}, {3 * seed} more rows", error)
 
 
-@pytest.mark.parametrize("variance", ["small", "large"])
-def test_ddpm(variance: Any) -> None:
-    columns = [
-        ddpm_column(steps, variance=variance, start=start, timestep_spacing=spacing)
-        for spacing in SPACINGS
-        for steps, start in RUNS
-    ]
-    compare(f"DDPM {variance}", DDPM(variance=variance), table_of(DDPMScheduler()), columns)
+def test_ddpm() -> None:
+    for variance in ["small", "large"]:
+        columns = [
+            ddpm_column(steps, variance=variance, start=start, timestep_spacing=spacing)
+            for spacing in SPACINGS
+            for steps, start in RUNS
+        ]
+        compare(f"DDPM {variance}", DDPM(variance=variance), table_of(DDPMScheduler()), columns)
 
 
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_ddim(eta: float) -> None:
-    columns = [
-        ddim_column(steps, eta=eta, start=start, timestep_spacing=spacing)
-        for spacing in SPACINGS
-        for steps, start in RUNS
-    ]
-    compare(f"DDIM {eta}", DDIM(eta=eta), table_of(DDIMScheduler()), columns)
+def test_ddim() -> None:
+    for eta in [0.0, 0.5, 1.0]:
+        columns = [
+            ddim_column(steps, eta=eta, start=start, timestep_spacing=spacing)
+            for spacing in SPACINGS
+            for steps, start in RUNS
+        ]
+        compare(f"DDIM {eta}", DDIM(eta=eta), table_of(DDIMScheduler()), columns)
 
 
-@pytest.mark.parametrize("order", [1, 2])
-def test_dpm_solver(order: int) -> None:
-    settings: tuple[dict[str, Any], ...] = (
-        {"timestep_spacing": "linspace"},
-        {"timestep_spacing": "trailing"},
-        {"use_karras_sigmas": True},
-        {"final_sigmas_type": "sigma_min", "lower_order_final": False},
-    )
-    pairs = [
-        dpm_column(steps, start=start, order=order, **setting)
-        for setting in settings
-        for steps, start in RUNS
-    ]
-    columns = [column for _, column in pairs]
-    compare(f"DPM-Solver++ {order}", DPMSolver(order=order), pairs[0][0], columns)
+def test_dpm_solver() -> None:
+    for order in [1, 2]:
+        settings: tuple[dict[str, Any], ...] = (
+            {"timestep_spacing": "linspace"},
+            {"timestep_spacing": "trailing"},
+            {"use_karras_sigmas": True},
+            {"final_sigmas_type": "sigma_min", "lower_order_final": False},
+        )
+        pairs = [
+            dpm_column(steps, start=start, order=order, **setting)
+            for setting in settings
+            for steps, start in RUNS
+        ]
+        columns = [column for _, column in pairs]
+        compare(f"DPM-Solver++ {order}", DPMSolver(order=order), pairs[0][0], columns)
 
 
 def test_heun() -> None:
@@ -96,17 +100,17 @@ def test_heun() -> None:
     compare("Heun", Heun(), pairs[0][0], [column for _, column in pairs])
 
 
-@pytest.mark.parametrize("amount", [0.0, 4.0, 80.0])
-def test_churn_with_edms_euler(amount: float) -> None:
-    """S_churn is shared out over the steps of every token's own list."""
-    churn = Churn(churn=amount, solver=DDIM())
-    pairs = [
-        edm_euler_column(steps, churn, grid=grid, start=start)
-        for grid in ("karras", "exponential")
-        for steps, start in RUNS
-        if steps > 1
-    ]
-    compare(f"EDM Euler churn {amount}", churn, EDMSchedule(), [column for _, column in pairs])
+def test_churn_with_edms_euler() -> None:
+    """S_churn is divided by the steps of each token's own list."""
+    for amount in [0.0, 4.0, 80.0]:
+        churn = Churn(churn=amount, solver=DDIM())
+        pairs = [
+            edm_euler_column(steps, churn, grid=grid, start=start)
+            for grid in ("karras", "exponential")
+            for steps, start in RUNS
+            if steps > 1
+        ]
+        compare(f"EDM Euler churn {amount}", churn, EDMSchedule(), [column for _, column in pairs])
 
 
 def test_consistency_with_lcms_step() -> None:
@@ -117,7 +121,7 @@ def test_consistency_with_lcms_step() -> None:
 
 
 def test_the_comparison_sees_a_history_that_stalls_reset() -> None:
-    """The same rows with a solver that forgets wherever a token stays must fail."""
+    """A solver that forgets its history wherever a token stays must fail on the same rows."""
 
     class Forgetful(DPMSolver):
         def step(self, at: Any, state: Any) -> Any:

@@ -1,8 +1,7 @@
 """Solvers against diffusers' classes that step through a table of alphas, every step of a run."""
 
-from typing import Any
+from itertools import product
 
-import pytest
 import torch
 from diffusers import DDIMScheduler, DDPMScheduler, LCMScheduler
 from diffusers_columns import (
@@ -20,17 +19,16 @@ SPACINGS = ("leading", "linspace", "trailing")
 BETAS = ("linear", "squaredcos_cap_v2")
 
 
-@pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("betas", BETAS)
-@pytest.mark.parametrize("kind", ["sample", "epsilon"])
-@pytest.mark.parametrize("variance", ["small", "large"])
-def test_ddpm(spacing: str, betas: str, kind: str, variance: Any) -> None:
-    config = {"timestep_spacing": spacing, "beta_schedule": betas, "prediction_type": kind}
-    table = table_of(DDPMScheduler(beta_schedule=betas))
-    column = ddpm_column(20, variance=variance, **config)
-    solver = DDPM(variance=variance)
-    error = largest_error(solver, table, [column], estimate=nonlinear(table), seed=0)
-    check(f"DDPM {variance} {spacing} {betas} {kind}", error)
+def test_ddpm() -> None:
+    for spacing, betas, kind, variance in product(
+        SPACINGS, BETAS, ["sample", "epsilon"], ["small", "large"]
+    ):
+        config = {"timestep_spacing": spacing, "beta_schedule": betas, "prediction_type": kind}
+        table = table_of(DDPMScheduler(beta_schedule=betas))
+        column = ddpm_column(20, variance=variance, **config)
+        solver = DDPM(variance=variance)
+        error = largest_error(solver, table, [column], estimate=nonlinear(table), seed=0)
+        check(f"DDPM {variance} {spacing} {betas} {kind}", error)
 
 
 def test_ddpm_with_every_entry_of_the_table() -> None:
@@ -42,29 +40,27 @@ def test_ddpm_with_every_entry_of_the_table() -> None:
         check(f"DDPM {variance}, 1,000 steps", error)
 
 
-@pytest.mark.parametrize("spacing", SPACINGS)
-@pytest.mark.parametrize("betas", BETAS)
-@pytest.mark.parametrize("kind", ["sample", "epsilon"])
-@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
-def test_ddim(spacing: str, betas: str, kind: str, eta: float) -> None:
-    config = {"timestep_spacing": spacing, "beta_schedule": betas, "prediction_type": kind}
-    table = table_of(DDIMScheduler(beta_schedule=betas))
-    # 30 does not divide 1,000: the levels from and to which it goes are not those of one row.
-    for steps in (20, 30):
-        column = ddim_column(steps, eta=eta, **config)
-        error = largest_error(DDIM(eta=eta), table, [column], estimate=nonlinear(table), seed=2)
-        check(f"DDIM eta {eta} {spacing} {betas} {kind} {steps}", error)
+def test_ddim() -> None:
+    for spacing, betas, kind, eta in product(
+        SPACINGS, BETAS, ["sample", "epsilon"], [0.0, 0.5, 1.0]
+    ):
+        config = {"timestep_spacing": spacing, "beta_schedule": betas, "prediction_type": kind}
+        table = table_of(DDIMScheduler(beta_schedule=betas))
+        # 30 does not divide 1,000: levels from and to which it goes differ from those of one row.
+        for steps in (20, 30):
+            column = ddim_column(steps, eta=eta, **config)
+            error = largest_error(DDIM(eta=eta), table, [column], estimate=nonlinear(table), seed=2)
+            check(f"DDIM eta {eta} {spacing} {betas} {kind} {steps}", error)
 
 
-@pytest.mark.parametrize("kind", ["sample", "epsilon"])
-@pytest.mark.parametrize("setting", LCM_SETTINGS, ids=str)
-def test_consistency_is_lcms_step(setting: dict[str, Any], kind: str) -> None:
-    scheduler = LCMScheduler(beta_schedule="linear", beta_end=0.02)
-    function = consistency_function(scheduler)
-    column = lcm_column(prediction_type=kind, **setting)
-    table = table_of(scheduler)
-    error = largest_error(Consistency(), table, [column], estimate=function, seed=3)
-    check(f"LCM {setting} {kind}", error)
+def test_consistency_is_lcms_step() -> None:
+    for kind, setting in product(["sample", "epsilon"], LCM_SETTINGS):
+        scheduler = LCMScheduler(beta_schedule="linear", beta_end=0.02)
+        function = consistency_function(scheduler)
+        column = lcm_column(prediction_type=kind, **setting)
+        table = table_of(scheduler)
+        error = largest_error(Consistency(), table, [column], estimate=function, seed=3)
+        check(f"LCM {setting} {kind}", error)
 
 
 def test_the_tables_levels_are_the_schedulers_timesteps() -> None:

@@ -1,7 +1,7 @@
-"""Diffusion Forcing's schedules with the exact denoiser of AR(1) data: errors known beforehand.
+"""Diffusion Forcing's schedules with the exact denoiser of AR(1) data, with known errors.
 
 Tokens of one feature, correlation 0.95, eight of them, the linear schedule, DDIM from noise alone.
-The figures expected were computed apart from this package, for 1,000 levels.
+The expected figures were computed without this package, for 1,000 levels.
 """
 
 import pytest
@@ -34,7 +34,7 @@ def covariance_error(levels: Tensor) -> float:
     matrix, _ = affine(
         lambda start: sample(
             DATA.denoise,
-            schedule=DATA.schedule,
+            noise_schedule=DATA.noise_schedule,
             levels=levels,
             shape=(len(start), TOKENS, 1),
             generators=[generator(0)],
@@ -49,11 +49,11 @@ def covariance_error(levels: Tensor) -> float:
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_errors_are_the_known_ones_and_of_first_order(name: str) -> None:
-    schedule, expected = EXPECTED[name]
+    noise_schedule, expected = EXPECTED[name]
     errors = []
     for steps in STEPS:
         column = torch.linspace(1.0, 0.0, steps + 1, dtype=DOUBLE)
-        errors.append(covariance_error(schedule.matrix(column, tokens=TOKENS)))
+        errors.append(covariance_error(noise_schedule.matrix(column, tokens=TOKENS)))
     fitted = order(STEPS, errors)
     listed = "  ".join(f"{n}: {e:.4f}" for n, e in zip(STEPS, errors, strict=True))
     print(f"\n{name}: {listed}; order {fitted:.3f}")

@@ -1,10 +1,11 @@
-"""With the exact denoiser of Gaussian data the sampled law converges to the data's.
+"""Convergence of the sampled law to the data's, with the exact denoiser of Gaussian data.
 
-DDIM is then an affine map of the noise: its mean and covariance follow from where the sampler takes
-the unit vectors, without any Monte Carlo error.
+DDIM is then an affine map of the noise: its mean and covariance follow from the images of the unit
+vectors, without any Monte Carlo error.
 """
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ import torch
 from oracles import DOUBLE, SCHEDULES, Gaussian, affine, generator, order, relative, step_law
 from torch import Tensor
 
-from pgdiff.diffusion import DDIM, DDPM, Known, sample
+from pgdiff.core.validation import PgdiffError
+from pgdiff.diffusion import DDIM, DDPM, Inpainting, sample
 from pgdiff.diffusion.level_schedules import (
     Autoregressive,
     FullSequence,
@@ -21,7 +23,6 @@ from pgdiff.diffusion.level_schedules import (
     Trapezoid,
 )
 from pgdiff.diffusion.solvers import Churn, Consistency
-from pgdiff.validation import PgdiffError
 
 pytestmark = pytest.mark.usefixtures("unchecked")  # thousands of rows: checks take most time
 
@@ -44,23 +45,23 @@ def levels_of(matrix: str, steps: int) -> Tensor:
 
 
 def run(
-    data: Gaussian, levels: Tensor, start: Tensor, *, solver: Any, known: Known | None = None
+    data: Gaussian, levels: Tensor, start: Tensor, *, solver: Any, known: Inpainting | None = None
 ) -> Tensor:
     return sample(
         data.denoise,
-        schedule=data.schedule,
+        noise_schedule=data.noise_schedule,
         levels=levels,
         shape=(len(start), *data.mean.shape),
         generators=[generator(0)],
         solver=solver,
         start=start,
-        known=known,
+        inpainting=known,
         dtype=DOUBLE,
     )
 
 
 def ddim_law(data: Gaussian, levels: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of samples that start from the true marginal of the first row."""
+    """Return mean and covariance of samples from the true marginal of the first row."""
     matrix, offset = affine(
         lambda start: run(data, levels, start, solver=DDIM()), tuple(data.mean.shape)
     )
@@ -75,18 +76,17 @@ def report(name: str, errors: list[float]) -> float:
     return fitted
 
 
-@pytest.mark.parametrize("matrix", MATRICES)
-@pytest.mark.parametrize("name", ["cosine", "linear", "flow"])
-def test_ddim_converges_at_first_order(name: str, matrix: str) -> None:
-    data = Gaussian.ar1(SCHEDULES[name], tokens=TOKENS)
-    errors = []
-    for steps in STEPS:
-        mean, covariance = ddim_law(data, levels_of(matrix, steps))
-        errors.append(relative(covariance, data.covariance))
-        torch.testing.assert_close(mean, data.mean.reshape(-1), rtol=1e-9, atol=1e-9)
-    fitted = report(f"DDIM, {name}, {matrix}", errors)
-    assert abs(fitted - 1) < 0.15
-    assert errors[-1] < errors[0] / 6
+def test_ddim_converges_at_first_order() -> None:
+    for matrix, name in product(MATRICES, ["cosine", "linear", "flow"]):
+        data = Gaussian.ar1(SCHEDULES[name], tokens=TOKENS)
+        errors = []
+        for steps in STEPS:
+            mean, covariance = ddim_law(data, levels_of(matrix, steps))
+            errors.append(relative(covariance, data.covariance))
+            torch.testing.assert_close(mean, data.mean.reshape(-1), rtol=1e-9, atol=1e-9)
+        fitted = report(f"DDIM, {name}, {matrix}", errors)
+        assert abs(fitted - 1) < 0.15
+        assert errors[-1] < errors[0] / 6
 
 
 def test_the_order_tends_to_one() -> None:
@@ -100,19 +100,19 @@ def test_the_order_tends_to_one() -> None:
 
 
 def test_a_step_that_used_one_level_for_all_tokens_would_not_converge() -> None:
-    """The test above can tell: it plateaus when the denoiser is told a neighbour's level."""
+    """If the denoiser gets a neighbour's level, the error of the test above stops falling."""
     data = Gaussian.ar1(SCHEDULES["cosine"], tokens=TOKENS)
     errors = []
     for steps in STEPS:
         levels = levels_of("pyramid", steps)
 
-        def told(x: Tensor, level: Tensor) -> Tensor:
+        def shifted(x: Tensor, level: Tensor) -> Tensor:
             return data.denoise(x, level.roll(1, dims=-1))
 
         matrix, _ = affine(
-            lambda start, levels=levels, told=told: sample(
-                told,
-                schedule=data.schedule,
+            lambda start, levels=levels, shifted=shifted: sample(
+                shifted,
+                noise_schedule=data.noise_schedule,
                 levels=levels,
                 shape=(len(start), *data.mean.shape),
                 generators=[generator(0)],
@@ -128,16 +128,15 @@ def test_a_step_that_used_one_level_for_all_tokens_would_not_converge() -> None:
     assert errors[3] > 0.9 * errors[2]
 
 
-@pytest.mark.parametrize("matrix", ["full", "pyramid"])
-@pytest.mark.parametrize("solver", [DDPM(), DDIM(eta=1.0), DDIM(eta=0.5)], ids=repr)
-def test_stochastic_solvers_converge(solver: Any, matrix: str) -> None:
-    data = Gaussian.ar1(SCHEDULES["cosine"], tokens=TOKENS)
-    errors = []
-    for steps in STEPS:
-        mean, covariance = step_law(data, levels_of(matrix, steps), solver)
-        errors.append(relative(covariance, data.covariance))
-        torch.testing.assert_close(mean, data.mean.reshape(-1), rtol=1e-9, atol=1e-9)
-    assert abs(report(f"{solver}, cosine, {matrix}", errors) - 1) < 0.15
+def test_stochastic_solvers_converge() -> None:
+    for matrix, solver in product(["full", "pyramid"], [DDPM(), DDIM(eta=1.0), DDIM(eta=0.5)]):
+        data = Gaussian.ar1(SCHEDULES["cosine"], tokens=TOKENS)
+        errors = []
+        for steps in STEPS:
+            mean, covariance = step_law(data, levels_of(matrix, steps), solver)
+            errors.append(relative(covariance, data.covariance))
+            torch.testing.assert_close(mean, data.mean.reshape(-1), rtol=1e-9, atol=1e-9)
+        assert abs(report(f"{solver}, cosine, {matrix}", errors) - 1) < 0.15
 
 
 def test_step_law_is_ddims_law() -> None:
@@ -147,34 +146,37 @@ def test_step_law_is_ddims_law() -> None:
         torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize(
-    "solver",
-    [DDPM(), DDPM(variance="large"), DDIM(eta=1.0), Churn(), Churn(churn=3.0, solver=DDIM())],
-    ids=repr,
-)
-def test_samples_have_the_law_of_their_steps(solver: Any) -> None:
-    """100,000 samples against the propagated mean and covariance, within 5 standard errors."""
-    data, count = Gaussian.ar1(SCHEDULES["linear"], tokens=4), 100_000
-    levels = levels_of("pyramid", 10)[:, :4]
-    first, last = data.marginal(levels[0]), step_law(data, levels, solver)
-    noise = torch.randn(count, data.size, generator=generator(1), dtype=DOUBLE)
-    start = first[0] + noise @ torch.linalg.cholesky(first[1]).T
-    x = run(data, levels, start.reshape(count, 4, 2), solver=solver).reshape(count, -1)
-    mean, covariance = last
-    variance = covariance.diag()
-    mean_error = (x.mean(dim=0) - mean) / (variance / count).sqrt()
-    spread = ((variance[:, None] * variance + covariance.square()) / count).sqrt()
-    covariance_error = (torch.cov(x.T) - covariance) / spread
-    print(
-        f"\n{solver}: largest error in standard errors, mean {float(mean_error.abs().max()):.2f}, "
-        f"covariance {float(covariance_error.abs().max()):.2f}"
-    )
-    assert mean_error.abs().max() < 5 and covariance_error.abs().max() < 5
+def test_samples_have_the_law_of_their_steps() -> None:
+    """100,000 samples have the propagated mean and covariance, within 5 standard errors."""
+    for solver in [
+        DDPM(),
+        DDPM(variance="large"),
+        DDIM(eta=1.0),
+        Churn(),
+        Churn(churn=3.0, solver=DDIM()),
+    ]:
+        data, count = Gaussian.ar1(SCHEDULES["linear"], tokens=4), 100_000
+        levels = levels_of("pyramid", 10)[:, :4]
+        first, last = data.marginal(levels[0]), step_law(data, levels, solver)
+        noise = torch.randn(count, data.size, generator=generator(1), dtype=DOUBLE)
+        start = first[0] + noise @ torch.linalg.cholesky(first[1]).T
+        x = run(data, levels, start.reshape(count, 4, 2), solver=solver).reshape(count, -1)
+        mean, covariance = last
+        variance = covariance.diag()
+        mean_error = (x.mean(dim=0) - mean) / (variance / count).sqrt()
+        spread = ((variance[:, None] * variance + covariance.square()) / count).sqrt()
+        covariance_error = (torch.cov(x.T) - covariance) / spread
+        print(
+            f"\n{solver}: largest error in standard errors, "
+            f"mean {float(mean_error.abs().max()):.2f}, "
+            f"covariance {float(covariance_error.abs().max()):.2f}"
+        )
+        assert mean_error.abs().max() < 5 and covariance_error.abs().max() < 5
 
 
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_consistency_with_the_exact_function_gives_the_exact_law(steps: int) -> None:
-    """From noise alone, in any number of steps; a denoiser's means in its place do not."""
+    """The exact function gives the law from pure noise in any number of steps; means do not."""
     data = Gaussian.ar1(SCHEDULES["cosine"], tokens=4)
     levels = levels_of("full", steps)[:, :4]
     mean, covariance = step_law(data, levels, Consistency(), data.flow_to_clean)
@@ -188,7 +190,7 @@ def test_consistency_with_the_exact_function_gives_the_exact_law(steps: int) -> 
     assert error < 1e-12 and relative(of_means, data.covariance) > 0.05
 
     options: dict[str, Any] = {
-        "schedule": data.schedule,
+        "noise_schedule": data.noise_schedule,
         "levels": levels,
         "shape": (50_000, 4, 2),
         "generators": [generator(0)],
@@ -201,9 +203,8 @@ def test_consistency_with_the_exact_function_gives_the_exact_law(steps: int) -> 
     sample(data.denoise, solver=Consistency(force=True), **options)
 
 
-@pytest.mark.parametrize("matrix", MATRICES)
-def test_with_known_tokens_the_law_is_the_conditional_one(matrix: str) -> None:
-    """Level 0 for what is known is exact conditioning, whatever the other tokens' levels."""
+def check_with_known_tokens_the_law_is_the_conditional_one(matrix: str) -> None:
+    """Level 0 for known tokens is exact conditioning, for any levels of the other tokens."""
     data = Gaussian.ar1(SCHEDULES["cosine"], tokens=TOKENS)
     mask = torch.zeros(1, TOKENS, 2, dtype=torch.bool)
     mask[:, [0, 5]] = True
@@ -220,7 +221,7 @@ def test_with_known_tokens_the_law_is_the_conditional_one(matrix: str) -> None:
         levels = levels_of(matrix, steps)
         matrix_, offset = affine(
             lambda start, levels=levels: run(
-                data, levels, start, solver=DDIM(), known=Known(mask, values)
+                data, levels, start, solver=DDIM(), known=Inpainting(mask, values)
             ),
             tuple(data.mean.shape),
         )
@@ -229,3 +230,8 @@ def test_with_known_tokens_the_law_is_the_conditional_one(matrix: str) -> None:
         torch.testing.assert_close(offset[~given], true_mean, rtol=1e-9, atol=1e-9)
         assert torch.equal(offset[given], values[0].reshape(-1)[given])
     assert abs(report(f"DDIM, cosine, {matrix}, two tokens known", errors) - 1) < 0.15
+
+
+def test_with_known_tokens_the_law_is_the_conditional_one() -> None:
+    for matrix in MATRICES:
+        check_with_known_tokens_the_law_is_the_conditional_one(matrix)

@@ -1,7 +1,7 @@
-"""Two modes, which no affine map can make, with their exact denoiser.
+"""Two modes, which no affine map can produce, with their exact denoiser.
 
 Deterministic solvers are pushed by quadrature: they start from evenly spaced quantiles of the true
-marginal of level 1, and are monotone maps, so that the ends are quantiles of what they sample. The
+marginal of level 1, and are monotone maps, so that the ends are quantiles of their samples. The
 truth is measured by the same quantiles.
 """
 
@@ -28,10 +28,10 @@ SCHEDULES: dict[str, Any] = {"edm": EDMSchedule(), "cosine": CosineSchedule()}
 
 @dataclass(frozen=True)
 class Mixture:
-    """Weights 0.3 and 0.7, modes of the same width; mean 0 and variance 1 in all."""
+    """Weights 0.3 and 0.7, modes of equal width; mean 0 and variance 1 in total."""
 
     width: float
-    schedule: Any
+    noise_schedule: Any
 
     @property
     def modes(self) -> tuple[float, float]:
@@ -39,9 +39,11 @@ class Mixture:
         return -(1 - WEIGHT) * apart, WEIGHT * apart
 
     def denoise(self, x: Tensor, level: Tensor) -> Tensor:
-        """E[x0 | x]: each mode's posterior mean, by the odds that `x` comes from it."""
-        alpha = self.schedule.alpha(level)[..., None]
-        variance = (alpha * self.width).square() + self.schedule.sigma(level)[..., None].square()
+        """Return E[x0 | x]: the posterior mean of each mode, weighted by its odds given `x`."""
+        alpha = self.noise_schedule.alpha(level)[..., None]
+        variance = (alpha * self.width).square() + self.noise_schedule.sigma(level)[
+            ..., None
+        ].square()
         left, right = (alpha * mode for mode in self.modes)
         # The difference of the two squared distances, without cancellation far out.
         log_odds = (right - left) * (2 * x - left - right) / (2 * variance)
@@ -50,9 +52,12 @@ class Mixture:
         return mean + alpha * self.width**2 / variance * (x - alpha * mean)
 
     def quantiles(self, count: int, level: float) -> Tensor:
-        """Evenly spaced quantiles of the noisy sample, by bisection."""
-        at = torch.tensor(level, dtype=DOUBLE)
-        alpha, sigma = float(self.schedule.alpha(at)), float(self.schedule.sigma(at))
+        """Return evenly spaced quantiles of the noisy sample, by bisection."""
+        noise = torch.tensor(level, dtype=DOUBLE)
+        alpha, sigma = (
+            float(self.noise_schedule.alpha(noise)),
+            float(self.noise_schedule.sigma(noise)),
+        )
         width = math.hypot(alpha * self.width, sigma)
         share = (torch.arange(count, dtype=DOUBLE) + 0.5) / count
         far = torch.full_like(share, 10 * (width + alpha * max(map(abs, self.modes))))
@@ -67,15 +72,15 @@ class Mixture:
         return (low + high) / 2
 
     def measure(self, x: Tensor) -> Tensor:
-        """Weight of the left mode, and each mode's standard deviation."""
+        """Return the weight of the left mode, and each mode's standard deviation."""
         left = x < sum(self.modes) / 2
         return torch.stack([left.to(DOUBLE).mean(), x[left].std(), x[~left].std()])
 
     def run(self, start: Tensor, steps: int, solver: Any) -> Tensor:
-        column = KarrasSpacing().levels(steps, schedule=self.schedule)
+        column = KarrasSpacing().levels(steps, noise_schedule=self.noise_schedule)
         x = sample(
             self.denoise,
-            schedule=self.schedule,
+            noise_schedule=self.noise_schedule,
             levels=column[:, None],
             shape=(len(start), 1, 1),
             generators=[generator(1)],
@@ -87,19 +92,22 @@ class Mixture:
 
 
 def test_the_denoiser_is_the_posterior_mean() -> None:
-    """By quadrature over the prior."""
+    """It agrees with quadrature over the prior."""
     data = Mixture(0.3, CosineSchedule())
     x0 = torch.linspace(-6, 6, 40_001, dtype=DOUBLE)
     left, right = (torch.exp(-0.5 * ((x0 - mode) / 0.3).square()) for mode in data.modes)
     prior = WEIGHT * left + (1 - WEIGHT) * right
     worst = 0.0
     for level in (0.05, 0.4, 0.8, 1.0):
-        at = torch.full((1, 1), level, dtype=DOUBLE)
-        alpha, sigma = float(data.schedule.alpha(at)), float(data.schedule.sigma(at))
+        noise = torch.full((1, 1), level, dtype=DOUBLE)
+        alpha, sigma = (
+            float(data.noise_schedule.alpha(noise)),
+            float(data.noise_schedule.sigma(noise)),
+        )
         for value in (-2.0, -0.4, 0.1, 1.7):
             posterior = prior * torch.exp(-0.5 * ((value - alpha * x0) / sigma).square())
             expected = float((x0 * posterior).sum() / posterior.sum())
-            got = float(data.denoise(torch.full((1, 1, 1), value, dtype=DOUBLE), at))
+            got = float(data.denoise(torch.full((1, 1, 1), value, dtype=DOUBLE), noise))
             worst = max(worst, abs(got - expected))
     print(f"\nposterior mean of the mixture: largest error {worst:.1e}")
     assert worst < 1e-9
@@ -133,7 +141,7 @@ def test_second_order_solvers_at_50_steps(name: str) -> None:
     ids=repr,
 )
 def test_order_towards_the_truth(solver: Any, expected: float, within: float) -> None:
-    """Wasserstein distance: the mean distance between quantiles."""
+    """The order holds in Wasserstein distance: the mean distance between quantiles."""
     data = Mixture(0.3, EDMSchedule())
     start, truth = data.quantiles(8001, 1.0), data.quantiles(8001, 0.0)
     found = [float((data.run(start, n, solver) - truth).abs().mean()) for n in STEPS]
@@ -145,7 +153,7 @@ def test_order_towards_the_truth(solver: Any, expected: float, within: float) ->
 
 @pytest.mark.parametrize("variance", ["small", "large"])
 def test_ddpm_approaches_the_truth(variance: Any) -> None:
-    """By samples: k times 50 steps leave a k-th of the error at 50, within 4 standard errors."""
+    """Samples at k times 50 steps have a k-th of the error at 50, within 4 standard errors."""
     data, count = Mixture(0.3, EDMSchedule()), 60_000
     start, truth = data.quantiles(count, 1.0), data.measure(data.quantiles(count, 0.0))
     # Of a share, and of a standard deviation; relative.

@@ -1,6 +1,7 @@
 """Sampling with a level for every token."""
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import pytest
@@ -17,18 +18,17 @@ from oracles import (
 )
 from torch import Tensor
 
-from pgdiff.diffusion import DDIM, DDPM, Known, SamplerStep, full_sequence, sample
+from pgdiff.core.validation import PgdiffError
+from pgdiff.diffusion import DDIM, DDPM, Inpainting, SamplerStep, full_sequence, sample
 from pgdiff.diffusion.solvers import Churn, DPMSolver, Heun
-from pgdiff.validation import PgdiffError
 
 SOLVERS = [DDIM(), DDIM(eta=0.5), DDIM(eta=1.0), DDPM()]
-each_simple_solver = pytest.mark.parametrize("solver", SOLVERS, ids=repr)
-each_solver = pytest.mark.parametrize("solver", [*SOLVERS, DPMSolver(), Heun(), Churn()], ids=repr)
-fast = settings(max_examples=30, deadline=None, derandomize=True)
+ALL_SOLVERS = [*SOLVERS, DPMSolver(), Heun(), Churn()]
+fast = settings(max_examples=20, deadline=None, derandomize=True)
 
 
 def draw(levels: Tensor, *, batch: int = 4, seeds: Sequence[int] = (0,), **options: Any) -> Tensor:
-    options = {"schedule": SCHEDULES["cosine"], "solver": DDIM(), "denoise": shrink} | options
+    options = {"noise_schedule": SCHEDULES["cosine"], "solver": DDIM(), "denoise": shrink} | options
     return sample(
         options.pop("denoise"),
         levels=levels,
@@ -51,56 +51,52 @@ class Rows:
 # -------------------------------------------------------------------------------- equal columns
 
 
-@each_simple_solver
-@pytest.mark.parametrize("name", ["cosine", "linear"])
-@pytest.mark.parametrize("batched", [False, True])
-def test_equal_columns_are_the_scalar_loop_bit_for_bit(
-    solver: Any, name: str, batched: bool
-) -> None:
-    schedule, column = SCHEDULES[name], [1.0, 0.9, 0.55, 0.3, 0.05, 0.0]
-    levels = torch.tensor(column)[:, None].expand(-1, 6)
-    if batched:
-        levels = levels[:, None].expand(-1, 4, -1)
-    got = draw(levels, seeds=[7], schedule=schedule, solver=solver)
-    expected = scalar_loop(
-        shrink, column, (4, 6, 3), generator(7), schedule=schedule, solver=solver
-    )
-    assert torch.equal(got, expected)
+def test_equal_columns_are_the_scalar_loop_bit_for_bit() -> None:
+    for solver, name, batched in product(SOLVERS, ["cosine", "linear"], [False, True]):
+        noise_schedule, column = SCHEDULES[name], [1.0, 0.9, 0.55, 0.3, 0.05, 0.0]
+        levels = torch.tensor(column)[:, None].expand(-1, 6)
+        if batched:
+            levels = levels[:, None].expand(-1, 4, -1)
+        got = draw(levels, seeds=[7], noise_schedule=noise_schedule, solver=solver)
+        expected = scalar_loop(
+            shrink, column, (4, 6, 3), generator(7), noise_schedule=noise_schedule, solver=solver
+        )
+        assert torch.equal(got, expected)
 
 
 # ------------------------------------------------------------------------------------- any matrix
 
 
-@each_solver
 @fast
 @given(levels=monotone_matrices(), name=st.sampled_from(sorted(SCHEDULES)))
-def test_a_token_whose_level_stays_is_unchanged(solver: Any, levels: Tensor, name: str) -> None:
-    rows = Rows()
-    draw(levels, schedule=SCHEDULES[name], solver=solver, callback=rows)
-    assert [step.row for step in rows.steps] == list(range(1, len(levels)))
-    for before, after in zip(rows.steps, rows.steps[1:], strict=False):
-        stays = levels[before.row] == levels[before.row + 1]
-        assert torch.equal(after.x[:, stays], before.x[:, stays])
-    for step in rows.steps:
-        assert torch.isfinite(step.x).all()
-        assert torch.equal(step.level, levels[step.row - 1][None])
-        assert torch.equal(step.level_to, levels[step.row][None])
-        if torch.equal(step.level, step.level_to):
-            assert step.x0_hat is None
-        else:
-            assert step.x0_hat is not None and torch.isfinite(step.x0_hat).all()
+def test_a_token_whose_level_stays_is_unchanged(levels: Tensor, name: str) -> None:
+    for solver in ALL_SOLVERS:
+        rows = Rows()
+        draw(levels, noise_schedule=SCHEDULES[name], solver=solver, callback=rows)
+        assert [step.row for step in rows.steps] == list(range(1, len(levels)))
+        for before, after in zip(rows.steps, rows.steps[1:], strict=False):
+            stays = levels[before.row] == levels[before.row + 1]
+            assert torch.equal(after.x[:, stays], before.x[:, stays])
+        for step in rows.steps:
+            assert torch.isfinite(step.x).all()
+            assert torch.equal(step.level, levels[step.row - 1][None])
+            assert torch.equal(step.level_to, levels[step.row][None])
+            if torch.equal(step.level, step.level_to):
+                assert step.x0_hat is None
+            else:
+                assert step.x0_hat is not None and torch.isfinite(step.x0_hat).all()
 
 
-@each_solver
 @fast
 @given(levels=monotone_matrices(batch=3))
-def test_each_trajectory_may_have_levels_of_its_own(solver: Any, levels: Tensor) -> None:
-    together = draw(levels, batch=3, seeds=[0, 1, 2], solver=solver)
-    one_for_all = draw(levels[:, :1], batch=3, solver=solver)
-    assert torch.equal(one_for_all, draw(levels[:, 0], batch=3, solver=solver))
-    for index in range(3):
-        alone = draw(levels[:, index], batch=1, seeds=[index], solver=solver)
-        assert torch.equal(together[index : index + 1], alone)
+def test_each_trajectory_may_have_levels_of_its_own(levels: Tensor) -> None:
+    for solver in ALL_SOLVERS:
+        together = draw(levels, batch=3, seeds=[0, 1, 2], solver=solver)
+        one_for_all = draw(levels[:, :1], batch=3, solver=solver)
+        assert torch.equal(one_for_all, draw(levels[:, 0], batch=3, solver=solver))
+        for index in range(3):
+            alone = draw(levels[:, index], batch=1, seeds=[index], solver=solver)
+            assert torch.equal(together[index : index + 1], alone)
 
 
 def test_a_finished_token_is_the_solvers_last_clean_estimate() -> None:
@@ -129,31 +125,35 @@ def test_first_noise_has_the_levels_sigma() -> None:
         seen.append(x)
         return x
 
-    schedule = SCHEDULES["exploding"]
+    noise_schedule = SCHEDULES["exploding"]
     mask = torch.zeros(1, 3, 3, dtype=torch.bool)
     mask[:, 2] = True
-    known = Known(mask, torch.full((1, 3, 3), 7.0))
+    known = Inpainting(mask, torch.full((1, 3, 3), 7.0))
     draw(
-        full_sequence(steps=2, tokens=3), batch=20_000, denoise=spy, schedule=schedule, known=known
+        full_sequence(steps=2, tokens=3),
+        batch=20_000,
+        denoise=spy,
+        noise_schedule=noise_schedule,
+        inpainting=known,
     )
     spread = seen[0].std(dim=(0, 2))
     torch.testing.assert_close(spread, torch.tensor([80.0, 80.0, 0.0]), rtol=0.02, atol=0)
 
 
 def test_only_level_1_is_noise_alone() -> None:
-    """A first row below 1 needs a sample of that level, but for tokens that are known."""
+    """A first row below 1 needs a sample of that level, except for known tokens."""
     levels = torch.tensor([[1.0, 0.5], [0.5, 0.5], [0.0, 0.0]])
     mask = torch.zeros(1, 2, 3, dtype=torch.bool)
-    refused = r"`levels` must be 1 in the first row, noise alone\. Got 0\.5 at row 0, column 1\."
+    refused = r"`levels` must be 1 in the first row, pure noise\. Got 0\.5 at row 0, column 1\."
     with pytest.raises(PgdiffError, match=refused):
         draw(levels)
     with pytest.raises(PgdiffError, match=refused):
-        draw(levels, known=Known(mask, torch.zeros(1, 2, 3)))
+        draw(levels, inpainting=Inpainting(mask, torch.zeros(1, 2, 3)))
     mask[:, 1, :2] = True  # known in part
     with pytest.raises(PgdiffError, match=refused):
-        draw(levels, known=Known(mask, torch.zeros(1, 2, 3)))
+        draw(levels, inpainting=Inpainting(mask, torch.zeros(1, 2, 3)))
     mask[:, 1] = True
-    draw(levels, known=Known(mask, torch.zeros(1, 2, 3)))
+    draw(levels, inpainting=Inpainting(mask, torch.zeros(1, 2, 3)))
     draw(levels, start=torch.zeros(4, 2, 3))
 
 
@@ -166,7 +166,7 @@ def test_a_row_in_which_nothing_moves_calls_nothing() -> None:
 
     levels = torch.tensor([[1.0, 1.0], [1.0, 1.0], [0.5, 1.0], [0.5, 1.0], [0.0, 0.0], [0.0, 0.0]])
     moving = levels[[0, 2, 4]]
-    for solver in [*SOLVERS, DPMSolver(), Heun(), Churn()]:
+    for solver in ALL_SOLVERS:
         calls.clear()
         stalled = draw(levels, solver=solver, denoise=spy)
         assert calls[0].tolist() == [[1.0, 1.0]] and len(calls) <= 4
@@ -178,11 +178,11 @@ def test_a_row_in_which_nothing_moves_calls_nothing() -> None:
 def test_clip_limits_the_clean_estimate_but_not_what_is_known() -> None:
     mask = torch.zeros(1, 4, 3, dtype=torch.bool)
     mask[0, 0, 0] = True
-    known = Known(mask, torch.full((1, 4, 3), 5.0))
+    known = Inpainting(mask, torch.full((1, 4, 3), 5.0))
     rows = Rows()
     x = draw(
         full_sequence(steps=4, tokens=4),
-        known=known,
+        inpainting=known,
         clip=0.2,
         callback=rows,
         denoise=lambda x, level: 10 * x,
@@ -196,7 +196,36 @@ def test_clip_limits_the_clean_estimate_but_not_what_is_known() -> None:
 # ---------------------------------------------------------------------------------------- known
 
 
-@each_solver
+def check_known_features_are_held_exactly(
+    solver: Any, levels: Tensor, seed: int, share: float, per_row: bool
+) -> None:
+    source, tokens = generator(seed), levels.shape[1]
+    batch = 4 if per_row else 1
+    mask = torch.rand(batch, tokens, 3, generator=source) < share
+    mask[:, 0] = True
+    values = torch.randn(batch, tokens, 3, generator=source)
+    values[~mask] = float("nan")  # values outside the mask are never read
+    known, rows, seen = Inpainting(mask, values), Rows(), []
+
+    def spy(x: Tensor, level: Tensor) -> Tensor:
+        seen.append((x, level))
+        return shrink(x, level)
+
+    draw(levels, solver=solver, inpainting=known, callback=rows, denoise=spy)
+    wide, whole = mask.expand(4, -1, -1), mask.all(dim=-1)
+    held_ones = [x for x, _ in seen] + [step.x for step in rows.steps]
+    held_ones += [step.x0_hat for step in rows.steps if step.x0_hat is not None]
+    for held in held_ones:
+        assert torch.equal(held[wide], values.expand(4, -1, -1)[wide])
+    called = [step.level for step in rows.steps if step.x0_hat is not None]
+    if solver in SOLVERS:  # the other solvers make further calls
+        for level, (_, passed) in zip(called, seen, strict=True):
+            assert torch.equal(passed, level)
+    assert all((passed[whole.expand_as(passed)] == 0).all() for _, passed in seen)
+    for row, step in enumerate(rows.steps):
+        assert torch.equal(step.level, torch.where(whole, 0.0, levels[row]))
+
+
 @fast
 @given(
     levels=monotone_matrices(),
@@ -205,41 +234,18 @@ def test_clip_limits_the_clean_estimate_but_not_what_is_known() -> None:
     per_row=st.booleans(),
 )
 def test_known_features_are_held_exactly(
-    solver: Any, levels: Tensor, seed: int, share: float, per_row: bool
+    levels: Tensor, seed: int, share: float, per_row: bool
 ) -> None:
-    source, tokens = generator(seed), levels.shape[1]
-    batch = 4 if per_row else 1
-    mask = torch.rand(batch, tokens, 3, generator=source) < share
-    mask[:, 0] = True
-    values = torch.randn(batch, tokens, 3, generator=source)
-    values[~mask] = float("nan")  # what is not known is never looked at
-    known, rows, seen = Known(mask, values), Rows(), []
-
-    def spy(x: Tensor, level: Tensor) -> Tensor:
-        seen.append((x, level))
-        return shrink(x, level)
-
-    draw(levels, solver=solver, known=known, callback=rows, denoise=spy)
-    wide, whole = mask.expand(4, -1, -1), mask.all(dim=-1)
-    held_ones = [x for x, _ in seen] + [step.x for step in rows.steps]
-    held_ones += [step.x0_hat for step in rows.steps if step.x0_hat is not None]
-    for held in held_ones:
-        assert torch.equal(held[wide], values.expand(4, -1, -1)[wide])
-    called = [step.level for step in rows.steps if step.x0_hat is not None]
-    if solver in SOLVERS:  # the others also ask elsewhere
-        for level, (_, told) in zip(called, seen, strict=True):
-            assert torch.equal(told, level)
-    assert all((told[whole.expand_as(told)] == 0).all() for _, told in seen)
-    for row, step in enumerate(rows.steps):
-        assert torch.equal(step.level, torch.where(whole, 0.0, levels[row]))
+    for solver in ALL_SOLVERS:
+        check_known_features_are_held_exactly(solver, levels, seed, share, per_row)
 
 
 def test_known_of_another_dtype_does_not_change_the_samples_dtype() -> None:
     mask = torch.zeros(1, 2, 3, dtype=torch.bool)
-    known = Known(mask, torch.zeros(1, 2, 3, dtype=DOUBLE))
+    known = Inpainting(mask, torch.zeros(1, 2, 3, dtype=DOUBLE))
     start = torch.zeros(4, 2, 3, dtype=DOUBLE)
     levels = full_sequence(steps=2, tokens=2)
-    assert draw(levels, known=known).dtype == torch.float32
+    assert draw(levels, inpainting=known).dtype == torch.float32
     assert draw(levels, start=start).dtype == torch.float32
     assert draw(levels, start=start, dtype=DOUBLE).dtype == DOUBLE
 
@@ -247,22 +253,22 @@ def test_known_of_another_dtype_does_not_change_the_samples_dtype() -> None:
 # ---------------------------------------------------------------------------------------- noise
 
 
-@each_solver
-def test_same_seed_same_samples_another_seed_another(solver: Any) -> None:
-    levels = full_sequence(steps=5, tokens=6)
-    before = torch.random.get_rng_state()
-    one, same, another = (draw(levels, seeds=[s], solver=solver) for s in (3, 3, 4))
-    assert torch.equal(one, same)
-    assert (one - another).abs().amax(dim=(1, 2)).min() > 1e-3
-    assert torch.equal(torch.random.get_rng_state(), before)  # nothing global is drawn
+def test_same_seed_same_samples_another_seed_another() -> None:
+    for solver in ALL_SOLVERS:
+        levels = full_sequence(steps=5, tokens=6)
+        before = torch.random.get_rng_state()
+        one, same, another = (draw(levels, seeds=[s], solver=solver) for s in (3, 3, 4))
+        assert torch.equal(one, same)
+        assert (one - another).abs().amax(dim=(1, 2)).min() > 1e-3
+        assert torch.equal(torch.random.get_rng_state(), before)  # nothing global is drawn
 
 
-@each_solver
-def test_each_generators_share_of_the_batch_is_as_if_alone(solver: Any) -> None:
-    levels = full_sequence(steps=5, tokens=6)
-    together = draw(levels, batch=8, seeds=[3, 4], solver=solver)
-    for half, seed in ((together[:4], 3), (together[4:], 4)):
-        assert torch.equal(half, draw(levels, batch=4, seeds=[seed], solver=solver))
+def test_each_generators_share_of_the_batch_is_as_if_alone() -> None:
+    for solver in ALL_SOLVERS:
+        levels = full_sequence(steps=5, tokens=6)
+        together = draw(levels, batch=8, seeds=[3, 4], solver=solver)
+        for half, seed in ((together[:4], 3), (together[4:], 4)):
+            assert torch.equal(half, draw(levels, batch=4, seeds=[seed], solver=solver))
 
 
 def test_generators_must_divide_the_batch() -> None:
@@ -281,8 +287,10 @@ def test_generators_must_divide_the_batch() -> None:
 def test_bad_input_is_named() -> None:
     levels = full_sequence(steps=2, tokens=2)
     mask = torch.ones(3, 2, 3, dtype=torch.bool)
-    with pytest.raises(PgdiffError, match=r"`known` must have shape \[4, 2, 3\]. Got \[3, 2, 3\]"):
-        draw(levels, known=Known(mask, torch.zeros(3, 2, 3)))
+    with pytest.raises(
+        PgdiffError, match=r"`inpainting` must have shape \[4, 2, 3\]. Got \[3, 2, 3\]"
+    ):
+        draw(levels, inpainting=Inpainting(mask, torch.zeros(3, 2, 3)))
     with pytest.raises(PgdiffError, match=r"`start` must have shape \[4, 2, 3\]. Got \[4, 1, 3\]"):
         draw(levels, start=torch.zeros(4, 1, 3))
     for clip in (0.0, -1.0, float("nan")):
@@ -299,16 +307,16 @@ def test_bad_input_is_named() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_in_half_precision_levels_and_samples_stay_float32(dtype: torch.dtype) -> None:
-    """`denoise` alone is rounded: in bfloat16 a quarter of these rows would not move."""
-    asked: list[tuple[torch.dtype, Tensor]] = []
+    """Only `denoise` is rounded: in bfloat16 a quarter of these rows would not move."""
+    calls: list[tuple[torch.dtype, Tensor]] = []
 
     def half(x: Tensor, level: Tensor) -> Tensor:
-        asked.append((x.dtype, level))
+        calls.append((x.dtype, level))
         return shrink(x, level)
 
     levels = full_sequence(steps=512, tokens=2)
     got = draw(levels, batch=2, denoise=half, dtype=dtype)
-    assert all(kind == dtype for kind, _ in asked)
-    assert torch.equal(torch.cat([level for _, level in asked]), levels[:-1])
+    assert all(kind == dtype for kind, _ in calls)
+    assert torch.equal(torch.cat([level for _, level in calls]), levels[:-1])
     assert got.dtype == torch.float32
     torch.testing.assert_close(got, draw(levels, batch=2), atol=0.05, rtol=0.05)

@@ -1,6 +1,6 @@
-"""Gaussian data and a quadratic energy: what guided samples follow, and what they should follow.
+"""Gaussian data and a quadratic objective: the laws that guided samples have and should have.
 
-`python tests/diffusion/tilted.py` prints the table of `notebooks/docs/guides.md`.
+`python tests/diffusion/tilted.py` prints a table of `notebooks/docs/results.md`.
 """
 
 import itertools
@@ -13,6 +13,7 @@ import torch
 from oracles import DOUBLE, SCHEDULES, Gaussian, affine, generator
 from torch import Tensor
 
+from pgdiff.core.validation import PgdiffError
 from pgdiff.diffusion import (
     DDIM,
     DiffuserRule,
@@ -24,14 +25,13 @@ from pgdiff.diffusion import (
     full_sequence,
     sample,
 )
-from pgdiff.validation import PgdiffError
 
 TOKENS, FEATURES = 3, 2
 
 
 @dataclass(frozen=True)
 class Quadratic:
-    """The energy `-(x - goal)^T pull (x - goal) / 2` of all features of all tokens."""
+    """The objective `-(x - goal)^T pull (x - goal) / 2` of all features of all tokens."""
 
     goal: Tensor  # [size]
     pull: Tensor  # [size, size], positive semidefinite
@@ -41,38 +41,38 @@ class Quadratic:
         return -(off @ self.pull * off).sum(dim=1) / 2
 
     def tilt(self, mean: Tensor, covariance: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-        """Mean and covariance of a Gaussian times `exp(scale * energy)`."""
+        """Return mean and covariance of a Gaussian times `exp(scale * objective)`."""
         tilted = torch.linalg.inv(torch.linalg.inv(covariance) + scale * self.pull)
         return mean + tilted @ (scale * self.pull) @ (self.goal - mean), tilted
 
 
-def problem(schedule: Any = SCHEDULES["cosine"]) -> tuple[Gaussian, Quadratic]:
-    """Correlated tokens of unit variance, and an energy that pulls at the last one most."""
+def problem(noise_schedule: Any = SCHEDULES["cosine"]) -> tuple[Gaussian, Quadratic]:
+    """Return correlated tokens of unit variance, and an objective that pulls the last one most."""
     data = Gaussian(
         torch.linspace(-0.6, 0.4, TOKENS * FEATURES, dtype=DOUBLE).reshape(TOKENS, FEATURES),
         torch.kron(
             0.7 ** (torch.arange(TOKENS)[:, None] - torch.arange(TOKENS)).abs().to(DOUBLE),
             torch.tensor([[1.0, 0.4], [0.4, 1.0]], dtype=DOUBLE),
         ),
-        schedule,
+        noise_schedule,
     )
     pull = torch.diag(torch.tensor([0.1, 0.2, 0.3, 0.0, 1.0, 0.8], dtype=DOUBLE))
     return data, Quadratic(torch.full((data.size,), 1.5, dtype=DOUBLE), pull)
 
 
-def exact(data: Gaussian, energy: Quadratic, scale: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """The noised energy `log E[exp(scale * energy(x0)) | x] / scale`, but for a constant."""
+def exact(data: Gaussian, objective: Quadratic, scale: float) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return `log E[exp(scale * objective(x0)) | x] / scale`, up to a constant."""
 
     def noised(x: Tensor, level: Tensor) -> Tensor:
         alpha, _ = data.factors(level)
         _, covariance = data.marginal(level)
         alpha, covariance = alpha[0], covariance[0]
         gain = torch.linalg.solve(covariance, alpha[:, None] * data.covariance)
-        left = data.covariance - data.covariance * alpha @ gain  # of x0, x being known
-        off = data.denoise(x, level).reshape(len(x), -1) - energy.goal
+        left = data.covariance - data.covariance * alpha @ gain  # of x0 given x
+        off = data.denoise(x, level).reshape(len(x), -1) - objective.goal
         size = len(left)
-        stiff = energy.pull @ torch.linalg.inv(
-            torch.eye(size, dtype=DOUBLE) + scale * left @ energy.pull
+        stiff = objective.pull @ torch.linalg.inv(
+            torch.eye(size, dtype=DOUBLE) + scale * left @ objective.pull
         )
         return -(off @ stiff * off).sum(dim=1) / 2
 
@@ -82,12 +82,12 @@ def exact(data: Gaussian, energy: Quadratic, scale: float) -> Callable[[Tensor, 
 def law(
     data: Gaussian, levels: Tensor, guidance: Sequence[Guidance], solver: Any = None
 ) -> tuple[Tensor, Tensor]:
-    """Mean and covariance of the sampler's output, from the true law of the first row."""
+    """Return mean and covariance of the sampler's output, from the true law of the first row."""
 
     def run(start: Tensor) -> Tensor:
         return sample(
             data.denoise,
-            schedule=data.schedule,
+            noise_schedule=data.noise_schedule,
             levels=levels,
             shape=(len(start), *data.mean.shape),
             generators=[generator(0)],
@@ -103,21 +103,29 @@ def law(
 
 
 RULES: dict[str, dict[str, Any]] = {
-    "score at x0": {"at": "x0", "rule": Score()},
-    "score through the denoiser": {"at": "denoiser", "rule": Score()},
-    "diffuser at x": {"at": "x", "rule": DiffuserRule()},
-    "diffusion forcing": {"at": "denoiser", "rule": DiffusionForcingRule()},
-    "policy-guided at x": {"at": "x", "rule": PolicyGuidedRule(), "schedule": SineBump()},
-    "policy-guided at x0": {"at": "x0", "rule": PolicyGuidedRule(), "schedule": SineBump()},
+    "score at x0": {"gradient_at": "x0", "rule": Score()},
+    "score through the denoiser": {"gradient_at": "denoiser", "rule": Score()},
+    "diffuser at x": {"gradient_at": "x", "rule": DiffuserRule()},
+    "diffusion forcing": {"gradient_at": "denoiser", "rule": DiffusionForcingRule()},
+    "policy-guided at x": {
+        "gradient_at": "x",
+        "rule": PolicyGuidedRule(),
+        "scale_schedule": SineBump(),
+    },
+    "policy-guided at x0": {
+        "gradient_at": "x0",
+        "rule": PolicyGuidedRule(),
+        "scale_schedule": SineBump(),
+    },
 }
 
 
 def propagated(
-    data: Gaussian, levels: Tensor, energy: Quadratic, scale: float, rule: str
+    data: Gaussian, levels: Tensor, objective: Quadratic, scale: float, rule: str
 ) -> tuple[Tensor, Tensor]:
-    """What the rule's formula makes of the law of the first row, matrix by matrix.
+    """Return the law that the rule's formula makes of the first row's law, matrix by matrix.
 
-    All tokens have one level. Written from the rules' definitions, without the sampler.
+    All tokens have one level. Computed from the rules' definitions, without the sampler.
     """
     unit = torch.eye(data.size, dtype=DOUBLE)
     centre = data.mean.reshape(-1)
@@ -133,7 +141,7 @@ def propagated(
         )
         gain = a * data.covariance @ torch.linalg.inv(a * a * data.covariance + s * s * unit)
         rest = centre - a * gain @ centre  # x0_hat = gain x + rest
-        pull, goal = energy.pull, energy.pull @ energy.goal
+        pull, goal = objective.pull, objective.pull @ objective.goal
         floor = max(a, 1e-3)
         if rule.startswith("policy-guided"):
             bump = 1 - row / rows + 0.3 * math.sin(math.pi * (row + 1) / rows)
@@ -164,17 +172,17 @@ def propagated(
 
 
 def alpha_of(data: Gaussian) -> Callable[[Tensor], Tensor]:
-    return data.schedule.alpha
+    return data.noise_schedule.alpha
 
 
 def sigma_of(data: Gaussian) -> Callable[[Tensor], Tensor]:
-    return data.schedule.sigma
+    return data.noise_schedule.sigma
 
 
 def errors(
     found: tuple[Tensor, Tensor], wanted: tuple[Tensor, Tensor], data: Gaussian
 ) -> tuple[float, float]:
-    """Of the mean, in units of how far it should move; of the covariance, relative."""
+    """Return the error of the mean relative to its due move, and that of the covariance."""
     moved = (wanted[0] - data.mean.reshape(-1)).norm()
     mean = float((found[0] - wanted[0]).norm() / moved)
     return mean, float((found[1] - wanted[1]).norm() / wanted[1].norm())
@@ -183,28 +191,33 @@ def errors(
 def table(
     scales: Sequence[float] = (0.01, 0.1, 1.0, 10.0), steps: Sequence[int] = (10, 50, 250)
 ) -> str:
-    """Each rule's bias against the posterior, as Markdown."""
-    data, energy = problem()
+    """Return each rule's bias against the posterior, as Markdown."""
+    data, objective = problem()
     heads = [f"scale {scale:g}, {count} steps" for scale in scales for count in steps]
     lines = [f"| rule | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     rows: dict[str, Callable[[float], Guidance]] = {
-        "exact noised energy": lambda scale: Guidance(
-            energy=exact(data, energy, scale), at="x", rule=Score(floor=1e-12), scale=scale
+        "exact noised objective": lambda scale: Guidance(
+            objective=exact(data, objective, scale),
+            gradient_at="x",
+            rule=Score(floor=1e-12),
+            scale=scale,
         )
     }
     rows |= {
-        name: lambda scale, settings=settings: Guidance(energy=energy, scale=scale, **settings)
+        name: lambda scale, settings=settings: Guidance(
+            objective=objective, scale=scale, **settings
+        )
         for name, settings in RULES.items()
     }
     for name, make in rows.items():
         cells = []
         for scale in scales:
-            wanted = energy.tilt(data.mean.reshape(-1), data.covariance, scale)
+            wanted = objective.tilt(data.mean.reshape(-1), data.covariance, scale)
             for count in steps:
                 levels = full_sequence(steps=count, tokens=TOKENS).to(DOUBLE)
                 try:
                     found = law(data, levels, [make(scale)])
-                except PgdiffError:  # an energy that is not finite any more
+                except PgdiffError:  # an objective that has become infinite or NaN
                     cells.append("diverges")
                 else:
                     cells.append(_cell(*errors(found, wanted, data)))

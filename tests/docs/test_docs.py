@@ -1,4 +1,4 @@
-"""The pages of notebooks/docs keep their word: every snippet runs, every link leads somewhere."""
+"""The pages of notebooks/docs: snippets and commands run, links and tables are right."""
 
 import sys
 from pathlib import Path
@@ -18,17 +18,20 @@ from zips import make_model
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "notebooks" / "docs").glob("*.md"))
-names = pytest.mark.parametrize("page", PAGES, ids=[page.name for page in PAGES])
+SNIPPETS = [page for page in PAGES if "```python" in page.read_text(encoding="utf-8")]
 
 
-def test_there_is_a_page_on_extending() -> None:
-    assert "extending.md" in [page.name for page in PAGES]
+def test_the_index_lists_every_page_and_notebook() -> None:
+    index = ROOT / "notebooks" / "docs" / "index.md"
+    listed = {target.partition("#")[0] for target in links(index.read_text(encoding="utf-8"))}
+    notebooks = {f"../{path.name}" for path in (ROOT / "notebooks").glob("*.ipynb")}
+    assert {page.name for page in PAGES} - {"index.md"} | notebooks <= listed
 
 
-@names
+@pytest.mark.parametrize("page", SNIPPETS, ids=lambda page: page.name)
 @pytest.mark.usefixtures("unchecked", "own_registry")
 def test_python(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All snippets of a page, in the reader's order, in one namespace."""
+    """All snippets of a page run in order, in one namespace."""
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "__main__"}
     for block in blocks(page.read_text(encoding="utf-8")):
@@ -36,16 +39,17 @@ def test_python(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
             exec(compiled(block, str(page)), namespace)
 
 
-@names
-def test_links(page: Path) -> None:
-    text = page.read_text(encoding="utf-8")
-    missing = [
-        target
-        for target in links(text)
-        if (target.startswith("#") and target[1:] not in anchors(text))
-        or not (page.parent / target.partition("#")[0]).exists()
-    ]
-    assert missing == []
+def test_links() -> None:
+    """Every target exists, and so does its heading on a page."""
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for target in links(text):
+            path, _, heading = target.partition("#")
+            file = page.parent / path if path else page
+            assert file.exists(), f"{page.name}: {target}"
+            if heading:
+                there = anchors(file.read_text(encoding="utf-8"))
+                assert heading in there, f"{page.name}: {target}"
 
 
 def test_the_solver_of_the_page_is_short() -> None:
@@ -59,10 +63,11 @@ def test_the_solver_of_the_page_is_short() -> None:
     assert len(code) <= 20
 
 
+@pytest.mark.slow
 def test_commands_of_the_page_on_guides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every command: recordings first, then the run of a model, then what stands on it."""
+    """Every command runs: recordings first, then the training of a model, then the others."""
     monkeypatch.chdir(tmp_path)
-    for seed, name in ((3, "early"), (0, "agent")):  # which stay up for longer than a plan
+    for seed, name in ((3, "early"), (0, "agent")):  # agents that do not fall within a plan
         make_model("SAC", gym.make("pgdiff_envs:hopper-v5"), seed=seed).save(f"{name}.zip")
     env = VecNormalize(DummyVecEnv([lambda: gym.make("pgdiff_envs:hopper-v5")]))
     env.reset()
@@ -80,10 +85,12 @@ def test_commands_of_the_page_on_guides(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_the_table_of_guidance_rules_is_what_its_program_prints() -> None:
-    text = (ROOT / "notebooks" / "docs" / "guides.md").read_text(encoding="utf-8")
-    (begin,) = [n for n, line in enumerate(text.splitlines()) if "| exact noised energy |" in line]
+    text = (ROOT / "notebooks" / "docs" / "results.md").read_text(encoding="utf-8")
+    (begin,) = [
+        n for n, line in enumerate(text.splitlines()) if "| exact noised objective |" in line
+    ]
     shown = [line.split("|")[1:-1] for line in text.splitlines()[begin - 2 : begin + 7]]
     for scale, steps in ((0.01, 10), (1.0, 50)):
-        found = [line.split("|")[1:-1] for line in table([scale], [steps]).splitlines()]
+        printed = [line.split("|")[1:-1] for line in table([scale], [steps]).splitlines()]
         column = shown[0].index(f" scale {scale:g}, {steps} steps ")
-        assert [(row[0], row[column]) for row in shown] == [tuple(row) for row in found]
+        assert [(row[0], row[column]) for row in shown] == [tuple(row) for row in printed]

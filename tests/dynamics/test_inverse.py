@@ -1,4 +1,4 @@
-"""Inverse dynamics: pairs within episodes, and an action that arrives."""
+"""Inverse dynamics: pairs within episodes, and actions that reach the way-point."""
 
 from typing import Any
 
@@ -8,15 +8,15 @@ import torch
 from toys import fit, push, record, walk
 
 from pgdiff import Episodes, InverseDynamics
+from pgdiff.core.validation import PgdiffError
 from pgdiff.data import StandardNormalizer
 from pgdiff.dynamics.inverse import PairDataset
-from pgdiff.validation import PgdiffError
 
 LENGTHS = [7, 1, 2, 12]
 
 
 def numbered() -> Episodes:
-    """Rows that know their own number; one episode of a single row."""
+    """Record rows that contain their number; one episode has a single row."""
     rows = np.arange(sum(LENGTHS))
     return record(rows[:, None], -rows[:, None], np.zeros(len(rows)), lengths=LENGTHS)
 
@@ -24,22 +24,22 @@ def numbered() -> Episodes:
 # ------------------------------------------------------------------------------------------ pairs
 
 
-@pytest.mark.parametrize("gap", [1, 3, 5])
-def test_pairs_are_all_those_within_reach_and_no_others(gap: int) -> None:
-    dataset = PairDataset(numbered(), gap=gap)
-    batch = dataset.batch(np.arange(len(dataset)))
-    now, later = batch.observations[:, 0].astype(int), batch.waypoints[:, 0].astype(int)
-    ends = np.cumsum(LENGTHS)
-    expected = {
-        (row, row + d)
-        for start, end in zip(ends - LENGTHS, ends, strict=True)
-        for row in range(start, end)
-        for d in range(1, gap + 1)
-        if row + d < end
-    }
-    assert set(zip(now.tolist(), later.tolist(), strict=True)) == expected
-    assert np.array_equal(batch.steps_left, later - now)
-    assert np.array_equal(batch.actions[:, 0], -now)
+def test_pairs_are_all_those_within_reach_and_no_others() -> None:
+    for gap in (1, 3, 5):
+        dataset = PairDataset(numbered(), gap=gap)
+        batch = dataset.batch(np.arange(len(dataset)))
+        now, later = batch.observations[:, 0].astype(int), batch.waypoints[:, 0].astype(int)
+        ends = np.cumsum(LENGTHS)
+        expected = {
+            (row, row + d)
+            for start, end in zip(ends - LENGTHS, ends, strict=True)
+            for row in range(start, end)
+            for d in range(1, gap + 1)
+            if row + d < end
+        }
+        assert set(zip(now.tolist(), later.tolist(), strict=True)) == expected
+        assert np.array_equal(batch.steps_left, later - now)
+        assert np.array_equal(batch.actions[:, 0], -now)
 
 
 def test_held_out_rows_stay_out() -> None:
@@ -57,12 +57,14 @@ def test_held_out_rows_stay_out() -> None:
 # ------------------------------------------------------------------------------------------ acting
 
 
-def test_the_learned_action_arrives() -> None:
-    """A point mass driven for eight steps to where the random recorder was eight steps later."""
-    gap = 8
+@pytest.mark.parametrize(
+    ("gap", "steps", "share"), [(3, 400, 0.4), pytest.param(8, 2000, 0.15, marks=pytest.mark.slow)]
+)
+def test_the_learned_action_arrives(gap: int, steps: int, share: float) -> None:
+    """A point mass is driven for some steps to where the random recorder was that much later."""
     episodes = walk(episodes=300, length=20)
     controller = InverseDynamics.from_episodes(episodes, stride=gap, width=64)
-    fit(controller, episodes, steps=2000, batch_size=256)
+    fit(controller, episodes, steps=steps, batch_size=256)
     fresh = walk(episodes=50, length=gap + 1, seed=1).observations.reshape(50, gap + 1, 4)
     state, goal = fresh[:, 0].copy(), fresh[:, -1]
     coast = state[:, :2] + 0.1 * gap * state[:, 2:]
@@ -71,7 +73,7 @@ def test_the_learned_action_arrives() -> None:
     miss, still = (np.linalg.norm(x - goal[:, :2], axis=1).mean() for x in (state[:, :2], coast))
     velocity = np.linalg.norm(state[:, 2:] - goal[:, 2:], axis=1).mean()
     print(f"\nmisses the way-point by {miss:.4f} (coasting: {still:.4f}), velocity {velocity:.4f}")
-    assert miss < 0.15 * still
+    assert miss < share * still
     assert velocity < 0.1
 
 
@@ -87,14 +89,14 @@ def test_actions_stay_within_the_recorded_bounds() -> None:
     assert np.isin(action, [low, high]).mean() > 0.5, "some are at their bounds"
 
 
-@pytest.mark.parametrize("kind", [np.float32, np.float64])
-def test_numpy_in_numpy_out(kind: Any) -> None:
+def test_numpy_in_numpy_out() -> None:
     controller = InverseDynamics.from_episodes(walk(), stride=3)
-    observation = np.zeros((2, 4), kind)
-    observation.setflags(write=False)
-    action = controller.act(observation, observation, np.array([1, 3]))
-    assert isinstance(action, np.ndarray) and action.shape == (2, 2)
-    assert action.dtype == np.float32
+    for kind in (np.float32, np.float64):
+        observation = np.zeros((2, 4), kind)
+        observation.setflags(write=False)
+        action = controller.act(observation, observation, np.array([1, 3]))
+        assert isinstance(action, np.ndarray) and action.shape == (2, 2)
+        assert action.dtype == np.float32
     assert all(p.grad is None for p in controller.parameters())
 
 

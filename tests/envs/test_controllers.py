@@ -32,7 +32,7 @@ def record(env, expert, steps, seed=0):
 
 
 def distances(layout, goal):
-    """Breadth-first search."""
+    """Return the distances by breadth-first search."""
     found, queue = {goal: 0}, deque([goal])
     while queue:
         w, h = queue.popleft()
@@ -43,17 +43,16 @@ def distances(layout, goal):
     return found
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-def test_greedy_paths_are_as_long_as_those_of_breadth_first_search(name):
-    layout = LAYOUTS[name]
-    for goal in layout.free_cells:
+def test_greedy_paths_are_as_long_as_those_of_breadth_first_search():
+    pairs = [(layout, goal) for layout in LAYOUTS.values() for goal in layout.free_cells]
+    for layout, goal in pairs:
         q = q_values(layout, goal)
         lengths = distances(layout, goal)
         assert len(lengths) == len(layout.free_cells)
         for start in layout.free_cells:
             path = greedy_path(q, start, goal)
             assert path[-1] == goal
-            # One stays at the goal where one starts there.
+            # The ball stays at a goal where it starts there.
             assert len(path) == max(lengths[start], 1)
             for (w, h), (w2, h2) in zip([start, *path], path, strict=False):
                 assert layout.is_free(w2, h2)
@@ -85,22 +84,22 @@ def test_values_mirror_with_the_maze():
     np.testing.assert_array_equal(q, other)
 
 
-@pytest.mark.parametrize("name", ["open", "umaze", "medium", "large"])
+@pytest.mark.parametrize("name", ["open", "umaze", "large"])
 def test_the_expert_reaches_goal_after_goal(name):
     env = make(f"maze2d-{name}-v{0 if name == 'open' else 1}")
     expert = env.expert(0)
-    observations, _, goals, reached, abandoned = record(env, expert, 6000)
+    observations, _, goals, reached, abandoned = record(env, expert, 4000)
     changes = np.flatnonzero((goals[1:] != goals[:-1]).any(axis=1)) + 1
-    assert len(changes) > 15
-    # A goal changes right after it was solved or given up, and at no other time. Corner to corner
-    # of the open maze takes more than its limit of 150 steps; elsewhere none is given up.
+    assert len(changes) > 10
+    # A goal changes right after it was solved or given up, and at no other time. A way between
+    # corners of the open maze exceeds its limit of 150 steps; elsewhere no goal is given up.
     np.testing.assert_array_equal(changes, np.flatnonzero((reached | abandoned)[:-1]) + 1)
     assert abandoned.sum() <= (0.1 * len(changes) if name == "open" else 0)
     # Solved means within 0.1 of the goal's cell, and the goal is within 0.1 of it per axis.
     at = observations[reached, :2]
     assert np.linalg.norm(at - goals[reached].round(), axis=1).max() < 0.1
     assert np.abs(goals - goals.round()).max() <= 0.1
-    # No observation is repeated, not even where the goal changes.
+    # No observation is repeated, not even if the goal changes.
     assert (observations[1:] != observations[:-1]).any(axis=1).all()
 
 
@@ -117,7 +116,7 @@ def test_same_seed_same_actions_and_another_seed_others():
     np.testing.assert_array_equal(drawn, actions(1, 0.0))
 
 
-def test_noise_is_normal_and_left_out_where_asked():
+def test_noise_is_normal_and_left_out_on_request():
     env = make("maze2d-open-v0")
     quiet, noisy = env.expert(0, goal=(2.0, 3.0)), env.expert(0, goal=(2.0, 3.0), noise=0.05)
     observation = np.array([2.01, 3.0, 0.0, 0.0])
@@ -143,7 +142,7 @@ def test_a_goal_is_given_up_after_the_step_limit():
         expert.predict(observation)
         assert not expert.goal_abandoned
     expert.predict(observation)
-    # The goal of the prediction at which it is given up is still the old one.
+    # At the prediction that gives up a goal, the goal is still the old one.
     assert expert.goal_abandoned
     np.testing.assert_array_equal(expert.goal, goal)
     expert.predict(observation)
@@ -159,20 +158,20 @@ def test_a_fixed_goal_is_kept_and_scores_above_100():
     np.testing.assert_array_equal(expert.goal, [1.0, 1.0])
 
 
-def test_episode_start_plans_anew():
+def test_episode_start_replans():
     env = make()
-    told, untold = (env.expert(0, goal=(1.0, 1.0)) for _ in range(2))
-    for expert in (told, untold):
+    one, other = (env.expert(0, goal=(1.0, 1.0)) for _ in range(2))
+    for expert in (one, other):
         expert.predict(np.array([3.0, 1.0, 0, 0]))
         expert.predict(np.array([2.9, 2.9, 0, 0]))
     elsewhere = np.array([1.0, 2.0, 0.0, 0.0])
-    action, _ = told.predict(elsewhere, episode_start=np.array([True]))
+    action, _ = one.predict(elsewhere, episode_start=np.array([True]))
     assert action[1] == -1.0  # from (1, 2) down to (1, 1)
-    assert untold.predict(elsewhere)[0][0] == 1.0  # still on the way round
+    assert other.predict(elsewhere)[0][0] == 1.0  # still on the way round
 
 
 def test_the_expert_finds_its_way_from_the_rim_of_a_cell():
-    """At x = 0.42 the ball touches the wall of cell 0, and D4RL's rounding calls it a wall."""
+    """At x = 0.42 the ball touches the wall of cell 0, which D4RL's rounding returns."""
     env = make()
     expert = env.expert(0, goal=(3.0, 1.0))
     observation, _ = env.reset(seed=0, options={"location": (0.42, 0.42)})
@@ -183,12 +182,10 @@ def test_the_expert_finds_its_way_from_the_rim_of_a_cell():
     assert success
 
 
-@pytest.mark.parametrize(
-    "observation", [np.zeros(3), np.zeros((2, 4)), np.full(4, np.nan), np.zeros(())]
-)
-def test_bad_observations_say_what_is_wrong(observation):
-    with pytest.raises(PgdiffEnvsError, match="`observation`"):
-        make().expert(0).predict(observation)
+def test_bad_observations_say_what_is_wrong():
+    for observation in (np.zeros(3), np.zeros((2, 4)), np.full(4, np.nan), np.zeros(())):
+        with pytest.raises(PgdiffEnvsError, match="`observation`"):
+            make().expert(0).predict(observation)
 
 
 def test_bad_settings_of_the_expert_say_what_is_wrong():
@@ -197,15 +194,16 @@ def test_bad_settings_of_the_expert_say_what_is_wrong():
     with pytest.raises(PgdiffEnvsError, match="`goal`"):
         make().expert(0, goal=(2.0, 1.0))
     parted = MazeEnv(layout=["#####", "#O#O#", "#####"])
-    with pytest.raises(PgdiffEnvsError, match="no way"):
+    with pytest.raises(PgdiffEnvsError, match="must be reachable"):
         parted.expert(0, goal=(1.0, 3.0)).predict(np.array([1.0, 1.0, 0.0, 0.0]))
 
 
-@pytest.mark.parametrize(("stride", "bound"), [(10, 0.03), (15, 0.04)])
-@pytest.mark.parametrize("task", ["maze2d-umaze-v1", "maze2d-large-v1"])
+@pytest.mark.parametrize(
+    ("task", "stride", "bound"), [("maze2d-umaze-v1", 10, 0.03), ("maze2d-large-v1", 15, 0.04)]
+)
 def test_the_tracker_follows_a_recording_by_its_strided_states(task, stride, bound):
     env = make(task)
-    steps = 3000
+    steps = 2010
     states, *_ = record(env, env.expert(0), steps + 1)
     tracker = env.tracker()
     observation, _ = env.reset(seed=9, options={"location": states[0, :2]})
@@ -240,21 +238,18 @@ def test_the_tracker_takes_batches():
     for i in range(6):
         np.testing.assert_array_equal(together[i], tracker.act(now[i], then[i], int(left[i])))
     np.testing.assert_array_equal(tracker.act(now, then, 5), tracker.act(now, then, np.full(6, 5)))
-    # Both axes obey one law: swapping them swaps the action.
+    # Both axes follow one law: swapping them swaps the action.
     swap = [1, 0, 3, 2]
     np.testing.assert_array_equal(tracker.act(now[:, swap], then[:, swap], left), together[:, ::-1])
 
 
-@pytest.mark.parametrize(
-    ("waypoint", "left", "message"),
-    [
+def test_bad_arguments_of_the_tracker_say_what_is_wrong():
+    for waypoint, left, message in (
         (np.zeros(2), 3, "shape"),
         (np.zeros((2, 4)), 3, "shape"),
         (np.zeros(4), 0, "at least 1"),
         (np.zeros(4), 1.5, "integer"),
         (np.zeros(4), [1, 2], "integer"),
-    ],
-)
-def test_bad_arguments_of_the_tracker_say_what_is_wrong(waypoint, left, message):
-    with pytest.raises(PgdiffEnvsError, match=message):
-        Tracker().act(np.zeros(4), waypoint, left)
+    ):
+        with pytest.raises(PgdiffEnvsError, match=message):
+            Tracker().act(np.zeros(4), waypoint, left)

@@ -10,7 +10,7 @@ from stable_baselines3.common.env_checker import check_env as sb3_check_env
 
 import pgdiff_envs
 from pgdiff_envs import TASKS, PgdiffEnvsError, normalized_score
-from pgdiff_envs.layouts import LAYOUTS, get_layout
+from pgdiff_envs.layouts import get_layout
 from pgdiff_envs.maze import MazeEnv
 from pgdiff_envs.tasks import register_tasks
 
@@ -19,14 +19,20 @@ def make(task="maze2d-umaze-v1", **kwargs):
     return gymnasium.make(f"pgdiff_envs:{task}", **kwargs)
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_gymnasiums_and_stable_baselines3s_checkers_pass(task):
-    check_env(make(task, render_mode="rgb_array").unwrapped)
-    sb3_check_env(make(task))
+def test_gymnasiums_and_stable_baselines3s_checkers_pass():
+    for task in TASKS:
+        check_env(make(task, render_mode="rgb_array").unwrapped)
+        sb3_check_env(make(task))
 
 
-@pytest.mark.parametrize("mode", ["sync", "async"])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    ("task", "mode"),
+    [
+        *((task, "sync") for task in TASKS),
+        ("maze2d-umaze-v1", "async"),
+        ("multi2d-large-v1", "async"),
+    ],
+)
 def test_vector_environments(task, mode):
     envs = gymnasium.make_vec(f"pgdiff_envs:{task}", num_envs=3, vectorization_mode=mode)
     observations, infos = envs.reset(seed=0)
@@ -48,12 +54,12 @@ def test_asynchronous_vector_environments_agree_with_synchronous_ones():
         )
         observations, infos = envs.reset(seed=3)
         envs.action_space.seed(0)
-        found = [observations, infos["goal"]]
+        values = [observations, infos["goal"]]
         for _ in range(20):
             observations, *_ = envs.step(envs.action_space.sample())
-            found.append(observations)
+            values.append(observations)
         envs.close()
-        return found
+        return values
 
     for one, other in zip(run("sync"), run("async"), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -81,10 +87,8 @@ def test_same_seed_same_episode_and_another_seed_another():
     assert (episode(5)[0] != episode(6)[0]).any()
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("name", ["open", "umaze", "medium", "eval-large"])
 def test_starts_lie_within_a_tenth_of_a_free_cell_and_reach_all(name):
-    from pgdiff_envs.maze import MazeEnv
-
     env = MazeEnv(layout=name)
     env.reset(seed=0)
     starts = np.array([env.reset()[0] for _ in range(60 * len(env.layout.free_cells))])
@@ -170,9 +174,8 @@ def test_an_option_changes_no_other_draw():
     np.testing.assert_array_equal(info["goal"], [1.0, 1.0])
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
+def test_bad_options_say_what_is_wrong():
+    for options, message in (
         ({"location": (2.0, 1.0)}, r"options\['location'\].*wall.*\(2, 1\)"),
         ({"location": (0.32, 1.0)}, "radius"),
         ({"location": (90.0, -4.0)}, "wall"),
@@ -182,43 +185,40 @@ def test_an_option_changes_no_other_draw():
         ({"goal": (2.0, 1.0)}, r"options\['goal'\].*free cell"),
         ({"goal": 3}, "two finite numbers"),
         ({"target": (1.0, 1.0)}, "'location' and 'goal'.*target"),
-    ],
-)
-def test_bad_options_say_what_is_wrong(options, message):
-    with pytest.raises(PgdiffEnvsError, match=message):
-        make().reset(seed=0, options=options)
+    ):
+        with pytest.raises(PgdiffEnvsError, match=message):
+            make().reset(seed=0, options=options)
 
 
-@pytest.mark.parametrize("action", [[0.0], [0.0, np.nan], [[0.0, 0.0]], "up", 1.0, None])
-def test_bad_actions_say_what_is_wrong(action):
+def test_bad_actions_say_what_is_wrong():
     env = make().unwrapped
     env.reset(seed=0)
-    with pytest.raises(PgdiffEnvsError, match="`action`"):
-        env.step(action)
-    observation, *_ = env.step(np.zeros(2))
-    assert np.isfinite(observation).all()
+    for action in ([0.0], [0.0, np.nan], [[0.0, 0.0]], "up", 1.0, None):
+        with pytest.raises(PgdiffEnvsError, match="`action`"):
+            env.step(action)
+        observation, *_ = env.step(np.zeros(2))
+        assert np.isfinite(observation).all()
 
 
-@pytest.mark.parametrize(
-    ("kwargs", "message"),
-    [
+def test_bad_arguments_say_what_is_wrong():
+    for kwargs, message in (
         ({"reward": "none"}, "'sparse' or 'dense'"),
         ({"render_mode": "human"}, "rgb_array"),
         ({"render_size": 8}, "render_size"),
         ({"goal_steps": 0}, "goal_steps"),
         ({"layout": "umase"}, "Did you mean 'umaze'"),
-        ({"layout": ["###", "#O", "###"]}, "one length"),
-        ({"layout": ["###", "#X#", "###"]}, "made of"),
+        ({"layout": ["###", "#O", "###"]}, "equal length"),
+        ({"layout": ["###", "#X#", "###"]}, "consist of"),
         ({"layout": ["####", "#GG#", "####"]}, "at most one"),
-        ({"layout": ["###", "#OO", "###"]}, "walls all round"),
+        ({"layout": ["###", "#OO", "###"]}, "walls all around"),
         ({"layout": ["###", "###", "###"]}, "free cell"),
-    ],
-)
-def test_bad_arguments_say_what_is_wrong(kwargs, message):
-    from pgdiff_envs.maze import MazeEnv
-
-    with pytest.raises(PgdiffEnvsError, match=message):
-        MazeEnv(**kwargs)
+        *(
+            ({"force_noise": value}, "`force_noise` must be a finite number")
+            for value in (-0.1, float("nan"), float("inf"), True, "much")
+        ),
+    ):
+        with pytest.raises(PgdiffEnvsError, match=message):
+            MazeEnv(**kwargs)
 
 
 def test_scores():
@@ -227,10 +227,10 @@ def test_scores():
     )
     with pytest.raises(PgdiffEnvsError, match="Did you mean 'maze2d-umaze-v1'"):
         normalized_score("maze2d-umaze-v2", 1.0)
-    own = pgdiff_envs.maze.MazeEnv(layout=["####", "#OO#", "####"])
+    custom = pgdiff_envs.maze.MazeEnv(layout=["####", "#OO#", "####"])
     with pytest.raises(PgdiffEnvsError, match="reference_scores"):
-        _ = own.reference_scores
-    np.testing.assert_array_equal(own.goal, [1.0, 1.0])  # no goal marked: the first free cell
+        _ = custom.reference_scores
+    np.testing.assert_array_equal(custom.goal, [1.0, 1.0])  # no goal marked: the first free cell
 
 
 def test_pictures_move_with_the_ball_and_the_goal():
@@ -357,9 +357,3 @@ def test_force_noise_follows_the_seed_and_zero_is_none():
     assert np.array_equal(drive(force_noise=0.3), drive(force_noise=0.3))
     assert not np.array_equal(drive(force_noise=0.3), drive())
     assert np.array_equal(drive(force_noise=0.0), drive())
-
-
-@pytest.mark.parametrize("value", [-0.1, float("nan"), float("inf"), True, "much"])
-def test_bad_force_noise_is_named(value):
-    with pytest.raises(PgdiffEnvsError, match="`force_noise` must be a finite number"):
-        MazeEnv(force_noise=value)

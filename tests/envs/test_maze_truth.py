@@ -1,4 +1,4 @@
-"""What a maze says of places: clearance, the way to the goal, rewards; each against an oracle."""
+"""Clearance, the way to the goal and rewards at positions, each against an oracle."""
 
 from typing import Any
 
@@ -41,7 +41,7 @@ def test_the_way_to_the_goal_bends_about_corners() -> None:
     way = np.linalg.norm(start - corners[0]) + 1.0 + np.linalg.norm(corners[1] - [1.0, 1.0])
     found = task.distance_to_goal([start, [1.0, 3.0], [2.0, 1.0], [9.0, 9.0]])
     np.testing.assert_allclose(found, [way, 2.0, np.inf, np.inf], atol=1e-4)
-    # A room without walls inside, and two cells that meet at a corner alone.
+    # A room without inner walls, and two cells that meet only at a corner.
     room = MazeEnv(layout=["#####", "#GOO#", "#OOO#", "#####"])
     room.reset(seed=0)
     assert room.distance_to_goal([2.1, 3.0]) == pytest.approx(np.hypot(1.1, 2.0))
@@ -52,7 +52,7 @@ def test_the_way_to_the_goal_bends_about_corners() -> None:
 
 @pytest.mark.parametrize("name", ["maze2d-medium-v1", "multi2d-large-v1"])
 def test_no_way_is_shorter_than_a_straight_one_or_than_another_by_a_detour(name: str) -> None:
-    """Lower bound, triangle inequality along lines that meet no wall, and symmetry by goals."""
+    """It satisfies the lower bound, the triangle inequality along free lines, and symmetry."""
     task = task_of(name)
     rng = np.random.default_rng(1)
     places = np.array([task.layout.draw_position(rng) for _ in range(60)])

@@ -7,7 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # `locomotion_rows.py`, recordings of the simulator
+sys.path.insert(0, str(Path(__file__).parent))  # for `locomotion_rows.py`
 
 
 class Counter(gym.Env[np.ndarray, np.ndarray]):
@@ -46,7 +46,7 @@ class Counter(gym.Env[np.ndarray, np.ndarray]):
 
 
 class Plain(Counter):
-    """The same with neither scores nor successes."""
+    """The counter without scores and successes."""
 
     normalized_score = None
 
@@ -55,7 +55,7 @@ class Plain(Counter):
 
 
 class Constant:
-    """Always the same action; counts what it was asked."""
+    """An agent with a constant action; counts its calls."""
 
     def __init__(self, action: float = 2.0) -> None:
         self.action = action

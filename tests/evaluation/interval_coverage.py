@@ -1,10 +1,10 @@
-"""How often a 95 % interval over training seeds holds the truth, in simulated experiments.
+"""Coverage of 95 % intervals over training seeds, in simulated experiments.
 
 Run it: `python tests/evaluation/interval_coverage.py`.
 
-A score is a part of its training seed, a part of its start, which all training seeds share, and
-noise, all normal around 0. Three ways to draw: runs and episodes crossed, as `aggregate` does;
-the episodes of each run apart; and runs alone, each as one number, as rliable does.
+A score is the sum of an effect of its training seed, an effect of its start, common to all seeds,
+and noise, all normal around 0. Three ways to draw: runs and episodes crossed, as `aggregate` does;
+the episodes of each run separately; and runs alone, each as one number, as rliable does.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ TRIALS, EPISODES = 400, 100
 
 
 def shares(runs: int, spread: tuple[float, float, float]) -> dict[str, float]:
-    """Share of the simulated experiments whose interval holds 0."""
+    """Return the share of the simulated experiments whose interval contains 0."""
     rng = np.random.default_rng(1)
     held = {"crossed": 0, "apart": 0, "runs alone": 0}
     for _ in range(TRIALS):

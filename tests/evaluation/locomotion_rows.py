@@ -1,5 +1,6 @@
 """Short recordings of random actions in the locomotion tasks."""
 
+from functools import cache
 from typing import Any
 
 import gymnasium as gym
@@ -8,10 +9,11 @@ import pgdiff_envs  # noqa: F401  registers the tasks
 from pgdiff import Episodes
 
 
+@cache
 def recorded(
     task: str, *, episodes: int = 12, steps: int = 60, size: float = 0.3, seed: int = 0
 ) -> Episodes:
-    """Random actions in the simulator; of size 0.3 no velocity reaches its clip."""
+    """Return random actions in the simulator; at size 0.3 no velocity reaches its clip."""
     env = gym.make(f"pgdiff_envs:{task}-v5")
     env.action_space.seed(seed)
     parts: list[dict[str, Any]] = []

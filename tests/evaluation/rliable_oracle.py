@@ -1,4 +1,4 @@
-"""Mean, interquartile mean and optimality gap with their intervals, by rliable; JSON to JSON."""
+"""Mean, interquartile mean and optimality gap with intervals, by rliable; JSON in and out."""
 
 import json
 import sys
@@ -9,20 +9,20 @@ import rliable.metrics
 
 
 def main() -> None:
-    told = json.load(sys.stdin)
+    request = json.load(sys.stdin)
 
     def statistics(x: np.ndarray) -> np.ndarray:
         return np.array(
             [
                 rliable.metrics.aggregate_mean(x),
                 rliable.metrics.aggregate_iqm(x),
-                rliable.metrics.aggregate_optimality_gap(x, told["gamma"]),
+                rliable.metrics.aggregate_optimality_gap(x, request["gamma"]),
             ]
         )
 
     np.random.seed(1)  # noqa: NPY002 - rliable draws from the global state
     points, bounds = rliable.library.get_interval_estimates(
-        {"x": np.array(told["scores"])}, statistics, reps=4000
+        {"x": np.array(request["scores"])}, statistics, reps=4000
     )
     names = ("mean", "iqm", "optimality_gap")
     found = {

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pgdiff.core.validation import PgdiffError
 from pgdiff.evaluation import Evaluation, aggregate, compare, interval, paired_difference
-from pgdiff.evaluation import resampling as drawing
-from pgdiff.validation import PgdiffError
+from pgdiff.evaluation import bootstrap as drawing
 
 
 def made(
     scores: Any, *, env: str = "maze", training_seed: int = 0, seed: int | None = 0, **settings: Any
 ) -> Evaluation:
-    """An evaluation of these scores, one for each episode."""
+    """Return an evaluation of these scores, one for each episode."""
     values = np.asarray(scores, dtype=np.float64)
     return Evaluation(
         returns=values / 10,
@@ -39,42 +39,61 @@ def made(
 
 
 def runs_of(matrix: np.ndarray, **settings: Any) -> list[Evaluation]:
-    """One evaluation for each row."""
+    """Return one evaluation for each row."""
     return [made(row, training_seed=number, **settings) for number, row in enumerate(matrix)]
 
 
 def by_rliable(scores: np.ndarray, gamma: float) -> dict[str, tuple[float, float, float]]:
-    """In a process of its own: what rliable imports changes the logging of this one."""
+    """Return rliable's results from another process, because importing it changes logging."""
     script = Path(__file__).with_name("rliable_oracle.py")
-    told = json.dumps({"scores": scores.tolist(), "gamma": gamma})
+    request = json.dumps({"scores": scores.tolist(), "gamma": gamma})
     found = subprocess.run(
-        [sys.executable, str(script)], input=told, capture_output=True, text=True, check=True
+        [sys.executable, str(script)], input=request, capture_output=True, text=True, check=True
     )
     return {name: tuple(values) for name, values in json.loads(found.stdout).items()}
 
 
-@pytest.mark.parametrize("runs_of_one_episode", [False, True])
-def test_it_is_rliables_stratified_bootstrap(runs_of_one_episode: bool) -> None:
-    """Where a run is one number, or a task has one run, runs and episodes are the same thing."""
+def normal_scores() -> np.ndarray:
+    """Return scores of 24 runs of one episode in 3 tasks."""
     rng = np.random.default_rng(0)
-    scores = rng.normal([50.0, 120.0, 200.0], [10.0, 30.0, 60.0], size=(24, 3))
-    if runs_of_one_episode:
-        # Another start for every run: what is in common is nothing.
-        given = [
-            made([scores[row, task]], env=f"task {task}", training_seed=row, seed=row)
-            for task in range(3)
-            for row in range(24)
-        ]
-    else:
-        given = [made(scores[:, task], env=f"task {task}") for task in range(3)]
-    found = aggregate(given, target=100.0, resamples=8000)
-    assert found.unit == ("run" if runs_of_one_episode else "episode")
-    assert (found.tasks, found.episodes) == (("task 0", "task 1", "task 2"), 72)
-    for name, (value, low, high) in by_rliable(scores, 100.0).items():
-        ours = getattr(found, name)
-        assert ours.value == pytest.approx(value, rel=1e-12)
-        # Both ends are quantiles of some thousand draws: 4 standard errors of that, generously.
-        assert (ours.low, ours.high) == pytest.approx((low, high), abs=0.06 * (high - low))
+    return rng.normal([50.0, 120.0, 200.0], [10.0, 30.0, 60.0], size=(24, 3))
+
+
+RLIABLE = {
+    "mean": (129.15625436480545, 122.39827439897019, 136.27917185186584),
+    "iqm": (118.26787710394521, 111.3321960092202, 126.28925554133106),
+    "optimality_gap": (17.502195771949218, 15.766556228778535, 19.22079735045296),
+}
+"""Value and interval of `normal_scores` by rliable, with a gamma of 100."""
+
+
+@pytest.mark.slow
+def test_the_numbers_of_the_oracle_are_rliables() -> None:
+    found = by_rliable(normal_scores(), 100.0)
+    assert found.keys() == RLIABLE.keys()
+    for name, numbers in found.items():
+        assert numbers == pytest.approx(RLIABLE[name], rel=1e-9)
+
+
+def test_it_is_rliables_stratified_bootstrap() -> None:
+    """With one number for a run, or one run for a task, runs and episodes are equivalent."""
+    scores = normal_scores()
+    # Each run has its own start: no part is shared.
+    runs = [
+        made([scores[row, task]], env=f"task {task}", training_seed=row, seed=row)
+        for task in range(3)
+        for row in range(24)
+    ]
+    episodes = [made(scores[:, task], env=f"task {task}") for task in range(3)]
+    for unit, given in (("run", runs), ("episode", episodes)):
+        found = aggregate(given, target=100.0, resamples=8000)
+        assert found.unit == unit
+        assert (found.tasks, found.episodes) == (("task 0", "task 1", "task 2"), 72)
+        for name, (value, low, high) in RLIABLE.items():
+            ours = getattr(found, name)
+            assert ours.value == pytest.approx(value, rel=1e-12)
+            # Both ends are quantiles of some thousand draws: 4 standard errors of that, generously.
+            assert (ours.low, ours.high) == pytest.approx((low, high), abs=0.06 * (high - low))
 
 
 def test_one_run_of_one_task_is_the_interval_of_its_episodes() -> None:
@@ -88,7 +107,7 @@ def test_one_run_of_one_task_is_the_interval_of_its_episodes() -> None:
 def simulated(
     rng: np.random.Generator, runs: int, episodes: int, spread: tuple[float, float, float]
 ) -> np.ndarray:
-    """Scores that are a run's part plus a start's part plus noise, around 0; [runs, episodes]."""
+    """Return run effects plus start effects plus noise, around 0; [runs, episodes]."""
     of_run, of_start, noise = spread
     return (
         of_run * rng.normal(size=(runs, 1))
@@ -97,17 +116,25 @@ def simulated(
     )
 
 
-@pytest.mark.parametrize(
-    "spread", [(0.0, 5.0, 1.0), (1.0, 0.0, 0.1), (1.0, 5.0, 1.0), (0.0, 0.0, 1.0)]
-)
-def test_the_interval_holds_the_truth_as_often_as_it_says(spread: tuple[float, ...]) -> None:
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    for spread in ((0.0, 5.0, 1.0), (1.0, 5.0, 1.0)):
+        _check_coverage(spread, trials=60)
+
+
+@pytest.mark.slow
+def test_the_interval_holds_the_truth_in_many_experiments() -> None:
+    for spread in ((0.0, 5.0, 1.0), (1.0, 0.0, 0.1), (1.0, 5.0, 1.0), (0.0, 0.0, 1.0)):
+        _check_coverage(spread, trials=200)
+
+
+def _check_coverage(spread: tuple[float, float, float], *, trials: int) -> None:
     rng = np.random.default_rng(5)
-    trials, level = 200, 0.9
+    level = 0.9
     held = {"shared": 0, "apart": 0}
     for _ in range(trials):
-        scores = simulated(rng, 20, 30, spread)  # type: ignore[arg-type]
+        scores = simulated(rng, 20, 30, spread)
         for name in held:
-            # The same scores, as of common starts and as of starts of each run's own.
+            # Equal scores, as of common starts and as of starts of each run.
             given = [
                 made(row, training_seed=number, seed=0 if name == "shared" else 1000 * number)
                 for number, row in enumerate(scores)
@@ -118,17 +145,17 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(spread: tuple[float, .
     # At least as often: the pigeonhole bootstrap is cautious. 0.03: percentiles of 20 runs.
     assert held["shared"] / trials > level - error - 0.03
     if spread == (0.0, 5.0, 1.0):
-        # The reason for it: drawn apart, the starts' part seems to average out over runs.
+        # The reason: with separate draws, the effect of starts seems to average out over runs.
         assert held["apart"] / trials < level - 2 * error
 
 
 def test_variance_of_crossed_draws_is_owens() -> None:
-    """Against Owen 2007, theorem 1, worked out for one row-by-column table."""
+    """The variance equals Owen 2007, theorem 1, worked out for one row-by-column table."""
     rng = np.random.default_rng(2)
     scores = simulated(rng, 4, 6, (1.0, 2.0, 0.5))
     runs, episodes = scores.shape
-    which = drawing.draws(rng, 200_000, runs)
-    drawn = drawing.drawn_means(list(scores), which, rng, shared=True).mean(axis=1)
+    which = drawing.draw_indices(rng, 200_000, runs)
+    drawn = drawing.resample_means(list(scores), which, rng, shared=True).mean(axis=1)
     centred = scores - scores.mean()
     # Counts of rows and of columns are multinomial and independent: exact, by enumeration of the
     # covariances Cov(n_i, n_j) = delta_ij - 1/n.
@@ -171,13 +198,13 @@ def test_metrics() -> None:
 
 
 def test_other_settings_are_other_planners() -> None:
-    for key in ("trace", "spacing", "plausibility", "horizon", "recipe"):
+    for key in ("td_lambda", "spacing", "plausibility", "horizon", "recipe"):
         runs = [made([1.0, 2.0], training_seed=seed, **{key: seed}) for seed in (0, 1)]
-        with pytest.raises(PgdiffError, match=f"must be of one planner.*`{key}` 0 and 1"):
+        with pytest.raises(PgdiffError, match=f"must all come from one planner.*`{key}` 0 and 1"):
             aggregate(runs)
 
 
-def test_no_seed_is_no_seed() -> None:
+def test_without_a_seed_the_summary_has_none() -> None:
     assert made([1.0, 2.0], seed=None).summary()["seeds"] is None
     assert made([1.0, 2.0], seed=7).summary()["seeds"] == [7, 8]
 
@@ -194,7 +221,7 @@ def test_paired_comparison_is_free_of_the_starts() -> None:
     )
     assert found.pairing == "paired by environment seed"
     other = compare(made(starts + gain), made(starts, seed=1000))
-    assert other.pairing == "starts not in common, not paired"
+    assert other.pairing == "no common environment seeds, not paired"
     assert other.difference.high - other.difference.low > 20 * (high - low)
 
 
@@ -209,30 +236,30 @@ def test_runs_of_the_same_training_seeds_are_drawn_together() -> None:
     base = simulated(rng, 6, 50, (20.0, 30.0, 1.0))
     better = base + 1.0 + 0.1 * rng.normal(size=base.shape)
     together = compare(runs_of(better), runs_of(base)[::-1])
-    assert together.pairing == "paired by environment seed, training seeds drawn together"
+    assert together.pairing == "paired by environment seed, training seeds resampled together"
     assert 0.8 < together.difference.low < together.difference.high < 1.2
     others = [made(row, training_seed=10 + number) for number, row in enumerate(base)]
     apart = compare(runs_of(better), others)
-    assert apart.pairing.endswith("training seeds drawn apart")
+    assert apart.pairing.endswith("training seeds resampled separately")
     assert apart.runs == (6, 6)
     assert apart.difference.high - apart.difference.low > 10
 
 
-@pytest.mark.parametrize("paired", [False, True])
-def test_the_comparisons_interval_holds_the_truth_as_often_as_it_says(paired: bool) -> None:
-    rng = np.random.default_rng(8)
-    trials, level, held = 200, 0.9, 0
-    for _ in range(trials):
-        starts = 5.0 * rng.normal(size=60)
-        first = starts + 1.0 + rng.normal(size=60)
-        second = (starts if paired else 5.0 * rng.normal(size=60)) + rng.normal(size=60)
-        found = compare(
-            made(first), made(second, seed=0 if paired else 500), level=level, resamples=300
+def test_the_comparisons_interval_holds_the_truth_as_often_as_it_says() -> None:
+    for paired in (False, True):
+        rng = np.random.default_rng(8)
+        trials, level, held = 200, 0.9, 0
+        for _ in range(trials):
+            starts = 5.0 * rng.normal(size=60)
+            first = starts + 1.0 + rng.normal(size=60)
+            second = (starts if paired else 5.0 * rng.normal(size=60)) + rng.normal(size=60)
+            found = compare(
+                made(first), made(second, seed=0 if paired else 500), level=level, resamples=300
+            )
+            held += found.difference.low <= 1.0 <= found.difference.high
+        assert held / trials == pytest.approx(
+            level, abs=3 * (level * (1 - level) / trials) ** 0.5 + 0.02
         )
-        held += found.difference.low <= 1.0 <= found.difference.high
-    assert held / trials == pytest.approx(
-        level, abs=3 * (level * (1 - level) / trials) ** 0.5 + 0.02
-    )
 
 
 def test_files_serve_as_well_as_evaluations(tmp_path: Path) -> None:
@@ -242,27 +269,28 @@ def test_files_serve_as_well_as_evaluations(tmp_path: Path) -> None:
     assert compare(files[0], str(files[1])) == compare(*evaluations)
 
 
-@pytest.mark.parametrize(
-    ("given", "arguments", "message"),
-    [
+def test_bad_input_is_named() -> None:
+    given: Any
+    for given, arguments, message in (
         ([], {}, "at least one evaluation"),
         ([made([1.0])], {"level": 1.0}, "`level`"),
         ([made([1.0])], {"resamples": 0}, "`resamples`"),
         ([made([1.0])], {"seed": -1}, "`seed`"),
         ([made([1.0])], {"metric": "succes"}, "Did you mean 'success'"),
         ([made([1.0])], {"target": float("nan")}, "`target`"),
-        ([made([1.0], run="r"), made([2.0], run="r")], {}, "each run once. Got 'r' again"),
+        ([made([1.0], run="r"), made([2.0], run="r")], {}, "each run once. Got 'r' twice"),
         ([made([1.0], candidates=8), made([2.0], candidates=1)], {}, "`candidates` 8 and 1"),
         ([made([1.0]), made([1.0]), made([1.0], env="b")], {}, "{'maze': 2, 'b': 1}"),
-        ([made([1.0]), made([1.0, 2.0], env="b")], {}, "as many episodes of every task"),
-    ],
-)
-def test_bad_input_is_named(given: Any, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(PgdiffError) as error:
-        aggregate(given, **arguments)
-    assert message in str(error.value)
+        ([made([1.0]), made([1.0, 2.0], env="b")], {}, "same number of episodes for every task"),
+    ):
+        with pytest.raises(PgdiffError) as error:
+            aggregate(given, **arguments)  # type: ignore[arg-type]
+        assert message in str(error.value)
 
 
 def test_other_tasks_are_not_compared() -> None:
     with pytest.raises(PgdiffError, match=r"same tasks. Got \['maze'\] and \['other'\]"):
         compare(made([1.0]), made([1.0], env="other"))
+    two = [made([1.0], training_seed=seed) for seed in (0, 1)]
+    with pytest.raises(PgdiffError, match=r"same number of runs for every task. Got .*\[2, 1\]"):
+        compare([*two, made([1.0], env="b")], [two[0], made([1.0], env="b")])

@@ -11,9 +11,9 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecMoni
 
 import pgdiff
 from pgdiff.agents import Agent
-from pgdiff.agents.live import of_raw_observations
+from pgdiff.agents.sb3.live import of_raw_observations
 from pgdiff.evaluation import evaluate
-from pgdiff.workflows.collect import collect
+from pgdiff.workflows.recording.collect import collect
 
 SMALL: dict[str, Any] = {"policy_kwargs": {"net_arch": [8]}, "n_steps": 8, "batch_size": 8}
 
@@ -40,7 +40,7 @@ def normalized() -> PPO:
 
 
 class ByHand:
-    """Scales observations by the formula of VecNormalize, then asks the policy."""
+    """Scales observations by the formula of VecNormalize, then calls the policy."""
 
     def __init__(self, model: PPO) -> None:
         self.policy, self.vector = model.policy, model.get_vec_normalize_env()

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pgdiff.core.validation import PgdiffError
 from pgdiff.evaluation import (
     comparison_table,
     evaluate,
@@ -12,7 +13,6 @@ from pgdiff.evaluation import (
     load_evaluation,
     load_evaluations,
 )
-from pgdiff.validation import PgdiffError
 
 
 @pytest.fixture
@@ -84,10 +84,12 @@ def test_files_from_before_the_format_was_stated_are_read(evaluation: Any, tmp_p
         del content[name]
     for name in ("seeds", "steps_to_goal", "goals"):
         del content["per_episode"][name]
+    content["settings"]["goal"] = "told at each reset"
     path.write_text(json.dumps(content))
     found = load_evaluation(path)
     assert found.plans_per_second == pytest.approx(evaluation.plans_per_second)
     assert found.steps_to_goal is None and found.goals is None
+    assert found.settings["goal"] == "from each reset"
     np.testing.assert_array_equal(found.environment_seeds, np.arange(3, 9))
 
 

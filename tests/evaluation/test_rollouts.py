@@ -6,8 +6,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from pgdiff.core.validation import PgdiffError
 from pgdiff.evaluation import evaluate
-from pgdiff.validation import PgdiffError
 
 
 class Noisy:
@@ -42,7 +42,7 @@ def test_constant_agent_gets_the_hand_computed_numbers(make_env: Any, constant: 
     assert constant.deterministic == {True}
 
 
-def test_episode_starts_are_told_once_per_batch(make_env: Any, constant: Any) -> None:
+def test_episode_starts_are_passed_once_per_batch(make_env: Any, constant: Any) -> None:
     evaluate(constant, make_env, episodes=3, parallel=2, deterministic=False, progress=False)
     assert [starts.tolist() for starts in constant.starts] == [
         *([[True, True]] + 2 * [[False, False]]),  # seeds 0 and 1: two and three steps
@@ -60,16 +60,14 @@ def test_same_seed_same_results_and_another_seed_another(make_env: Any, noisy: A
     assert first.returns[0] not in other.returns
 
 
-@pytest.mark.parametrize("parallel", [1, 3, 50])
-def test_an_episode_does_not_depend_on_its_neighbours(
-    make_env: Any, noisy: Any, parallel: int
-) -> None:
+def test_an_episode_does_not_depend_on_its_neighbours(make_env: Any, noisy: Any) -> None:
     together = evaluate(noisy, make_env, episodes=8, parallel=8, progress=False, record=8)
-    split = evaluate(noisy, make_env, episodes=8, parallel=parallel, progress=False, record=8)
-    assert np.array_equal(together.returns, split.returns)
-    assert np.array_equal(together.lengths, split.lengths)
-    for one, other in zip(together.trajectories, split.trajectories, strict=True):
-        assert np.array_equal(one, other)
+    for parallel in (1, 3, 50):
+        split = evaluate(noisy, make_env, episodes=8, parallel=parallel, progress=False, record=8)
+        assert np.array_equal(together.returns, split.returns)
+        assert np.array_equal(together.lengths, split.lengths)
+        for one, other in zip(together.trajectories, split.trajectories, strict=True):
+            assert np.array_equal(one, other)
 
 
 def test_recorded_trajectories_hold_first_and_last_observation(
@@ -83,7 +81,7 @@ def test_recorded_trajectories_hold_first_and_last_observation(
 
 
 def test_environments_that_share_and_rewrite_their_arrays(make_env: Any, noisy: Any) -> None:
-    """Observations and goals of all environments stand in the same two arrays."""
+    """Observations and goals of all environments are stored in two shared arrays."""
 
     class Goals(make_env):  # type: ignore[misc,valid-type]
         def reset(self, **settings: Any) -> Any:
@@ -118,42 +116,48 @@ def test_the_first_step_at_the_goal_is_kept(make_env: Any, constant: Any) -> Non
     np.testing.assert_array_equal(found.steps_to_goal, [np.nan, 3, 3, np.nan, 3])
 
 
-class Told(Noisy):
-    """Keeps the goals that it is told."""
+class Conditioned(Noisy):
+    """Keeps the values of the resets that it receives."""
 
-    wants_goal = True
+    def __init__(self, *keys: str) -> None:
+        super().__init__()
+        self.condition_keys = keys
+        self.given: list[Any] = []
 
-    def initial_state(self, seeds: Any, goals: Any = None) -> Any:
-        self.goals = [*getattr(self, "goals", []), goals]
+    def initial_state(self, seeds: Any, condition: Any = None) -> Any:
+        self.given.append(condition)
         return super().initial_state(seeds)
 
 
-def test_an_agent_that_wants_goals_is_told_those_of_the_resets(make_env: Any) -> None:
+def test_an_agent_gets_the_values_of_the_resets_that_it_names(make_env: Any) -> None:
     class Random(make_env):  # type: ignore[misc,valid-type]
         def reset(self, **settings: Any) -> Any:
             observation, _ = super().reset(**settings)
-            return observation, {"goal": self.np_random.uniform(size=2)}
+            goal = self.np_random.uniform(size=2)
+            return observation, {"goal": goal, "walls": np.outer(goal, goal), "mass": goal[0]}
 
-    agent = Told()
+    agent = Conditioned("goal", "walls", "mass")
     found = evaluate(agent, Random, episodes=5, parallel=3, seed=4, progress=False)
     expected = []
     for seed in range(4, 9):
         expected.append(Random().reset(seed=seed)[1]["goal"])
-    assert [goals.shape for goals in agent.goals] == [(3, 2), (2, 2)]
-    np.testing.assert_array_equal(np.concatenate(agent.goals), np.float32(expected))
+    shapes = [{name: value.shape for name, value in given.items()} for given in agent.given]
+    assert shapes == [{"goal": (n, 2), "walls": (n, 2, 2), "mass": (n, 1)} for n in (3, 2)]
+    goals = np.concatenate([given["goal"] for given in agent.given])
+    np.testing.assert_array_equal(goals, np.float32(expected))
     np.testing.assert_array_equal(found.goals, expected)
-    assert found.settings["goal"] == "told at each reset"
+    assert found.settings["goal"] == "from each reset"
+    assert found.settings["condition_keys"] == ["walls", "mass"]
 
-    untold = Told()
-    untold.wants_goal = False  # type: ignore[misc]
-    again = evaluate(untold, Random, episodes=5, parallel=3, seed=4, progress=False)
-    assert untold.goals == [None, None]
-    assert again.settings["goal"] is None
-    np.testing.assert_array_equal(again.goals, expected)  # kept all the same, for pictures
+    other = Conditioned()
+    again = evaluate(other, Random, episodes=5, parallel=3, seed=4, progress=False)
+    assert other.given == [None, None]
+    assert again.settings["goal"] is None and "reset_options" not in again.settings
+    np.testing.assert_array_equal(again.goals, expected)  # kept nevertheless, for pictures
 
 
 class Fields(gym.Env):
-    """Observations in a Dict, nested; never changes, ends after two steps."""
+    """Observations in a nested Dict; never changes, ends after two steps."""
 
     observation_space = gym.spaces.Dict(
         {
@@ -178,9 +182,9 @@ class Fields(gym.Env):
 
 
 class OfFields:
-    """Says by a layout that it takes a Dict whose goal it finds there."""
+    """States by a layout that it takes a Dict, and the place of the goal in it."""
 
-    wants_goal = True
+    condition_keys = ("goal",)
 
     class observation_layout:
         goal = "desired_goal"
@@ -208,10 +212,10 @@ def test_a_dict_of_observations_is_batched_array_by_array() -> None:
         np.testing.assert_array_equal(trajectory, [angle] * 3)
 
 
-def test_a_maze_of_ones_own_without_reference_scores_has_no_score(
+def test_a_user_defined_maze_without_reference_scores_has_no_score(
     make_env: Any, constant: Any
 ) -> None:
-    class Own(make_env):  # type: ignore[misc,valid-type]
+    class Unscored(make_env):  # type: ignore[misc,valid-type]
         @property
         def reference_scores(self) -> Any:
             raise ValueError("none")
@@ -219,7 +223,7 @@ def test_a_maze_of_ones_own_without_reference_scores_has_no_score(
         def normalized_score(self, total: float) -> float:
             return total / self.reference_scores[0]
 
-    found = evaluate(constant, Own, episodes=2, progress=False)
+    found = evaluate(constant, Unscored, episodes=2, progress=False)
     assert found.normalized_scores is None
     assert found.settings["reference_scores"] is None
 
@@ -254,52 +258,24 @@ def test_environments_are_closed_and_no_more_are_made_than_run_together(
     assert len(made) == 2 and all(env.closed for env in made)
 
 
-@pytest.mark.parametrize(
-    ("attribute", "value", "message"),
-    [
+def test_an_agent_for_other_spaces_is_refused_before_the_first_step(
+    make_env: Any, constant: Any
+) -> None:
+    for attribute, value, message in (
         ("observation_shape", (4,), r"observations of shape \(4,\).*shape \(2,\)"),
         ("action_shape", (3,), r"actions of shape \(3,\).*shape \(1,\)"),
         ("observation_space", gym.spaces.Box(0, 1, (7,)), r"observations of shape \(7,\)"),
-    ],
-)
-def test_an_agent_for_other_spaces_is_refused(
-    make_env: Any, constant: Any, attribute: str, value: Any, message: str
-) -> None:
-    setattr(constant, attribute, value)
-    with pytest.raises(PgdiffError, match=message):
-        evaluate(constant, make_env, episodes=1, progress=False)
+    ):
+        setattr(constant, attribute, value)
+        with pytest.raises(PgdiffError, match=message):
+            evaluate(constant, make_env, episodes=1, progress=False)
+        delattr(constant, attribute)
     assert constant.starts == []
 
 
 def test_a_fitting_agent_is_let_through(make_env: Any, constant: Any) -> None:
     constant.observation_shape, constant.action_space = (2,), gym.spaces.Box(-10, 10, (1,))
     assert len(evaluate(constant, make_env, episodes=1, progress=False).returns) == 1
-
-
-def test_bad_arguments_are_named(make_env: Any, constant: Any) -> None:
-    for name, value in {"episodes": 0, "parallel": 0, "seed": -1, "record": -1}.items():
-        with pytest.raises(PgdiffError, match=f"`{name}`"):
-            evaluate(constant, make_env, **{"episodes": 1, "progress": False, name: value})
-
-    class Misshapen:
-        def predict(self, observation: Any, **_: Any) -> tuple[np.ndarray, None]:
-            return np.zeros((len(observation), 2)), None
-
-    with pytest.raises(PgdiffError, match=r"shape \(3, 1\). Got shape \(3, 2\)"):
-        evaluate(Misshapen(), make_env, episodes=3, progress=False)
-    with pytest.raises(PgdiffError, match="single environment"):
-        evaluate(
-            constant,
-            lambda: gym.vector.SyncVectorEnv([make_env]),
-            episodes=1,
-            progress=False,
-        )
-
-    class Named(type(make_env())):
-        observation_space = gym.spaces.Dict({"here": gym.spaces.Box(0, 1, (2,))})
-
-    with pytest.raises(PgdiffError, match="arrays"):
-        evaluate(constant, Named, episodes=1, progress=False)
 
 
 class Stepwise:
@@ -349,7 +325,7 @@ def test_ended_episodes_leave_the_batch_of_an_agent_that_can_let_them_go(make_en
 
 def test_goals_are_copies(make_env: Any, constant: Any) -> None:
     class Rewriting(make_env):  # type: ignore[misc,valid-type]
-        """Has one array for the goal, and writes each next one into it."""
+        """Has one array for the goal, and writes each next goal into it."""
 
         goal = np.zeros(1)
 
@@ -363,7 +339,7 @@ def test_goals_are_copies(make_env: Any, constant: Any) -> None:
 
 
 def test_the_time_left_is_one_that_a_person_can_use(capsys: pytest.CaptureFixture[str]) -> None:
-    """Most of the time goes into few steps, as with a planner; half of the episodes end early."""
+    """Most of the time is spent in few steps, as with a planner; half of the episodes end early."""
 
     class Line(gym.Env):
         observation_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -393,7 +369,7 @@ def test_the_time_left_is_one_that_a_person_can_use(capsys: pytest.CaptureFixtur
     assert len(found) > 3
     for done, total, *clock in found:
         minutes, seconds, more, rest = map(int, clock)
-        # The rest takes as long a step as all steps so far did; the clock shows whole seconds.
+        # The other steps take the mean time of all steps so far; the clock shows whole seconds.
         share, elapsed = (float(total) - float(done)) / float(done), 60 * minutes + seconds
         assert share * elapsed - 2 <= 60 * more + rest <= share * (elapsed + 1) + 1
 
@@ -403,3 +379,29 @@ def test_progress_is_shown_on_request(
 ) -> None:
     evaluate(constant, make_env, episodes=1, progress=True)
     assert "evaluate" in capsys.readouterr().err
+
+
+def test_options_are_passed_to_every_reset(constant: Any) -> None:
+    class Optional(Fields):
+        observation_space = gym.spaces.Box(-1, 1, (1,), np.float64)
+
+        def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+            given.append((seed, options))
+            super().reset(seed=seed)
+            return np.zeros(1), {}
+
+        def step(self, action: np.ndarray) -> Any:
+            return np.zeros(1), *super().step(action)[1:]
+
+    given: list[Any] = []
+
+    def make_env() -> gym.Env:  # type: ignore[type-arg]
+        return gym.wrappers.TimeLimit(Optional(), 5)
+
+    options = {"goal_cell": np.array([1, 2])}
+    found = evaluate(constant, make_env, episodes=2, seed=3, progress=False, reset_options=options)
+    assert [seed for seed, _ in given] == [3, 4]
+    assert all(one["goal_cell"].tolist() == [1, 2] for _, one in given)
+    assert found.settings["reset_options"] == {"goal_cell": [1, 2]}
+    with pytest.raises(PgdiffError, match="`reset_options`"):
+        evaluate(constant, make_env, episodes=1, progress=False, reset_options=[1])  # type: ignore[arg-type]

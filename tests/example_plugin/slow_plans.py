@@ -1,7 +1,7 @@
-"""Two parts of one's own: a guide, and a denoiser that saved models can name.
+"""Two user-defined parts: a guide, and a denoiser that saved models can name.
 
-A guide is any object with a name, a place and a scale, and an energy of a segment in raw units. A
-denoiser is a frozen dataclass that builds a network; `@register` gives it the name under which a
+A guide is any object with a name, a place and a scale, and an objective of a segment in raw units.
+A denoiser is a frozen dataclass that builds a network; `@register` gives it the name under which a
 saved model finds it again, once this file has been imported.
 """
 
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pgdiff import Segment
-from pgdiff.registry import register
+from pgdiff.core.registry import register
+from pgdiff.denoisers import DenoiserSpec
 
 
 @dataclass(frozen=True)
@@ -20,10 +21,10 @@ class SlowPlans:
     """Prefers plans whose way-points lie close together: less way in the same time."""
 
     scale: float = 1.0
-    at: Literal["x0", "x"] = "x0"
+    gradient_at: Literal["x0", "x"] = "x0"
     name: str = "slow_plans"
 
-    def energy(self, segment: Segment, level: Tensor) -> Tensor:
+    def objective(self, segment: Segment, level: Tensor) -> Tensor:
         moves = segment.observations[:, 1:, :2] - segment.observations[:, :-1, :2]
         return -moves.square().sum(dim=-1).mean(dim=-1)
 
@@ -31,12 +32,12 @@ class SlowPlans:
 @register("denoiser", "token_mlp")
 @dataclass(frozen=True, kw_only=True)
 class TokenMLPConfig:
-    """An MLP that is applied to every token, beside the mean of all tokens."""
+    """An MLP that is applied to every token, together with the mean of all tokens."""
 
     width: int = 64
 
-    def build(self, *, features: int, outputs: int | None = None) -> nn.Module:
-        return TokenMLP(features, features if outputs is None else outputs, self.width)
+    def build(self, spec: DenoiserSpec) -> nn.Module:
+        return TokenMLP(spec.features, spec.outputs, self.width)
 
 
 class TokenMLP(nn.Module):

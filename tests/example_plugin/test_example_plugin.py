@@ -1,4 +1,4 @@
-"""A user's own guide and denoiser: one file and one `@register` line suffice."""
+"""A user-defined guide and denoiser: one file and one `@register` line suffice."""
 
 import json
 import subprocess
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from toys import flat_model, flat_planner
 
 import pgdiff
 
@@ -18,7 +19,7 @@ HERE = Path(__file__).parent
 
 @pytest.fixture(scope="module")
 def episodes() -> pgdiff.Episodes:
-    """Walks in a square: place and velocity."""
+    """Return walks in a square: place and velocity."""
     rng = np.random.default_rng(0)
     rows = 2000
     velocity = np.cumsum(rng.normal(scale=0.05, size=(rows, 2)), axis=0)
@@ -42,9 +43,7 @@ def trainer() -> pgdiff.Trainer:
 
 @pytest.fixture(scope="module")
 def model(episodes: pgdiff.Episodes, trainer: pgdiff.Trainer) -> pgdiff.TrajectoryDiffusion:
-    made = pgdiff.TrajectoryDiffusion.from_episodes(
-        episodes, horizon=8, stride=2, denoiser=TokenMLPConfig(width=32)
-    )
+    made = flat_model(episodes, horizon=8, stride=2, denoiser=TokenMLPConfig(width=32))
     return trainer.fit(made, episodes)
 
 
@@ -56,7 +55,7 @@ def folder(model: pgdiff.TrajectoryDiffusion, tmp_path: Path) -> Path:
 
 def plan(model: pgdiff.TrajectoryDiffusion, *, scale: float) -> pgdiff.Plan:
     guide = SlowPlans(scale=scale)
-    planner = pgdiff.Planner(model, guides=[guide], candidates=8, steps=5, device="cpu")
+    planner = flat_planner(model, guides=[guide], candidates=8, steps=5, device="cpu")
     return planner.plan(np.array([0.2, -0.1, 0.1, 0.0], dtype=np.float32), seed=3)
 
 
@@ -69,8 +68,8 @@ def test_it_learns(model: pgdiff.TrajectoryDiffusion, trainer: pgdiff.Trainer) -
 def test_it_comes_back_from_a_folder(model: pgdiff.TrajectoryDiffusion, folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     described = config["learner"]["denoiser"]
-    own = {"kind": "denoiser", "name": "token_mlp", "import": "slow_plans"}
-    assert described == {**own, "width": 32}
+    expected = {"kind": "denoiser", "name": "token_mlp", "import": "slow_plans"}
+    assert described == {**expected, "width": 32}
     loaded = pgdiff.TrajectoryDiffusion.from_pretrained(folder, device="cpu")
     assert loaded.denoiser == model.denoiser
     before, after = plan(model, scale=1.0), plan(loaded, scale=1.0)
@@ -80,7 +79,7 @@ def test_it_comes_back_from_a_folder(model: pgdiff.TrajectoryDiffusion, folder: 
 
 def test_the_guide_slows_plans(model: pgdiff.TrajectoryDiffusion) -> None:
     unguided, guided = plan(model, scale=0.0), plan(model, scale=0.2)
-    # Against the same noise, every candidate becomes slower, and the slowest is taken.
+    # With equal noise, every candidate becomes slower, and the slowest is chosen.
     assert (guided.scores > unguided.scores).all()
     assert guided.best == guided.scores.argmax()
     moves = np.diff(guided.observations[:, :2], axis=0)
@@ -95,13 +94,13 @@ def test_without_the_file_the_error_names_what_is_missing(folder: Path) -> None:
     assert done.returncode != 0
     message = done.stderr.splitlines()[-1]
     assert "PgdiffError" in message
-    assert "token_mlp" in message and "(import slow_plans)" in message
+    assert "token_mlp" in message and "import slow_plans" in message
     with_it = f"import sys; sys.path.insert(0, {str(HERE)!r}); import slow_plans; {code}"
     assert python(with_it).returncode == 0
 
 
 def python(code: str) -> subprocess.CompletedProcess[str]:
-    """Run it in an interpreter of its own, from the root of the checkout."""
+    """Run code in another interpreter, from the root of the checkout."""
     return subprocess.run(
         [sys.executable, "-c", code], cwd=HERE.parents[1], capture_output=True, text=True
     )

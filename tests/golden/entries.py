@@ -1,6 +1,6 @@
-"""The golden entries: groups of numbers that must stay equal, bit for bit, on one machine.
+"""Golden entries: groups of numbers that must stay equal, bit for bit, on one machine.
 
-Names of entries and of their arrays never change, whatever becomes of the API.
+Names of entries and of their arrays never change, even if the API does.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,14 +29,14 @@ def entry(name: str) -> Callable[[Entry], Entry]:
 
 
 def joined(parts: Mapping[str, Any]) -> Arrays:
-    """One dict of dicts of arrays, or of arrays."""
-    found: Arrays = {}
+    """Return a flat dict of arrays from a dict of arrays or of dicts of arrays."""
+    arrays: Arrays = {}
     for name, part in parts.items():
         if isinstance(part, Mapping):
-            found |= {f"{name}/{key}": value for key, value in part.items()}
+            arrays |= {f"{name}/{key}": value for key, value in part.items()}
         else:
-            found[name] = np.asarray(part)
-    return found
+            arrays[name] = np.asarray(part)
+    return arrays
 
 
 # --------------------------------------------------------------------------------- data, weights
@@ -45,18 +45,17 @@ def joined(parts: Mapping[str, Any]) -> Arrays:
 @entry("data")
 def data() -> Arrays:
     names = ("causal", "actions", "chunks", "previous", "trajectories", "conditions")
-    found: dict[str, Any] = {"recording": {k: np.array(v) for k, v in fields().items()}}
+    arrays: dict[str, Any] = {"recording": {k: np.array(v) for k, v in fields().items()}}
     for name in names:
-        found[f"batch/{name}"] = api.batch_arrays(api.batch(api.model(name)))
+        arrays[f"batch/{name}"] = api.batch_arrays(api.batch(api.model(name)))
     for name in api.LEARNERS:
-        found[f"batch/{name}"] = api.batch_arrays(api.batch(api.learner(name)))
+        arrays[f"batch/{name}"] = api.batch_arrays(api.batch(api.learner(name)))
     for name in (*names, "scaled"):
         model = api.model(name)
-        tokens = model.tokens(api.batch(model))
-        normalized = model.normalizer.normalize(tokens)
-        found[f"tokens/{name}"] = api.array(normalized)
-        found[f"back/{name}"] = api.array(model.normalizer.unnormalize(normalized))
-    return joined(found)
+        normalized = model.codec.encode(api.batch(model))
+        arrays[f"tokens/{name}"] = api.array(normalized)
+        arrays[f"back/{name}"] = api.array(model.codec.normalizer.unnormalize(normalized))
+    return joined(arrays)
 
 
 def fields() -> Arrays:
@@ -117,14 +116,14 @@ LEVELS: dict[str, Callable[[], Any]] = {
 @entry("samples/solvers")
 def samples_solvers() -> Arrays:
     names = ("full", "causal", "linear", "flow", "edm")
-    found: dict[str, Any] = {
+    arrays: dict[str, Any] = {
         f"{name}/{solver}": api.draw(api.model(name), solver=make())
         for name in names
         for solver, make in SOLVERS.items()
     }
     distilled = api.distilled_model()
-    found["distilled/consistency"] = api.draw(distilled, solver=api.Consistency())
-    return joined(found)
+    arrays["distilled/consistency"] = api.draw(distilled, solver=api.Consistency())
+    return joined(arrays)
 
 
 @entry("samples/paths")
@@ -141,83 +140,83 @@ def samples_paths() -> Arrays:
 @entry("samples/schedules")
 def samples_schedules() -> Arrays:
     level = torch.linspace(0.0, 1.0, 12)
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name, make in api.NOISE.items():
         noise = make()
         factors = (noise.alpha(level), noise.sigma(level), noise.log_snr(level[1:-1]))
-        found[f"factors/{name}"] = api.array(torch.cat(factors))
-        found[f"level_at/{name}"] = api.array(noise.level_at(torch.linspace(-5, 5, 9)))
+        arrays[f"factors/{name}"] = api.array(torch.cat(factors))
+        arrays[f"level_at/{name}"] = api.array(noise.level_at(torch.linspace(-5, 5, 9)))
     for noise_name, prediction in api.PAIRS:
         model = api.model(f"{noise_name} {prediction}")
-        found[f"{noise_name}/{prediction}/estimates"] = api.estimates(model)
+        arrays[f"{noise_name}/{prediction}/estimates"] = api.estimates(model)
         for solver in ("dpm_second", "ddpm"):
             key = f"{noise_name}/{prediction}/{solver}"
-            found[key] = api.draw(model, solver=SOLVERS[solver]())
-            found[f"{key}/free"] = api.draw(model, solver=SOLVERS[solver](), clip=None)
-    return joined(found)
+            arrays[key] = api.draw(model, solver=SOLVERS[solver]())
+            arrays[f"{key}/free"] = api.draw(model, solver=SOLVERS[solver](), clip=None)
+    return joined(arrays)
 
 
 @entry("samples/spacings")
 def samples_spacings() -> Arrays:
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name, make in SPACINGS.items():
-        found[f"levels/{name}"] = api.levels_of(None, make())
+        arrays[f"levels/{name}"] = api.levels_of(None, make())
         for model in ("causal", "edm"):
-            found[f"{model}/{name}"] = api.draw(
+            arrays[f"{model}/{name}"] = api.draw(
                 api.model(model), spacing=make(), solver=api.DPMSolver()
             )
-    return joined(found)
+    return joined(arrays)
 
 
 @entry("samples/level_schedules")
 def samples_level_schedules() -> Arrays:
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name, make in LEVELS.items():
-        found[f"levels/{name}"] = api.levels_of(make())
+        arrays[f"levels/{name}"] = api.levels_of(make())
         for solver in ("ddim", "ddpm", "dpm_second", "heun", "churn"):
             for cache in (True, False):
-                found[f"{name}/{solver}/{'cached' if cache else 'whole'}"] = api.draw(
+                arrays[f"{name}/{solver}/{'cached' if cache else 'whole'}"] = api.draw(
                     api.model("causal"), levels=make(), solver=SOLVERS[solver](), cache=cache
                 )
         for model in ("full", "linear", "flow"):
-            found[f"{name}/{model}"] = api.draw(api.model(model), levels=make())
-        found[f"{name}/window"] = api.draw(
+            arrays[f"{name}/{model}"] = api.draw(api.model(model), levels=make())
+        arrays[f"{name}/window"] = api.draw(
             api.model("backbone transformer_window"), levels=make(), spacing=SPACINGS["log_snr"]()
         )
     rows = torch.linspace(1, 0, 6)[:, None].expand(-1, 8).clone()
     rows[1:4, 4:] = 1.0
-    found["own"] = api.draw(api.model("causal"), levels=rows)
-    own = torch.stack([rows, rows**2, torch.linspace(1, 0, 6)[:, None].expand(-1, 8)], dim=1)
-    found["own_each"] = api.draw(api.model("causal"), levels=own)
-    return joined(found)
+    arrays["own"] = api.draw(api.model("causal"), levels=rows)
+    rows_each = torch.stack([rows, rows**2, torch.linspace(1, 0, 6)[:, None].expand(-1, 8)], dim=1)
+    arrays["own_each"] = api.draw(api.model("causal"), levels=rows_each)
+    return joined(arrays)
 
 
 @entry("samples/backbones")
 def samples_backbones() -> Arrays:
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name in api.DENOISERS:
         model = api.model(f"backbone {name}")
-        found[f"{name}/ddim"] = api.draw(model, solver=api.DDIM())
-        found[f"{name}/ddpm"] = api.draw(model, solver=api.DDPM())
-        found[f"{name}/estimates"] = api.estimates(model)
-    return joined(found)
+        arrays[f"{name}/ddim"] = api.draw(model, solver=api.DDIM())
+        arrays[f"{name}/ddpm"] = api.draw(model, solver=api.DDPM())
+        arrays[f"{name}/estimates"] = api.estimates(model)
+    return joined(arrays)
 
 
 @entry("samples/layouts")
 def samples_layouts() -> Arrays:
     names = ("actions", "chunks", "previous", "rewards", "scaled", "trajectories", "transitions")
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name in names:
         given = {} if name not in ("trajectories", "transitions") else {"known": None}
-        found[name] = api.draw(api.model(name), **given)
-        found[f"{name}/churn"] = api.draw(api.model(name), solver=SOLVERS["churn"](), **given)
-    return joined(found)
+        arrays[name] = api.draw(api.model(name), **given)
+        arrays[f"{name}/churn"] = api.draw(api.model(name), solver=SOLVERS["churn"](), **given)
+    return joined(arrays)
 
 
 @entry("samples/sources")
 def samples_sources() -> Arrays:
     model = api.model("causal")
-    found: dict[str, Any] = {
+    arrays: dict[str, Any] = {
         "one": api.draw(model, rows=4, solver=api.DDPM()),
         "two": api.draw(model, rows=4, sources=2, solver=api.DDPM()),
         "four": api.draw(model, rows=4, sources=4, seed=5, solver=api.DDPM()),
@@ -227,13 +226,13 @@ def samples_sources() -> Arrays:
     }
     begin = 0.7 * torch.randn((3, 8, 4), generator=api.generator(9))
     matrix = torch.linspace(0.6, 0, 4)[:, None].expand(-1, 8)
-    found["started"] = api.draw(model, start=begin, levels=matrix)
-    return joined(found)
+    arrays["started"] = api.draw(model, start=begin, levels=matrix)
+    return joined(arrays)
 
 
 @entry("samples/known")
 def samples_known() -> Arrays:
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     values = torch.linspace(-0.6, 0.6, 3 * 8 * 4).reshape(3, 8, 4)
     masks = {"none": torch.zeros(3, 8, 4, dtype=torch.bool)}
     for name in ("past", "middle", "part", "both", "ragged"):
@@ -247,23 +246,23 @@ def samples_known() -> Arrays:
     for name, mask in masks.items():
         for model in ("full", "causal"):
             for solver in ("ddim", "ddpm", "heun"):
-                found[f"{name}/{model}/{solver}"] = api.draw(
+                arrays[f"{name}/{model}/{solver}"] = api.draw(
                     api.model(model), known=api.Known(mask, values), solver=SOLVERS[solver]()
                 )
-    found["nothing"] = api.draw(api.model("causal"), known=None)
+    arrays["nothing"] = api.draw(api.model("causal"), known=None)
     for arrival in (False, True):
         known = api.start_goal(api.model("goals"), arrival=arrival)
-        found[f"goal/{arrival}"] = api.draw(api.model("goals"), known=known)
+        arrays[f"goal/{arrival}"] = api.draw(api.model("goals"), known=known)
     known = api.start_goal(api.model("causal"))
-    found["goal/trapezoid"] = api.draw(
+    arrays["goal/trapezoid"] = api.draw(
         api.model("causal"), known=known, levels=api.Trapezoid(slope=1.0)
     )
-    return joined(found)
+    return joined(arrays)
 
 
 @entry("samples/observed")
 def samples_observed() -> Arrays:
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     values = torch.linspace(-0.6, 0.6, 3 * 8 * 4).reshape(3, 8, 4)
     masks = {name: torch.zeros(3, 8, 4, dtype=torch.bool) for name in ("first", "past", "part")}
     masks["first"][:, 0] = True
@@ -273,17 +272,17 @@ def samples_observed() -> Arrays:
     for name, mask in masks.items():
         for strength, level in levels.items():
             for solver in ("ddim", "ddpm", "heun", "churn"):
-                found[f"{name}/{strength}/{solver}"] = api.draw(
+                arrays[f"{name}/{strength}/{solver}"] = api.draw(
                     api.model("causal"),
                     known=None,
                     observed=api.Observed(mask, values, level),
                     solver=SOLVERS[solver](),
                     levels=api.Pyramid(),
                 )
-    found["linear"] = api.draw(
+    arrays["linear"] = api.draw(
         api.model("linear"), known=None, observed=api.Observed(masks["past"], values, 0.2)
     )
-    return joined(found)
+    return joined(arrays)
 
 
 @entry("samples/rollouts")
@@ -309,8 +308,8 @@ def samples_rollouts() -> Arrays:
     )
 
 
-def asked(name: str) -> dict[str, Any]:
-    """Conditions in raw units."""
+def condition_values(name: str) -> dict[str, Any]:
+    """Return raw values of the conditions of a model."""
     value = {"return": torch.tensor([[6.0], [4.0], [8.0]]), "goal": torch.tensor([api.GOAL])}
     if name == "conditions":
         return {**value, "class": torch.tensor([[2.0]])}
@@ -319,11 +318,11 @@ def asked(name: str) -> dict[str, Any]:
 
 @entry("samples/conditions")
 def samples_conditions() -> Arrays:
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name in ("return", "goal", "conditions"):
         model = api.model(name)
-        found[f"{name}/none"] = api.draw(model)
-        found[f"{name}/estimates"] = api.estimates(model, asked(name))
+        arrays[f"{name}/none"] = api.draw(model)
+        arrays[f"{name}/estimates"] = api.estimates(model, condition_values(name))
         for label, options in {
             "plain": {},
             "absent": {"weight": 0.0},
@@ -332,19 +331,19 @@ def samples_conditions() -> Arrays:
             "rescaled": {"weight": 2.5, "rescale": 0.7},
         }.items():
             for solver in ("ddim", "dpm_second"):
-                found[f"{name}/{label}/{solver}"] = api.draw(
+                arrays[f"{name}/{label}/{solver}"] = api.draw(
                     model,
-                    condition=api.told(asked(name)),
+                    condition=api.condition_of(condition_values(name)),
                     classifier_free=api.ClassifierFree(**options),
                     solver=SOLVERS[solver](),
                 )
-    found["pyramid"] = api.draw(
+    arrays["pyramid"] = api.draw(
         api.model("conditions"),
-        condition=api.told(asked("conditions")),
+        condition=api.condition_of(condition_values("conditions")),
         classifier_free=api.ClassifierFree(weight=2.0),
         levels=api.Pyramid(),
     )
-    return joined(found)
+    return joined(arrays)
 
 
 @entry("samples/history")
@@ -361,17 +360,17 @@ def samples_history() -> Arrays:
         "temporal": api.HistoryGuidance.temporal({1: 0.5, 3: 0.9}),
         "views": api.HistoryGuidance(views=views),
     }
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name, history in ways.items():
         for schedule in ("full", "pyramid"):
-            found[f"{name}/{schedule}"] = api.draw(
+            arrays[f"{name}/{schedule}"] = api.draw(
                 api.model("causal"), known=known, history=history, levels=LEVELS[schedule]()
             )
     guide = api.Guidance(energy=api.energy, scale=0.3, at="denoiser")
-    found["guided"] = api.draw(
+    arrays["guided"] = api.draw(
         api.model("causal"), known=known, history=ways["vanilla"], guidance=[guide]
     )
-    return joined(found)
+    return joined(arrays)
 
 
 # -------------------------------------------------------------------------------------- guidance
@@ -397,19 +396,19 @@ BUMPS: dict[str, Callable[[], Any]] = {
 
 @entry("samples/guidance_rules")
 def samples_guidance_rules() -> Arrays:
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for rule, places in PLACES.items():
         for at in places:
             for solver in ("ddim", "ddpm", "heun", "dpm_second", "churn"):
                 guide = api.Guidance(energy=api.energy, at=at, scale=0.3, rule=RULES[rule]())
-                found[f"{rule}/{at}/{solver}"] = api.draw(
+                arrays[f"{rule}/{at}/{solver}"] = api.draw(
                     api.model("causal"), guidance=[guide], solver=SOLVERS[solver](), steps=6
                 )
     for model in ("linear", "flow", "edm"):
         for at in ("x0", "x", "denoiser"):
             guide = api.Guidance(energy=api.energy, at=at, scale=0.3)
-            found[f"{model}/{at}"] = api.draw(api.model(model), guidance=[guide])
-    return joined(found)
+            arrays[f"{model}/{at}"] = api.draw(api.model(model), guidance=[guide])
+    return joined(arrays)
 
 
 @entry("samples/guidance_settings")
@@ -426,12 +425,12 @@ def samples_guidance_settings() -> Arrays:
         "floor": {"rule": api.Score(floor=0.3)},
         **{name: {"schedule": make()} for name, make in BUMPS.items()},
     }
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name, settings in options.items():
         for at in ("x0", "x", "denoiser"):
             guide = api.Guidance(**({"energy": api.energy, "at": at, "scale": 0.4} | settings))
-            found[f"{name}/{at}"] = api.draw(api.model("causal"), guidance=[guide], steps=6)
-            found[f"{name}/{at}/pyramid"] = api.draw(
+            arrays[f"{name}/{at}"] = api.draw(api.model("causal"), guidance=[guide], steps=6)
+            arrays[f"{name}/{at}/pyramid"] = api.draw(
                 api.model("causal"), guidance=[guide], steps=4, levels=api.Pyramid()
             )
     two = [
@@ -439,8 +438,8 @@ def samples_guidance_settings() -> Arrays:
         api.Guidance(energy=api.noisy_energy, at="x", scale=0.2, name="two"),
         api.Guidance(energy=api.noisy_energy, at="denoiser", scale=0.2, name="three"),
     ]
-    found["several"] = api.path(api.model("full"), guidance=two)
-    return joined(found)
+    arrays["several"] = api.path(api.model("full"), guidance=two)
+    return joined(arrays)
 
 
 @entry("samples/trust_region")
@@ -451,25 +450,25 @@ def samples_trust_region() -> Arrays:
         "nats": api.TrustRegion(radius=None, nats=0.02),
         "plan": api.TrustRegion(radius=0.2, nats=0.02, per="plan"),
     }
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name, region in regions.items():
         for at in ("x0", "x", "denoiser"):
             guide = api.Guidance(energy=api.energy, at=at, scale=3.0)
             for model in ("causal", "scaled"):
-                found[f"{name}/{at}/{model}"] = api.draw(
+                arrays[f"{name}/{at}/{model}"] = api.draw(
                     api.model(model), guidance=[guide], trust_region=region
                 )
-    return joined(found)
+    return joined(arrays)
 
 
 @entry("samples/resample")
 def samples_resample() -> Arrays:
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for share in (0.5, 1.0):
         for solver in ("ddpm", "ddpm_large", "ddim_full", "ddim_half"):
             for at in ("x0", "denoiser"):
                 guide = api.Guidance(energy=api.energy, at=at, scale=1.5)
-                found[f"{share}/{solver}/{at}"] = api.draw(
+                arrays[f"{share}/{solver}/{at}"] = api.draw(
                     api.model("causal"),
                     rows=8,
                     sources=2,
@@ -477,12 +476,12 @@ def samples_resample() -> Arrays:
                     solver=SOLVERS[solver](),
                     resample=api.Resample(threshold=share),
                 )
-    return joined(found)
+    return joined(arrays)
 
 
 @entry("samples/monte_carlo")
 def samples_monte_carlo() -> Arrays:
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     futures = {
         "default": api.MonteCarlo(),
         "one": api.MonteCarlo(futures=1, steps=1),
@@ -492,37 +491,37 @@ def samples_monte_carlo() -> Arrays:
         for at in ("x0", "denoiser"):
             for schedule in ("full", "pyramid", "autoregressive"):
                 guide = api.Guidance(energy=api.energy, at=at, scale=0.3)
-                found[f"{name}/{at}/{schedule}"] = api.draw(
+                arrays[f"{name}/{at}/{schedule}"] = api.draw(
                     api.model("causal"),
                     guidance=[guide],
                     monte_carlo=part,
                     levels=LEVELS[schedule](),
                     steps=3,
                 )
-    return joined(found)
+    return joined(arrays)
 
 
 @entry("samples/limits")
 def samples_limits() -> Arrays:
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     guide = api.Guidance(energy=lambda x, level: x.sum(dim=(1, 2)), scale=2.0)
     for name, clip in {"auto": "auto", "none": None, "tight": 0.4}.items():
         for model in ("causal", "scaled", "trajectories"):
             for label, guidance in {"free": [], "guided": [guide]}.items():
                 given = {"known": None} if model == "trajectories" else {}
-                found[f"clip/{name}/{model}/{label}"] = api.draw(
+                arrays[f"clip/{name}/{model}/{label}"] = api.draw(
                     api.model(model), clip=clip, guidance=guidance, **given
                 )
     for level in (0.0, 0.02, 0.2):
         for schedule in ("full", "pyramid"):
             for cache in (True, False):
-                found[f"stabilization/{level}/{schedule}/{cache}"] = api.draw(
+                arrays[f"stabilization/{level}/{schedule}/{cache}"] = api.draw(
                     api.model("causal"),
                     stabilization=level,
                     levels=LEVELS[schedule](),
                     cache=cache,
                 )
-    return joined(found)
+    return joined(arrays)
 
 
 @entry("samples/precision")
@@ -535,19 +534,20 @@ def samples_precision() -> Arrays:
 
 @entry("likelihood")
 def likelihood() -> Arrays:
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name in ("full", "linear", "flow", "edm", "scaled"):
-        found[f"{name}/exact"] = api.likelihood(api.model(name))
-        found[f"{name}/hutchinson"] = api.likelihood(
+        arrays[f"{name}/exact"] = api.likelihood(api.model(name))
+        arrays[f"{name}/hutchinson"] = api.likelihood(
             api.model(name), method="hutchinson", probes=3, seed=2
         )
-    found["goal"] = api.likelihood(api.model("causal"), known="start_goal")
-    found["none"] = api.likelihood(api.model("causal"), known="none", noise_min=1e-2)
-    found["condition"] = api.likelihood(api.model("return"), condition=api.told(asked("return")))
-    found["evaluation"] = api.likelihoods(api.model("trajectories"))
+    arrays["goal"] = api.likelihood(api.model("causal"), known="start_goal")
+    arrays["none"] = api.likelihood(api.model("causal"), known="none", noise_min=1e-2)
+    condition = api.condition_of(condition_values("return"))
+    arrays["condition"] = api.likelihood(api.model("return"), condition=condition)
+    arrays["evaluation"] = api.likelihoods(api.model("trajectories"))
     for name in api.AGENTS:
-        found[f"policy/{name}"] = api.policy_likelihoods(api.learner(name))
-    return joined(found)
+        arrays[f"policy/{name}"] = api.policy_likelihoods(api.learner(name))
+    return joined(arrays)
 
 
 # ---------------------------------------------------------------------------------------- losses
@@ -573,15 +573,17 @@ WEIGHTS: dict[str, Callable[[], Any]] = {
 
 @entry("losses/levels")
 def losses_levels() -> Arrays:
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name, make in LAWS.items():
         model = api.stirred_model(
             denoiser=api.DENOISERS["transformer_causal"], known=api.STARTS, levels=make()
         )
-        found[name] = api.losses(model)
-        drawn = make().draw(7, 8, schedule=model.schedule, generator=api.generator(1))
-        found[f"{name}/drawn"] = api.array(drawn)
-    return joined(found)
+        arrays[name] = api.losses(model)
+        drawn = make().draw(
+            7, 8, noise_schedule=model.process.noise_schedule, generator=api.generator(1)
+        )
+        arrays[f"{name}/drawn"] = api.array(drawn)
+    return joined(arrays)
 
 
 @entry("losses/weights")
@@ -627,49 +629,51 @@ def losses_learners() -> Arrays:
 
 @entry("critics")
 def critics() -> Arrays:
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     model = api.model("full")
     made = api.segment(model)
     level = torch.linspace(0.1, 0.9, 3)[:, None].expand(-1, 8)
     with torch.no_grad():
         for name in ("transition_value", "transition_value_log"):
             value = api.learner(name)
-            found[f"{name}/value"] = api.array(value.value(made.observations))
+            arrays[f"{name}/value"] = api.array(value.value(made.observations))
         for trace in (0.0, 0.7, 1.0):
             value = api.learner("transition_value")
-            found[f"transition_value/energy/{trace}"] = api.array(value.energy(made, trace=trace))
-        found["segment_value"] = api.array(api.learner("segment_value").energy(made, level))
+            arrays[f"transition_value/energy/{trace}"] = api.array(
+                value.objective(made, td_lambda=trace)
+            )
+        arrays["segment_value"] = api.array(api.learner("segment_value").objective(made, level))
         aimed = api.segment(model, goal=True)
         for name in ("goal_value", "goal_value_latent"):
             for trace in (0.0, 0.7, 1.0):
-                value = api.learner(name).energy(aimed, trace=trace)
-                found[f"{name}/{trace}"] = api.array(value)
-    return joined(found)
+                value = api.learner(name).objective(aimed, td_lambda=trace)
+                arrays[f"{name}/{trace}"] = api.array(value)
+    return joined(arrays)
 
 
 @entry("agents")
 def agents() -> Arrays:
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name in api.AGENTS:
-        found[name] = api.act(api.learner(name))
-        found[f"{name}/second"] = api.act(api.learner(name).member(1))
-        found[f"{name}/drawn"] = api.drawn_actions(api.learner(name).member(0))
-    found["imagined"] = api.imagined(api.learner("cloning"))
-    return joined(found)
+        arrays[name] = api.act(api.learner(name))
+        arrays[f"{name}/second"] = api.act(api.learner(name).member(1))
+        arrays[f"{name}/drawn"] = api.drawn_actions(api.learner(name).member(0))
+    arrays["imagined"] = api.imagined(api.learner("cloning"))
+    return joined(arrays)
 
 
 @entry("agents/sb3")
 def agents_sb3() -> Arrays:
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name in ("SAC", "TD3", "TQC", "PPO"):
         agent = api.sb3_agent(name)
-        found[name] = api.act(agent)
+        arrays[name] = api.act(agent)
         if name != "PPO":
-            found[f"{name}/guided"] = api.plan("actions", guides=[api.Critic(agent, scale=0.2)])
+            arrays[f"{name}/guided"] = api.plan("actions", guides=[api.Critic(agent, scale=0.2)])
         narrow = {"deviation": 0.4} if name == "TD3" else {}
         guide = api.Policy(agent, scale=0.2, **narrow)
-        found[f"{name}/policy"] = api.plan("actions", guides=[guide])
-    return joined(found)
+        arrays[f"{name}/policy"] = api.plan("actions", guides=[guide])
+    return joined(arrays)
 
 
 # ----------------------------------------------------------------------------------------- plans
@@ -731,35 +735,35 @@ def plans_guides() -> Arrays:
         ],
         "action_limit": [api.Constraint(api.ActionLimit(-0.3, 0.4), scale=2.0)],
     }
-    found: dict[str, Any] = {
+    arrays: dict[str, Any] = {
         f"observations/{name}": api.plan("full", guides=guides)
         for name, guides in of_observations.items()
     }
     for model in ("actions", "chunks", "previous"):
         for name, guides in of_actions.items():
-            found[f"{model}/{name}"] = api.plan(model, guides=guides)
-    found["rewards/return"] = api.plan("rewards", guides=[api.Return(scale=0.3, discount=0.9)])
-    found["rewards/denoiser"] = api.plan("rewards", guides=[api.Return(scale=0.3, at="denoiser")])
-    return joined(found)
+            arrays[f"{model}/{name}"] = api.plan(model, guides=guides)
+    arrays["rewards/return"] = api.plan("rewards", guides=[api.Return(scale=0.3, discount=0.9)])
+    arrays["rewards/denoiser"] = api.plan("rewards", guides=[api.Return(scale=0.3, at="denoiser")])
+    return joined(arrays)
 
 
 @entry("plans/rules")
 def plans_rules() -> Arrays:
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for rule, places in PLACES.items():
         for at in places:
             guide = api.value_guide(rule=rule, at=at, scale=2.0)
-            found[f"{rule}/{at}"] = api.plan("causal", guides=[guide])
+            arrays[f"{rule}/{at}"] = api.plan("causal", guides=[guide])
     for name, make in BUMPS.items():
-        found[f"schedule/{name}"] = api.plan("causal", guides=[api.value_guide(schedule=make())])
+        arrays[f"schedule/{name}"] = api.plan("causal", guides=[api.value_guide(schedule=make())])
     for name, options in {
         "step": {"normalize": "step", "scale": 0.5},
         "plan": {"normalize": "plan"},
         "tokens": {"tokens": tuple(np.linspace(0.0, 1.0, 8).tolist())},
         "fields": {"fields": ("observations",), "trace": 0.0},
     }.items():
-        found[name] = api.plan("chunks", guides=[api.value_guide(**options)])
-    return joined(found)
+        arrays[name] = api.plan("chunks", guides=[api.value_guide(**options)])
+    return joined(arrays)
 
 
 @entry("plans/settings")
@@ -806,7 +810,7 @@ def plans_settings() -> Arrays:
 @entry("plans/goals")
 def plans_goals() -> Arrays:
     values = {name: api.learner(name) for name in ("goal_value", "goal_value_latent")}
-    found: dict[str, Any] = {
+    arrays: dict[str, Any] = {
         "held": api.plan("goals", goal=api.GOAL),
         "held_guided": api.plan("goals", goal=api.GOAL, guides=[api.value_guide()]),
         "not_held": api.plan("goals", goal=api.GOAL, hold_goal=False),
@@ -818,10 +822,10 @@ def plans_goals() -> Arrays:
     }
     for name, value in values.items():
         for hold in (True, False):
-            found[f"{name}/{hold}"] = api.plan(
+            arrays[f"{name}/{hold}"] = api.plan(
                 "goals", goal=api.GOAL, hold_goal=hold, guides=[api.Value(value, scale=0.5)]
             )
-    return joined(found)
+    return joined(arrays)
 
 
 @entry("plans/conditions")
@@ -866,7 +870,7 @@ RESETS = {0: [0, 1, 2], 4: [1], 7: [0, 2]}
 
 @entry("plans/predict")
 def plans_predict() -> Arrays:
-    inverse, own = api.learner("inverse_dynamics"), "actions"
+    inverse, plan_actions = api.learner("inverse_dynamics"), "actions"
     goals = np.array([[0.1, 0.2], [-0.3, 0.4], [0.5, -0.5]], np.float32)
     guides, every = [api.value_guide()], {"replan_every": 3}
     guided = {"guides": guides, **every}
@@ -877,16 +881,16 @@ def plans_predict() -> Arrays:
         "single": ("full", {"controller": inverse, **guided}, {"single": True}),
         "open_loop": ("full", {"controller": inverse, "replan_every": None}, {}),
         "tracker": ("full", {"controller": api.ToWaypoint(), "lookahead": 2, **guided}, {}),
-        "own": ("actions", {"controller": own, **every}, {"starts": RESETS}),
-        "own_chunks": ("chunks", {"controller": own, **every}, {}),
-        "own_previous": ("previous", {"controller": own, **every}, {}),
+        "own": ("actions", {"controller": plan_actions, **every}, {"starts": RESETS}),
+        "own_chunks": ("chunks", {"controller": plan_actions, **every}, {}),
+        "own_previous": ("previous", {"controller": plan_actions, **every}, {}),
         "kept": ("full", {"controller": inverse, "keep_plan": True, **guided}, {"starts": RESETS}),
         "warm": (
             "causal",
             {"controller": inverse, "keep_plan": True, "warm_start": 0.4, **guided},
             {"starts": RESETS},
         ),
-        "warm_chunks": ("chunks", {"controller": own, "warm_start": 0.4, **every}, {}),
+        "warm_chunks": ("chunks", {"controller": plan_actions, "warm_start": 0.4, **every}, {}),
         "noisy": ("causal", {"controller": inverse, **noisy, **guided}, {}),
         "noisy_context": (
             "previous",
@@ -920,11 +924,11 @@ def plans_predict() -> Arrays:
             {"goals": goals, "starts": RESETS},
         ),
     }
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name, (model, options, how) in cases.items():
         planner = api.planner(model, **({"candidates": 3, "steps": 3} | options))
-        found[name] = api.drive(planner, **how)
-    return joined(found)
+        arrays[name] = api.drive(planner, **how)
+    return joined(arrays)
 
 
 @entry("explanations")
@@ -995,12 +999,12 @@ def trainings_learners() -> Arrays:
 @entry("trainings/resumed")
 def trainings_resumed() -> Arrays:
     names = ("model causal", "iql", "goal_value")
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name in names:
         key = name.replace(" ", "/")
-        found[key] = api.resumed(lambda name=name: api.new_learner(name))
-        found[f"{key}/whole"] = api.trained(api.new_learner(name), steps=20)
-    return joined(found)
+        arrays[key] = api.resumed(lambda name=name: api.new_learner(name))
+        arrays[f"{key}/whole"] = api.trained(api.new_learner(name), steps=20)
+    return joined(arrays)
 
 
 @entry("trainings/used")
@@ -1023,14 +1027,14 @@ def trainings_used() -> Arrays:
 
 @entry("loading/formats")
 def loading_formats() -> Arrays:
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name in api.formats():
         parts = ("model", "value", "inverse_dynamics")
         model, value, inverse = (api.stored(name, part) for part in parts)
         guides = [api.Value(value, scale=0.5)]
         plain = {"solver": api.DDIM(), "spacing": api.UniformSpacing()}
         acting = {"controller": inverse, "guides": guides, "replan_every": 3}
-        found[name] = {
+        arrays[name] = {
             **{f"weights/{key}": array for key, array in api.weights(model).items()},
             **{f"value/{key}": array for key, array in api.weights(value).items()},
             "sample": api.draw(model),
@@ -1042,24 +1046,24 @@ def loading_formats() -> Arrays:
             **{f"drive/{k}": v for k, v in api.drive(api.planner(model, **acting)).items()},
         }
     for name in api.formats_with("return"):
-        found[f"{name}/return"] = api.plan(
+        arrays[f"{name}/return"] = api.plan(
             api.stored(name, "model"),
             condition={"return": 4.0},
             classifier_free=api.ClassifierFree(weight=1.5),
         )
-    return joined(found)
+    return joined(arrays)
 
 
 @entry("loading/saved")
 def loading_saved() -> Arrays:
-    found: dict[str, Any] = {}
+    arrays: dict[str, Any] = {}
     for name in ("causal", "conditions", "scaled", "trajectories"):
         made = api.saved_and_loaded(api.stirred_model(**api.MODELS[name]))
         given = {"known": None} if name == "trajectories" else {}
-        found[f"model/{name}"] = api.draw(made, **given)
+        arrays[f"model/{name}"] = api.draw(made, **given)
     for name in api.LEARNERS:
-        found[name] = api.weights(api.saved_and_loaded(api.stir(api.new_learner(name))))
+        arrays[name] = api.weights(api.saved_and_loaded(api.stir(api.new_learner(name))))
     for name in api.AGENTS:
         again = api.saved_and_loaded(api.stir(api.new_learner(name), size=0.3))
-        found[f"{name}/acts"] = api.act(again)
-    return joined(found)
+        arrays[f"{name}/acts"] = api.act(again)
+    return joined(arrays)

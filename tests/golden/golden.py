@@ -19,7 +19,7 @@ RTOL, ATOL = 1e-4, 1e-5
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """PyTorch in one thread, by algorithms that give the same bits again; then as before."""
+    """Use one thread and deterministic algorithms of PyTorch within the context."""
     threads = torch.get_num_threads()
     strict = torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
@@ -34,7 +34,7 @@ def one_thread() -> Iterator[None]:
 def run(
     *, only: str = "", say: Callable[[str], object] = lambda line: None
 ) -> tuple[Arrays, list[str]]:
-    """Arrays of all entries, by `entry/array`, and the names of the entries that failed."""
+    """Return the arrays of all entries by `entry/array`, and the names of failed entries."""
     from entries import ENTRIES
     from golden_api import quiet
 
@@ -63,7 +63,7 @@ def differences(
     tolerance: bool,
     names: tuple[str, str] = ("the first", "the second"),
 ) -> list[str]:
-    """What differs, a line each; NaN equals NaN."""
+    """Return a line for each difference; NaN equals NaN."""
     lines = [f"{key}: only in {names[0]}" for key in one if key not in other]
     lines += [f"{key}: only in {names[1]}" for key in other if key not in one]
     for key in one:
@@ -98,17 +98,17 @@ def _difference(a: np.ndarray, b: np.ndarray, *, tolerance: bool) -> str | None:
 
 
 def portable(key: str) -> bool:
-    """Whether another machine gives the same up to the tolerance.
+    """Return True if results on other machines agree up to the tolerance.
 
-    Adam makes full steps of gradients that are rounding alone, so that weights after a training are
-    not; the text of a table rounds once more.
+    Weights after a training do not, because Adam makes full steps along gradients that consist of
+    rounding errors; the text of a table is rounded again.
     """
     weights = key.startswith("trainings/") and ("/ema/" in key or "/raw/" in key)
     return not weights and not key.endswith("/table")
 
 
 def reduced(arrays: Arrays) -> Arrays:
-    """A few values of each array, at a fixed stride, of those that are portable."""
+    """Return a few values, at a fixed stride, of each portable array."""
     found: Arrays = {}
     for key, values in arrays.items():
         if portable(key) and values.dtype.kind in "fiub":
@@ -118,7 +118,7 @@ def reduced(arrays: Arrays) -> Arrays:
 
 
 def store(arrays: Arrays, file: Path) -> None:
-    """Write reduced arrays as one, with their names; float32 where nothing is lost."""
+    """Write reduced arrays as one array, with their names; as float32 if it is exact."""
     names = json.dumps([[key, len(values)] for key, values in arrays.items()])
     values = np.concatenate(list(arrays.values()))
     np.savez_compressed(
@@ -127,7 +127,7 @@ def store(arrays: Arrays, file: Path) -> None:
 
 
 def stored(file: Path) -> Arrays:
-    """What `store` wrote."""
+    """Return the arrays that `store` wrote."""
     with np.load(file) as data:
         names = json.loads(data["names"].tobytes())
         values = data["values"].astype(np.float64)

@@ -1,4 +1,4 @@
-"""All that the golden entries ask of pgdiff, so that a change of the API is followed here.
+"""Adapter between the golden entries and pgdiff: changes of the API are followed here.
 
 The entries in `entries.py` call these helpers and the classes that are imported here, nothing else.
 """
@@ -18,19 +18,33 @@ from torch import Tensor, nn
 
 from pgdiff import (
     Condition,
+    Conditioning,
+    DiffusionProcess,
     Episodes,
+    Goals,
     GoalValue,
+    InpaintingPatterns,
     InverseDynamics,
+    ObservationFilter,
     Planner,
+    Replanning,
+    Sampling,
     SegmentValue,
+    Selection,
+    Tokens,
     Trainer,
     TrajectoryDiffusion,
     TransitionValue,
+    WarmStart,
+    diffusion,
+    explain,
     generate,
+    guides,
     load_learner,
     rollout,
 )
 from pgdiff.agents import IQL, TD3BC, Cloning, FittedQ, load
+from pgdiff.core.pretrained import seeded_torch
 from pgdiff.data import ClassCondition, GoalCondition, ReturnCondition
 from pgdiff.denoisers import ResidualMLPConfig, TemporalUnetConfig, TransformerConfig
 from pgdiff.diffusion import (
@@ -54,21 +68,20 @@ from pgdiff.diffusion import (
     ForcingLevels,
     FullSequence,
     FusedSnrWeight,
-    Guidance,
     Heun,
     HistoryGuidance,
     HistoryView,
     IndependentLevels,
+    Inpainting,
     Interval,
     KarrasSpacing,
-    Known,
     LinearSchedule,
     LogNormalLevels,
     LogSnrSpacing,
+    Measurement,
     MinSnrWeight,
     MixtureLevels,
     MonteCarlo,
-    Observed,
     PolicyGuidedRule,
     Power,
     Pyramid,
@@ -87,25 +100,17 @@ from pgdiff.diffusion import (
     X0Prediction,
 )
 from pgdiff.dynamics import DynamicsEnsemble
-from pgdiff.evaluation.model_likelihood import model_likelihood
-from pgdiff.evaluation.policy_likelihood import policy_likelihood
+from pgdiff.evaluation.fidelity.likelihoods import model_likelihood, policy_likelihood
 from pgdiff.guides import (
     ActionLimit,
     Box,
-    Constraint,
-    Critic,
     Disc,
-    Goal,
-    Policy,
-    Return,
     SpeedLimit,
-    Sum,
-    Value,
     bind,
 )
-from pgdiff.planning import Plausibility
-from pgdiff.planning.previous import shifted
-from pgdiff.pretrained import seeded_torch
+from pgdiff.planning import PLANNING, Plausibility
+from pgdiff.planning.replanning import shift_plans
+from pgdiff.synthesis.shard_sampler import SAMPLING as SHARDS
 from pgdiff.training import Callback
 
 __all__ = [
@@ -166,10 +171,99 @@ __all__ = [
     "UniformWeight",
     "Value",
     "bind",
-    "shifted",
+    "shift_plans",
 ]
 
 Arrays = dict[str, np.ndarray]
+
+
+# ------------------------------------------------------------------------------- names of entries
+
+NAMES = {
+    "at": "gradient_at",
+    "energy": "objective",
+    "normalize": "normalize_gradient",
+    "position": "goal_features",
+    "schedule": "scale_schedule",
+    "tokens": "token_weights",
+    "trace": "td_lambda",
+    "weight": "score_weight",
+}
+"""Settings of guides that entries call by another name than the library."""
+
+TOKENS = ("horizon", "stride", "fields", "normalizer", "field_scales")
+PROCESS = {
+    "schedule": "noise_schedule",
+    "prediction": "prediction",
+    "levels": "level_distribution",
+    "loss_weight": "loss_weight",
+}
+PATTERNS = {"known": "patterns", "position": "goal_features", "rest": "zero_at_goal"}
+SAMPLING = {
+    "steps": "steps",
+    "solver": "solver",
+    "spacing": "spacing",
+    "levels": "level_schedule",
+    "schedule": "level_schedule",
+    "horizon": "horizon",
+    "clip": "clip",
+    "classifier_free": "classifier_free",
+    "trust_region": "trust_region",
+    "resample": "particles",
+    "history": "history",
+    "monte_carlo": "monte_carlo",
+    "stabilization": "stabilization",
+    "cache": "kv_cache",
+    "noise_device": "noise_device",
+}
+PLANNER = {
+    "replan_every": ("replanning", "every"),
+    "lookahead": ("replanning", "lookahead"),
+    "keep_plan": ("selection", "keep_previous"),
+    "scale_factors": ("selection", "scale_ladder"),
+    "plausibility": ("selection", "plausibility"),
+    "hold_goal": ("goals", "hold"),
+    "arrivals": ("goals", "tokens"),
+    "observation_level": ("filter", "noise_level"),
+    "missing_level": ("filter", "missing_level"),
+    "context": ("filter", "history_tokens"),
+}
+
+
+def taken(options: dict[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Remove options and return them by the names of the library; None is the default."""
+    found = {}
+    for key, name in names.items():
+        if key in options:
+            value = options.pop(key)
+            if value is not None or key == "clip":
+                found[name] = value
+    return found
+
+
+def renamed(options: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    return {names.get(key, key): value for key, value in options.items()}
+
+
+def guide_of(kind: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a class of guides whose settings have the names of the entries."""
+    return lambda *parts, **options: kind(*parts, **renamed(options, NAMES))
+
+
+Known, Observed = Inpainting, Measurement
+Guidance, Value, Critic, Policy, Return, Goal, Constraint, Sum = map(
+    guide_of,
+    (
+        diffusion.Guidance,
+        guides.Value,
+        guides.Critic,
+        guides.Policy,
+        guides.Return,
+        guides.Goal,
+        guides.Constraint,
+        guides.Sum,
+    ),
+)
 
 # ------------------------------------------------------------------------------------- the world
 
@@ -182,7 +276,7 @@ SEEN = np.random.default_rng(5).uniform(-0.8, 0.8, (16, 3, 4)).astype(np.float32
 
 @cache
 def episodes() -> Episodes:
-    """A point mass in the plane under random pushes; every fourth episode ends in a terminal."""
+    """Record a point mass under random pushes, with a terminal in every fourth episode."""
     rng = np.random.default_rng(0)
     rows: dict[str, list[Any]] = {name: [] for name in ROWS}
     for number in range(12):
@@ -223,14 +317,14 @@ def generator(seed: int) -> torch.Generator:
 
 
 def array(values: Any) -> np.ndarray:
-    """A copy of a tensor, an array or a number."""
+    """Return a copy of a tensor, an array or a number."""
     found = values.detach().cpu().numpy() if isinstance(values, Tensor) else values
     return np.array(found)
 
 
 @torch.no_grad()
 def stir(module: Any, *, seed: int = 0, size: float = 0.2) -> Any:
-    """Random weights everywhere: a fresh transformer gives 0, which would hide faults."""
+    """Add random numbers to all weights: a new transformer returns 0, which would hide faults."""
     source = generator(seed)
     for parameter in module.parameters():
         parameter.add_(size * torch.randn(parameter.shape, generator=source))
@@ -238,7 +332,7 @@ def stir(module: Any, *, seed: int = 0, size: float = 0.2) -> Any:
 
 
 def weights(module: nn.Module) -> Arrays:
-    """All parameters and buffers by their place; of large ones the beginning, and the sum."""
+    """Return all parameters and buffers in order; of large ones the beginning and the sum."""
     found: Arrays = {}
     for place, values in enumerate(module.state_dict().values()):
         flat = array(values).reshape(-1)
@@ -333,17 +427,30 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def new_model(**options: Any) -> TrajectoryDiffusion:
-    """A model with its first weights."""
+    """Return a model with initial weights."""
     settings: dict[str, Any] = {
         "horizon": 8,
         "stride": 3,
         "denoiser": DENOISERS["transformer_full"],
     }
-    return TrajectoryDiffusion.from_episodes(episodes(), **(settings | options))
+    options = settings | options
+    tokens = Tokens(**{name: options.pop(name) for name in TOKENS if name in options})
+    process = DiffusionProcess(**taken(options, PROCESS))
+    inpainting = InpaintingPatterns(**taken(options, PATTERNS))
+    dropout = options.pop("condition_dropout", 0.1)
+    conditions = Conditioning(conditioners=options.pop("conditions", ()), dropout=dropout)
+    return TrajectoryDiffusion.from_episodes(
+        episodes(),
+        tokens,
+        process=process,
+        inpainting=inpainting,
+        conditions=conditions,
+        **options,
+    )
 
 
 def stirred_model(**options: Any) -> TrajectoryDiffusion:
-    """An untrained model with random weights, whose estimates stay within the usual limits."""
+    """Return an untrained model with random weights and estimates within the usual limits."""
     model = stir(new_model(**options))
     last = getattr(model.network, "token_out", None)
     if isinstance(last, nn.Linear):
@@ -354,21 +461,15 @@ def stirred_model(**options: Any) -> TrajectoryDiffusion:
 
 @cache
 def model(name: str) -> TrajectoryDiffusion:
-    """One of `MODELS`; nothing may change it."""
+    """Return one of `MODELS`, which callers must not change."""
     return stirred_model(**MODELS[name])
 
 
 def distilled_model() -> TrajectoryDiffusion:
-    """The model "full" as one that says it is a consistency function."""
+    """Return the model "full" marked as a consistency function."""
     plain = model("full")
     made = TrajectoryDiffusion(
-        layout=plain.layout,
-        normalizer=plain.normalizer,
-        denoiser=plain.denoiser,
-        schedule=plain.schedule,
-        prediction=plain.prediction,
-        known=plain.known,
-        distilled=True,
+        codec=plain.codec, denoiser=plain.denoiser, process=plain.process, distilled=True
     )
     return stir(made)
 
@@ -414,7 +515,7 @@ AGENTS = ("iql", "td3_bc", "cloning")
 
 
 def new_learner(name: str) -> Any:
-    """One of `LEARNERS` with its first weights; "model ..." is one of `MODELS`."""
+    """Return one of `LEARNERS` with initial weights; "model ..." is one of `MODELS`."""
     if name.startswith("model "):
         return new_model(**MODELS[name.removeprefix("model ")])
     return LEARNERS[name]()
@@ -422,13 +523,13 @@ def new_learner(name: str) -> Any:
 
 @cache
 def learner(name: str) -> Any:
-    """One of `LEARNERS` with random weights; nothing may change it."""
+    """Return one of `LEARNERS` with random weights, which callers must not change."""
     size, seed = (0.3, 0) if name in AGENTS else (0.2, 3)
     return stir(LEARNERS[name](), size=size, seed=seed)
 
 
 def batch(learner: Any, *, size: int = 12) -> Any:
-    """Examples from all over the recording, as tensors."""
+    """Return examples from the whole recording, as tensors."""
     data = learner.dataset(episodes())
     raw = data.batch(np.linspace(0, len(data) - 1, size).astype(np.int64))
     kept = (None if value is None else torch.as_tensor(np.array(value)) for value in raw)
@@ -436,13 +537,13 @@ def batch(learner: Any, *, size: int = 12) -> Any:
 
 
 def batch_arrays(examples: Any) -> Arrays:
-    """Its fields by name."""
+    """Return the fields of a batch by name."""
     named = zip(examples._fields, examples, strict=True)
     return {name: array(value) for name, value in named if value is not None}
 
 
 def losses(learner: Any, *, size: int = 12, seed: int = 0) -> Arrays:
-    """Its losses on `batch`, and the norm of every parameter's gradient."""
+    """Return a learner's losses on `batch`, and the norm of every parameter's gradient."""
     learner.zero_grad()
     found = learner.losses(batch(learner, size=size), generator(seed))
     torch.stack(list(found.values())).sum().backward()
@@ -454,16 +555,15 @@ def losses(learner: Any, *, size: int = 12, seed: int = 0) -> Arrays:
 
 
 def segment(model: TrajectoryDiffusion, *, size: int = 3, goal: bool = False) -> Any:
-    """Recorded trajectories, as a guide sees them."""
-    tokens = model.tokens(batch(model, size=size))
-    found = model.segment(model.normalizer.normalize(tokens))
+    """Return recorded trajectories as segments."""
+    found = model.codec.decode(model.codec.encode(batch(model, size=size)))
     if goal:
-        object.__setattr__(found, "goal", torch.tensor([GOAL]))
+        found = found.replace(condition={"goal": torch.tensor([GOAL])})
     return found
 
 
 def act(agent: Any) -> Arrays:
-    """What an agent gives for recorded rows."""
+    """Return an agent's outputs for recorded rows."""
     observation = array(episodes().observations[::50])
     action = array(episodes().actions[::50])
     there, done = torch.as_tensor(observation), torch.as_tensor(action)
@@ -477,7 +577,7 @@ def act(agent: Any) -> Arrays:
 
 @contextmanager
 def suppressed() -> Iterator[None]:
-    """Leave out what a kind of agent does not have."""
+    """Ignore methods that a kind of agent does not have."""
     try:
         yield
     except Exception as error:
@@ -486,13 +586,13 @@ def suppressed() -> Iterator[None]:
 
 
 def drawn_actions(agent: Any) -> np.ndarray:
-    """Actions that an agent draws from a seed."""
+    """Return actions that an agent draws from a seed."""
     agent.set_random_seed(3)
     return array(agent.predict(array(episodes().observations[::50]), deterministic=False)[0])
 
 
 def sb3_agent(name: str) -> Any:
-    """A fresh agent of Stable-Baselines3 or sb3-contrib with larger weights, opened by pgdiff."""
+    """Return a new agent of Stable-Baselines3 or sb3-contrib with larger weights."""
     import gymnasium as gym
     import sb3_contrib
     import stable_baselines3
@@ -511,12 +611,12 @@ def sb3_agent(name: str) -> Any:
 
 
 def formats_with(condition: str) -> list[str]:
-    """Stored checkpoint folders whose model knows a condition."""
-    return [name for name in formats() if condition in stored(name, "model").conditioning.names]
+    """Return the stored checkpoint folders whose model has a condition."""
+    return [name for name in formats() if condition in stored(name, "model").conditions.names]
 
 
 def imagined(agent: Any) -> Arrays:
-    """Trajectories of an agent in the learned dynamics."""
+    """Return trajectories of an agent in the learned dynamics."""
     made = learner("dynamics_ensemble").rollout(
         agent,
         array(episodes().observations[::100]),
@@ -528,13 +628,13 @@ def imagined(agent: Any) -> Arrays:
 
 
 def likelihoods(of: TrajectoryDiffusion) -> Arrays:
-    """How likely the evaluation finds recorded segments under a model."""
+    """Return the log-likelihoods of recorded segments under a model."""
     found = model_likelihood(of, episodes(), segments=3, steps=5, probes=2, seed=1)
     return {"figures": np.array([float(value) for value in vars(found).values()])}
 
 
 def policy_likelihoods(agent: Any) -> Arrays:
-    """How likely it finds the recorded actions under an agent."""
+    """Return the log-likelihoods of recorded actions under an agent."""
     found = policy_likelihood(agent, episodes(), rows=100, seed=1)
     return {"figures": np.array([float(value) for value in vars(found).values()])}
 
@@ -543,13 +643,13 @@ def policy_likelihoods(agent: Any) -> Arrays:
 
 
 def start(model: TrajectoryDiffusion, *, rows: int = 3) -> Known:
-    """What is known where sampling begins from some observations."""
-    return model.given(torch.linspace(-0.5, 0.5, 4 * rows).reshape(rows, 4))
+    """Return the in-painting of some first observations."""
+    return model.inpaint(torch.linspace(-0.5, 0.5, 4 * rows).reshape(rows, 4))
 
 
 def start_goal(model: TrajectoryDiffusion, *, rows: int = 3, arrival: bool = False) -> Known:
-    """The same, with a goal."""
-    return model.given(
+    """Return the in-painting of some first observations and a goal."""
+    return model.inpaint(
         torch.linspace(-0.5, 0.5, 4 * rows).reshape(rows, 4),
         torch.linspace(-0.4, 0.6, 2 * rows).reshape(rows, 2),
         torch.arange(2, 2 + rows) if arrival else None,
@@ -559,16 +659,23 @@ def start_goal(model: TrajectoryDiffusion, *, rows: int = 3, arrival: bool = Fal
 def draw(
     model: TrajectoryDiffusion, *, rows: int = 3, seed: int = 0, sources: int = 1, **options: Any
 ) -> np.ndarray:
-    """Samples from recorded starts, in normalised units."""
+    """Return samples from recorded starts, in normalised units."""
     settings: dict[str, Any] = {"steps": 5}
     if "known" not in options:
         settings["known"] = start(model, rows=rows)
     generators = [generator(seed + i) for i in range(sources)]
-    return array(model.sample(batch=rows, generators=generators, **(settings | options)))
+    return array(sampled(model, rows, seed=generators, **(settings | options)))
+
+
+def sampled(model: TrajectoryDiffusion, rows: int, **options: Any) -> Tensor:
+    """Return samples; settings have the names of the entries."""
+    sampling = Sampling(**taken(options, SAMPLING))
+    names = {"known": "inpainting", "observed": "measurement", "guidance": "guides"}
+    return model.sample(rows, sampling, **renamed(options, names)).x
 
 
 def path(model: TrajectoryDiffusion, **options: Any) -> Arrays:
-    """Samples and clean estimates after every row."""
+    """Return samples and clean estimates after every row."""
     steps: list[Any] = []
     last = draw(model, callback=steps.append, **options)
     estimates = [step.x0_hat for step in steps if step.x0_hat is not None]
@@ -581,50 +688,56 @@ def path(model: TrajectoryDiffusion, **options: Any) -> Arrays:
 
 
 def estimates(model: TrajectoryDiffusion, condition: Mapping[str, Any] | None = None) -> np.ndarray:
-    """Clean estimates of noise at several levels."""
-    shape = (3, model.layout.horizon, model.layout.features)
+    """Return clean estimates of noise at several levels."""
+    shape = (3, model.codec.tokens, model.codec.features)
     x = torch.randn(shape, generator=generator(2))
     level = torch.linspace(0.05, 0.95, 3)[:, None].expand(shape[:2])
     with torch.no_grad():
-        return array(model.denoise(x, level, told(condition)))
+        return array(model.denoise(x, level, condition_of(condition)))
 
 
-def told(values: Mapping[str, Any] | None) -> Condition | None:
+def condition_of(values: Mapping[str, Any] | None) -> Condition | None:
     return None if values is None else Condition(values=values)
 
 
 def levels_of(levels: Any, spacing: Any = None, *, of: str = "causal") -> np.ndarray:
-    """The level matrix of a schedule."""
-    return array(model(of).level_matrix(5, spacing=spacing, levels=levels))
+    """Return the level matrix of a schedule."""
+    return array(
+        model(of).level_matrix(
+            Sampling(steps=5, **taken({"spacing": spacing, "levels": levels}, SAMPLING))
+        )
+    )
 
 
 def rolled(model: TrajectoryDiffusion, **options: Any) -> np.ndarray:
-    """Observations of a roll-out in windows."""
-    settings = {"tokens": 15, "seed": 3, "steps": 4} | options
-    return array(rollout(model, SEEN[0], **settings).observations)
+    """Return the observations of a roll-out in windows."""
+    settings: dict[str, Any] = {"tokens": 15, "seed": 3, "steps": 4} | options
+    sampling = Sampling(**taken(settings, SAMPLING))
+    settings = renamed(settings, {"context": "history_tokens", "guidance": "guides"})
+    return array(rollout(model, SEEN[0], sampling=sampling, **settings).observations)
 
 
 def likelihood(model: TrajectoryDiffusion, **options: Any) -> Arrays:
-    """Log-density of recorded segments."""
+    """Return the log-density of recorded segments."""
     examples = whole(model)
-    found = model.log_likelihood(examples, steps=6, **options)
+    found = model.log_likelihood(examples, steps=6, **renamed(options, {"known": "pattern"}))
     return {"value": array(found.value), "error": array(found.standard_error)}
 
 
 def whole(model: TrajectoryDiffusion) -> Any:
-    """Three recorded segments without padding."""
+    """Return three recorded segments without padding."""
     examples = batch(model, size=12)
     rows = examples.mask.all(dim=1).nonzero()[:3, 0]
     return type(examples)(*(None if value is None else value[rows] for value in examples))
 
 
 def energy(x: Tensor, level: Tensor) -> Tensor:
-    """A smooth energy of normalised tokens."""
+    """Return a smooth objective of normalised tokens."""
     return -(x[..., :2] - 0.4).square().sum(dim=(1, 2)) - 0.5 * x[:, -1, 0].square()
 
 
 def noisy_energy(x: Tensor, level: Tensor) -> Tensor:
-    """One that looks at the levels too."""
+    """Return a smooth objective of normalised tokens and levels."""
     return ((1 - level)[..., None] * x).sin().sum(dim=(1, 2))
 
 
@@ -632,7 +745,7 @@ def noisy_energy(x: Tensor, level: Tensor) -> Tensor:
 
 
 class Likes(nn.Module):
-    """An actor and critic of one's own, in plain arithmetic."""
+    """An actor and critic in plain arithmetic."""
 
     def log_prob(self, observation: Tensor, action: Tensor) -> Tensor:
         return -0.5 * ((action - 0.5 * observation[..., :2] - 0.2) / 0.5).square().sum(dim=-1)
@@ -653,37 +766,56 @@ class ToWaypoint:
 def planner(of: str | TrajectoryDiffusion, **options: Any) -> Planner:
     settings: dict[str, Any] = {"candidates": 4, "steps": 5, "seed": 3, "device": "cpu"}
     made = model(of) if isinstance(of, str) else of
-    return Planner(made, **(settings | options))
+    options = settings | options
+    sampling = PLANNING.replace(**taken(options, SAMPLING))
+    parts: dict[str, dict[str, Any]] = {}
+    for key, (part, name) in PLANNER.items():
+        if key in options:
+            parts.setdefault(part, {})[name] = options.pop(key)
+    level, share = options.pop("warm_start", None), options.pop("warm_share", 1.0)
+    if level is not None:
+        parts.setdefault("replanning", {})["warm_start"] = WarmStart(level=level, share=share)
+    kinds = {
+        "replanning": Replanning,
+        "selection": Selection,
+        "goals": Goals,
+        "filter": ObservationFilter,
+    }
+    built = {part: kinds[part](**values) for part, values in parts.items()}
+    return Planner(made, sampling=sampling, **built, **options)
 
 
 def value_guide(**options: Any) -> Value:
-    """A guide by a learned value, which steers well visibly."""
+    """Return a guide of a value with a clear effect."""
     return Value(learner("transition_value"), **({"scale": 5.0} | options))
 
 
 def plan_arrays(plan: Any) -> Arrays:
-    """A plan's numbers."""
+    """Return the arrays of a plan."""
     found = {name: getattr(plan, name) for name in ("candidates", "scores", "actions", "moves")}
     found["best"] = plan.best
     return {name: array(value) for name, value in found.items() if value is not None}
 
 
 def plan(of: str | TrajectoryDiffusion, *, goal: Any = None, **options: Any) -> Arrays:
-    """A plan of such a planner."""
-    return plan_arrays(planner(of, **options).plan(HERE, goal=goal, seed=7))
+    """Return the arrays of a plan; settings have the names of the entries."""
+    condition = None if goal is None else {"goal": goal}
+    return plan_arrays(planner(of, **options).plan(HERE, condition=condition, seed=7))
 
 
 def plan_many(by: Planner, **options: Any) -> Arrays:
-    """Plans for three environments in one call."""
+    """Return plans for three environments in one call."""
+    if "goals" in options:
+        options["condition"] = {"goal": options.pop("goals")}
     plans = [plan_arrays(one) for one in by.plan_batch(SEEN[0], seeds=[4, 5, 6], **options)]
     return {name: np.stack([one[name] for one in plans]) for name in plans[0]}
 
 
 def followed(of: str, *, age: int = 4, stride: int = 3) -> Any:
-    """What is left of plans that environments follow; the last one has none."""
-    tokens = model(of).layout.horizon
+    """Return the rest of plans that environments follow; the last environment has no plan."""
+    tokens = model(of).codec.tokens
     plans = np.random.default_rng(8).uniform(-0.7, 0.7, (3, tokens, 4)).astype(np.float32)
-    return shifted(plans, None, np.array([age, age + 1, -1]), stride)
+    return shift_plans(plans, None, np.array([age, age + 1, -1]), stride)
 
 
 def drive(
@@ -695,8 +827,8 @@ def drive(
     goals: Any = None,
     single: bool = False,
 ) -> Arrays:
-    """Actions and way-points over some steps; `starts[t]` are environments that begin anew at t."""
-    state = None if goals is None else by.initial_state([7, 8, 9], goals)
+    """Return actions and way-points of some steps; environments `starts[t]` are reset at step t."""
+    state = None if goals is None else by.initial_state([7, 8, 9], {"goal": goals})
     actions, waypoints = [], []
     for step in range(steps):
         seen = SEEN[step].copy()
@@ -713,10 +845,12 @@ def drive(
 
 
 def explanation(by: Planner, **options: Any) -> Arrays:
-    """The numbers of an explanation, and of its table."""
+    """Return the numbers of an explanation and of its table."""
     import re
 
-    found = by.explain(HERE, seed=5, **options)
+    if "goal" in options:
+        options["condition"] = {"goal": options.pop("goal")}
+    found = explain(by, HERE, seed=5, **options)
     arrays: dict[str, Any] = {}
     names = "scales best level push push_tokens total kept kept_tokens moved low high"
     for name in names.split():
@@ -725,7 +859,7 @@ def explanation(by: Planner, **options: Any) -> Arrays:
         outcome = getattr(found, side)
         rest = "observations actions energy outside excess log_likelihood standard_error"
         for name in rest.split():
-            arrays[f"{side}/{name}"] = getattr(outcome, name)
+            arrays[f"{side}/{name}"] = getattr(outcome, renamed({name: 0}, NAMES).popitem()[0])
         for name, value in outcome.log_prob.items():
             arrays[f"{side}/log_prob {name}"] = value
     numbers = re.findall(r"-?\d+\.?\d*(?:e[+-]\d+)?", found.table())
@@ -737,7 +871,7 @@ def explanation(by: Planner, **options: Any) -> Arrays:
 
 
 def small_box() -> Any:
-    """An environment's actions, which plans exceed."""
+    """Return an action space that plans exceed."""
     from gymnasium.spaces import Box as Space
 
     return Space(np.float32([-0.2, -0.1]), np.float32([0.1, 0.3]))
@@ -750,11 +884,12 @@ def folder() -> Iterator[Path]:
 
 
 def shards(of: TrajectoryDiffusion, **options: Any) -> Arrays:
-    """All that `generate` writes: the file, and each shard."""
-    settings: dict[str, Any] = {"batch": 8, "steps": 3, "progress": False, "seed": 2}
+    """Return all arrays that `generate` writes: of the file and of each shard."""
+    settings: dict[str, Any] = {"batch": 8, "steps": 3, "seed": 2} | options
+    sampling = SHARDS.replace(**taken(settings, SAMPLING))
     with folder() as place:
         out = place / "made.hdf5"
-        generate(of, out=out, **(settings | options))
+        generate(of, out=out, sampling=sampling, **settings)
         found = {}
         for file in (out, *sorted(Path(f"{out}.shards").glob("*.hdf5"))):
             with h5py.File(file) as data:
@@ -764,21 +899,21 @@ def shards(of: TrajectoryDiffusion, **options: Any) -> Arrays:
 
 
 def leaves(data: Any) -> list[str]:
-    """Names of an HDF5 file's arrays."""
+    """Return the names of an HDF5 file's arrays."""
     names: list[str] = []
     data.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
     return sorted(names)
 
 
 def in_memory(of: TrajectoryDiffusion, **options: Any) -> Arrays:
-    """What `generate` gives where it writes nothing."""
-    settings: dict[str, Any] = {"batch": 8, "steps": 3, "progress": False, "seed": 2}
-    made = generate(of, **(settings | options))
+    """Return the arrays of `generate` without a file."""
+    settings: dict[str, Any] = {"batch": 8, "steps": 3, "seed": 2} | options
+    made = generate(of, sampling=SHARDS.replace(**taken(settings, SAMPLING)), **settings)
     return {name: array(value) for name, value in made.fields().items()}
 
 
 class Watch(Callback):
-    """Keeps the raw weights after the last step, and breaks off after another if asked."""
+    """Callback that keeps the raw weights after the last step, and may stop after another step."""
 
     def __init__(self, *, last: int, stop: int | None = None) -> None:
         self.last, self.stop = last, stop
@@ -795,7 +930,7 @@ class Watch(Callback):
 
 
 def trained(learner: Any, *, steps: int = 10, stop: int | None = None, **options: Any) -> Arrays:
-    """Averaged and raw weights after a short training, and its history."""
+    """Return averaged and raw weights after a short training, and its history."""
     watch = Watch(last=steps, stop=stop)
     settings: dict[str, Any] = {
         "steps": steps,
@@ -818,7 +953,7 @@ def trained(learner: Any, *, steps: int = 10, stop: int | None = None, **options
 
 
 def history(records: Sequence[Mapping[str, float]]) -> Arrays:
-    """A history by name, without its times; NaN where a record has nothing of that name."""
+    """Return a history by name, without times; NaN for names that a record lacks."""
     names = sorted({name for record in records for name in record if not name.startswith("time/")})
     return {
         f"history/{name}": np.array([record.get(name, np.nan) for record in records])
@@ -827,7 +962,7 @@ def history(records: Sequence[Mapping[str, float]]) -> Arrays:
 
 
 def resumed(make: Callable[[], Any], *, steps: int = 20, at: int = 10) -> Arrays:
-    """What a training gives that was broken off after `at` steps, and gone on with."""
+    """Return the results of a training that is interrupted after `at` steps and resumed."""
     with folder() as place:
         options: dict[str, Any] = {"folder": place, "checkpoint_every": at, "steps": steps}
         try:
@@ -838,7 +973,7 @@ def resumed(make: Callable[[], Any], *, steps: int = 20, at: int = 10) -> Arrays
 
 
 def saved_and_loaded(learner: Any) -> Any:
-    """The same from a folder."""
+    """Return a learner that was saved and loaded."""
     with folder() as place:
         learner.save_pretrained(place / "saved")
         return load_learner(place / "saved", device="cpu")
@@ -848,18 +983,18 @@ CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 
 
 def formats() -> list[str]:
-    """Names of the stored checkpoint folders."""
+    """Return the names of the stored checkpoint folders."""
     return sorted(place.name for place in CHECKPOINTS.glob("format*"))
 
 
 def stored(name: str, part: str) -> Any:
-    """What a stored folder holds: "model", "value" or "inverse_dynamics"."""
+    """Return the "model", "value" or "inverse_dynamics" of a stored folder."""
     return load_learner(CHECKPOINTS / name / part, device="cpu")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Warnings are of no interest here; global generators start from a seed, and are put back."""
+    """Ignore warnings, and seed the global generators within the context."""
     state = np.random.get_state()  # noqa: NPY002
     with warnings.catch_warnings(), seeded_torch(seed=0):
         warnings.simplefilter("ignore")

@@ -2,8 +2,8 @@
 
     python tests/golden/make.py OUT.npz [--only REGEX] [--stored]
 
-Before and after a change that is to change no number: make both files on one machine, then
-`compare.py` them. `--stored` writes the few values that `test_golden.py` compares with.
+Run it on one machine before and after a change that must not change any number, then compare both
+files with `compare.py`. `--stored` writes the few values that `test_golden.py` compares with.
 """
 
 import argparse
@@ -12,14 +12,16 @@ import sys
 from pathlib import Path
 
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ[name] = "1"  # before anything is imported that asks for it
+    os.environ[name] = "1"  # before any import that reads it
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=Path)
-    parser.add_argument("--only", default="", help="entries whose names match this alone")
-    parser.add_argument("--stored", action="store_true", help="few values, for other machines")
+    parser.add_argument("--only", default="", help="run only entries whose names match")
+    parser.add_argument(
+        "--stored", action="store_true", help="write a few values, for other machines"
+    )
     arguments = parser.parse_args()
     import numpy as np
     from golden import one_thread, reduced, run, store

@@ -1,4 +1,4 @@
-"""Samples, plans and trainings are those that were stored, up to rounding."""
+"""Samples, plans and trainings equal the stored ones up to rounding."""
 
 from pathlib import Path
 

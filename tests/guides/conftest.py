@@ -1,4 +1,4 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # `judges.py`, agents of every kind
+sys.path.insert(0, str(Path(__file__).parent))  # for `judges.py`, agents of every kind

@@ -1,4 +1,4 @@
-"""Actors and critics of every kind, untrained, that the tests of guides share."""
+"""Untrained actors and critics of every kind for the tests of guides."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from toys import stir, walk
 
 from pgdiff.agents import IQL, TD3BC, Cloning, load
-from pgdiff.pretrained import seeded_torch
+from pgdiff.core.pretrained import seeded_torch
 
 EPISODES = walk()
 LOW, HIGH = np.float32([-0.8, -2.0]), np.float32([1.2, 0.5])
@@ -21,14 +21,14 @@ LOW, HIGH = np.float32([-0.8, -2.0]), np.float32([1.2, 0.5])
 
 
 class Room(gym.Env):
-    """Never entered: agents only ask for its spaces."""
+    """An environment that only provides its spaces to agents."""
 
     observation_space = Box(-np.inf, np.inf, (4,), np.float32)
     action_space = Box(LOW, HIGH)
 
 
-class Own(nn.Module):
-    """An actor and a critic of one's own: plain torch, smooth."""
+class Smooth(nn.Module):
+    """A user-defined smooth actor and critic."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Own(nn.Module):
 
 
 def live(name: str) -> Any:
-    """A fresh model of Stable-Baselines3 or sb3-contrib, with larger weights than its first."""
+    """Return a new model of Stable-Baselines3 or sb3-contrib with enlarged weights."""
     module = sb3_contrib if name == "TQC" else stable_baselines3
     with seeded_torch(seed=0):
         model = getattr(module, name)(
@@ -58,7 +58,7 @@ def live(name: str) -> Any:
 
 
 def offline(kind: Any) -> Any:
-    """A fresh agent of this package."""
+    """Return a new agent of this package."""
     options = {"members": 2, "width": 16, "action_low": LOW, "action_high": HIGH}
     return stir(kind.from_episodes(EPISODES, **options), size=0.3)
 
@@ -66,6 +66,6 @@ def offline(kind: Any) -> Any:
 AGENTS: dict[str, Callable[[], Any]] = {
     **{name: lambda name=name: load(live(name)) for name in ("SAC", "TD3", "TQC", "PPO")},
     **{kind.__name__: lambda kind=kind: offline(kind) for kind in (IQL, TD3BC, Cloning)},
-    "own": Own,
+    "own": Smooth,
 }
 """Every kind of agent, by name."""

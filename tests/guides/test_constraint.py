@@ -1,4 +1,4 @@
-"""Costs as guides: depths against dense sampling, gradients everywhere, what plans avoid."""
+"""Costs as guides: depths against dense sampling, gradients, and plans that avoid regions."""
 
 import math
 from typing import Any
@@ -8,13 +8,13 @@ import pytest
 import torch
 from judges import EPISODES
 from torch import Tensor
-from toys import DOUBLE, fit, generator, record, tiny_model
+from toys import DOUBLE, fit, flat_model, flat_planner, generator, record, tiny_model
 
-from pgdiff import Planner, Segment, TrajectoryDiffusion
+from pgdiff import Segment, TrajectoryDiffusion
+from pgdiff.core.validation import PgdiffError
 from pgdiff.denoisers import TransformerConfig
 from pgdiff.guides import ActionLimit, Box, Constraint, Disc, Guide, SpeedLimit, bind
 from pgdiff.testing import check_guide
-from pgdiff.validation import PgdiffError
 
 LEVEL = torch.zeros(1, 6)
 ACTIONS, CHUNKS = ("observations", "actions"), ("observations", "action_chunks")
@@ -25,7 +25,7 @@ def segment(*points: tuple[float, ...]) -> Segment:
 
 
 def paths(dimensions: int = 2) -> Segment:
-    """Way-points that are far apart."""
+    """Return way-points that are far apart."""
     points = 1.5 * torch.randn(200, 5, dimensions, generator=generator(0), dtype=DOUBLE)
     return Segment(observations=points)
 
@@ -57,15 +57,15 @@ def box_depth(box: Box, points: Tensor) -> Tensor:
     ids=lambda value: getattr(value, "__name__", str(value)),
 )
 def test_a_line_is_as_deep_as_its_deepest_point(region: Any, depth: Any) -> None:
-    """Of 2,001 points along each line between way-points."""
+    """Compared with 2,001 points along each line between way-points."""
     seen = paths(len(region.position))
     share = torch.linspace(0, 1, 2001, dtype=DOUBLE)[:, None, None, None]
     start, end = seen.observations[:, :-1], seen.observations[:, 1:]
     dense = depth(region, start + share * (end - start)).amax(dim=0)
-    found = region(seen)
-    assert found.shape == (200, 4)
-    assert (dense.square() <= found + 1e-12).all(), "no point is deeper"
-    torch.testing.assert_close(found.sqrt(), dense, rtol=0, atol=3e-3)
+    result = region(seen)
+    assert result.shape == (200, 4)
+    assert (dense.square() <= result + 1e-12).all(), "no point is deeper"
+    torch.testing.assert_close(result.sqrt(), dense, rtol=0, atol=3e-3)
     inside = region.inside(seen.observations)
     assert inside.shape == (200, 5) and 10 < int(inside.sum()) < 500
     through = (dense > region.margin) & ~inside[:, :-1] & ~inside[:, 1:]
@@ -85,8 +85,8 @@ def test_a_line_is_as_deep_as_its_deepest_point(region: Any, depth: Any) -> None
 def test_way_points_alone(region: Any, expected: list[float]) -> None:
     seen = segment((0.0, 0.0), (0.5, 0.0), (0.0, 3.0))
     torch.testing.assert_close(region(seen), torch.tensor([expected], dtype=DOUBLE))
-    energy = Constraint(region).energy(seen, LEVEL)
-    torch.testing.assert_close(energy, torch.tensor([-sum(expected)], dtype=DOUBLE))
+    objective = Constraint(region).objective(seen, LEVEL)
+    torch.testing.assert_close(objective, torch.tensor([-sum(expected)], dtype=DOUBLE))
 
 
 def test_a_single_way_point_has_no_lines() -> None:
@@ -130,8 +130,8 @@ def test_speed_and_action_limits_are_squared_excesses() -> None:
     box = np.float32([-1, -1]), np.float32([1, 1])
     assert ActionLimit(*box) == ActionLimit((-1.0, -1.0), (1.0, 1.0))
     chunks = actions.reshape(1, 1, 4).expand(1, 2, 4)
-    found = limit(Segment(observations=observations, action_chunks=chunks, stride=2))
-    assert found.tolist() == [[5.0, 5.0]]
+    result = limit(Segment(observations=observations, action_chunks=chunks, stride=2))
+    assert result.tolist() == [[5.0, 5.0]]
 
 
 @pytest.mark.parametrize("fields", [ACTIONS, CHUNKS])
@@ -154,7 +154,7 @@ def test_they_are_sound_guides(cost: Any, fields: tuple[str, ...]) -> None:
 
 @pytest.fixture(scope="module")
 def rays() -> TrajectoryDiffusion:
-    """A model of straight ways from the origin, 0.1 a step, at angles within a radian."""
+    """Return a model of straight paths from the origin, 0.1 per step, at angles within a radian."""
     angle = np.random.default_rng(0).uniform(-1, 1, (300, 1, 1))
     way = 0.1 * np.concatenate([np.cos(angle), np.sin(angle)], axis=-1)
     places = np.arange(16)[:, None] * way
@@ -164,24 +164,23 @@ def rays() -> TrajectoryDiffusion:
         np.zeros(4800),
         lengths=[16] * 300,
     )
-    model = TrajectoryDiffusion.from_episodes(
-        episodes, horizon=6, stride=3, denoiser=TransformerConfig(width=32, depth=1)
-    )
+    model = flat_model(episodes, horizon=6, stride=3, denoiser=TransformerConfig(width=32, depth=1))
     return fit(model, episodes, steps=500)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "region",
     [Disc((0.8, 0.0), 0.25, margin=0.05), Box((0.6, -0.2), (1.0, 0.3), margin=0.05)],
     ids=["disc", "box"],
 )
 def test_plans_keep_away(rays: TrajectoryDiffusion, region: Any) -> None:
-    """Also on the lines between their way-points; and they stay the plans that they were."""
+    """This also holds on the lines between way-points; otherwise plans do not change."""
     share = torch.linspace(0, 1, 50)[:, None, None, None]
     entered, uneven = [], []
     for scale in (0.0, 1.0, 100.0):
         guide = Constraint(region, scale=scale)
-        planner = Planner(rays, guides=[guide], candidates=64, steps=10)
+        planner = flat_planner(rays, guides=[guide], candidates=64, steps=10)
         places = torch.from_numpy(planner.plan(np.zeros(2)).candidates)
         lines = places[:, :-1] + share * places.diff(dim=1)
         entered.append(float(region.inside(lines).any(dim=0).any(dim=1).float().mean()))
@@ -236,7 +235,7 @@ def test_a_model_that_does_not_fit_is_refused() -> None:
         bind(Constraint(narrow), tiny_model(EPISODES, fields=CHUNKS))
     with pytest.raises(PgdiffError, match="`segment` must have actions for an ActionLimit"):
         narrow(paths())
-    with pytest.raises(PgdiffError, match=r"`positions` must have the shape \[..., 2\]. Got \[3\]"):
+    with pytest.raises(PgdiffError, match=r"`positions` must have shape \[..., 2\]. Got \[3\]"):
         Disc((0, 0), 1.0).inside([0.0, 1.0, 2.0])
 
 
@@ -247,11 +246,11 @@ def test_a_model_that_does_not_fit_is_refused() -> None:
         (lambda s: s.observations, r"`cost` of 'constraint' must return .* Got \[2, 6, 4\]"),
         (lambda s: s.observations.sum(dim=(0, 2)), r"`cost` .* Got \[6\]"),
         (lambda s: 1.0, "`cost` of 'constraint' must return .* Got float"),
-        (lambda s: s.observations[:, 0] / 0, "The energy of 'constraint' must be finite"),
+        (lambda s: s.observations[:, 0] / 0, "The objective of 'constraint' must be finite"),
     ],
 )
 @pytest.mark.usefixtures("unchecked")
 def test_bad_costs_are_named(cost: Any, message: str) -> None:
-    planner = Planner(tiny_model(EPISODES), guides=[Constraint(cost)], candidates=2, steps=2)
+    planner = flat_planner(tiny_model(EPISODES), guides=[Constraint(cost)], candidates=2, steps=2)
     with pytest.raises(PgdiffError, match=message):
         planner.plan(np.zeros(4))

@@ -1,11 +1,11 @@
-"""Every guide's gradient, with every kind of agent, against central finite differences."""
+"""Gradients of every guide and agent against central finite differences."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from judges import AGENTS, EPISODES, HIGH, LOW, Own, live
+from judges import AGENTS, EPISODES, HIGH, LOW, Smooth, live
 from torch import Tensor, nn
 from toys import DOUBLE, generator, stir, tiny_model
 
@@ -33,14 +33,14 @@ REWARDS = ("rewards", "observations", "actions")
 
 
 def points(model: TrajectoryDiffusion) -> tuple[Tensor, Tensor]:
-    """Four trajectories partly outside the data, and a level for every token."""
-    shape = (4, model.layout.horizon, model.layout.features)
+    """Return four trajectories partly outside the data, and a level for every token."""
+    shape = (4, model.codec.tokens, model.codec.features)
     x = 0.9 * torch.randn(shape, generator=generator(3), dtype=DOUBLE)
-    return x, torch.rand(4, model.layout.horizon, generator=generator(4), dtype=DOUBLE)
+    return x, torch.rand(4, model.codec.tokens, generator=generator(4), dtype=DOUBLE)
 
 
 def differences(function: Any, x: Tensor, step: float) -> Tensor:
-    """Central differences of energies that treat rows apart: one feature of all rows at a time."""
+    """Return central differences of independent rows, one feature of all rows at a time."""
     gradient = torch.zeros_like(x)
     for place in np.ndindex(*x.shape[1:]):
         up, down = x.clone(), x.clone()
@@ -51,22 +51,25 @@ def differences(function: Any, x: Tensor, step: float) -> Tensor:
 
 
 def relative(one: Tensor, other: Tensor) -> float:
-    """Largest distance of two gradients of a trajectory, relative to its own, which may be 0."""
+    """Return the largest distance of two gradients relative to their size, which may be 0."""
     size = other.norm(dim=(1, 2)).clamp(min=1e-9)
     return float(((one - other).norm(dim=(1, 2)) / size).max())
 
 
 def check(guide: Any, model: TrajectoryDiffusion, *networks: nn.Module, goal: Any = None) -> Tensor:
-    """As a function of normalised tokens, in float64. Returns the gradient."""
+    """Compare the gradient of a function of normalised tokens in float64, and return it."""
     model.double()
     for network in networks:
         network.double()
     x, level = points(model)
-    guidance = bind(guide, model, goal=None if goal is None else torch.tensor([goal]))
+    guidance = bind(guide, model, None if goal is None else {"goal": torch.tensor([goal])})
     gradient = guidance.gradient(x, level)
     with torch.no_grad():
-        coarse, fine = (differences(lambda at: guidance.energy(at, level), x, h) for h in STEPS)
-    # Rectifiers have kinks; two sizes of step would see one differently.
+        coarse, fine = (
+            differences(lambda gradient_at: guidance.objective(gradient_at, level), x, h)
+            for h in STEPS
+        )
+    # Rectifiers have kinks, which two step sizes treat differently.
     assert relative(coarse, fine) < 1e-6, "a kink lies within a step of a point"
     error = relative(gradient, fine)
     print(f"\n{guide.name}: relative error {error:.1e}")
@@ -83,7 +86,7 @@ def test_of_policies(name: str, fields: tuple[str, ...]) -> None:
     agent = AGENTS[name]()
     model = tiny_model(EPISODES, fields=fields)
     x, _ = points(model.double())
-    segment = model.segment(x)
+    segment = model.codec.decode(x)
     actions = segment.actions if segment.actions is not None else segment.action_chunks[..., :2]
     bounds = torch.tensor(LOW), torch.tensor(HIGH)
     inside = ((actions > bounds[0]) & (actions < bounds[1])).all(dim=-1)
@@ -130,7 +133,7 @@ def test_of_values_of_states(name: str, where: Any) -> None:
     assert (gradient[:, :-1] == 0).all() == (where == "end")
 
 
-# ------------------------------------------------------------------------------------------ others
+# ------------------------------------------------------------------------------------ other guides
 
 
 def test_of_returns() -> None:
@@ -140,15 +143,15 @@ def test_of_returns() -> None:
     small = TransformerConfig(width=16, depth=1, heads=2)
     value = stir(SegmentValue.from_episodes(EPISODES, horizon=6, stride=3, denoiser=small))
     check(Return(value), tiny_model(EPISODES), value)
-    check(Return(value, target=70.0, width=10.0, at="x0"), tiny_model(EPISODES), value)
+    check(Return(value, target=70.0, width=10.0, gradient_at="x0"), tiny_model(EPISODES), value)
 
 
 @pytest.mark.parametrize("where", ["end", "any", "every"])
 def test_of_goals(where: Any) -> None:
     model = tiny_model(EPISODES)
     given = check(Goal((0.5, -0.2), where=where, width=0.6), model)
-    told = check(Goal(where=where, width=0.6), model, goal=(0.5, -0.2))
-    torch.testing.assert_close(given, told, rtol=1e-7, atol=0)  # the goal is told in float32
+    per_plan = check(Goal(where=where, width=0.6), model, goal=(0.5, -0.2))
+    torch.testing.assert_close(given, per_plan, rtol=1e-7, atol=0)  # the goal is passed in float32
     assert (given[..., 2:] == 0).all() and (given[:, -1, :2] != 0).all()
     assert (given[:, :-1] == 0).all() == (where == "end")
 
@@ -196,11 +199,11 @@ def test_of_sums() -> None:
     torch.testing.assert_close(gradient, expected)
 
 
-# ------------------------------------------------------------------------- what others make of it
+# ------------------------------------------------------------------------------------- references
 
 
 def judged() -> tuple[Segment, Tensor, Tensor]:
-    """A segment of 24 tokens within the agents' bounds, its observations and scaled actions."""
+    """Return a segment of 24 tokens within the agents' bounds, and its parts."""
     observations = torch.randn(4, 6, 4, generator=generator(7))
     scaled = 1.9 * torch.rand(4, 6, 2, generator=generator(8)) - 0.95
     low, high = torch.tensor(LOW), torch.tensor(HIGH)
@@ -211,36 +214,38 @@ def judged() -> tuple[Segment, Tensor, Tensor]:
 @torch.no_grad()
 def test_energies_are_those_of_stable_baselines3() -> None:
     segment, observations, scaled = judged()
-    flat, own = observations.reshape(-1, 4), scaled.reshape(-1, 2)
+    flat, flat_scaled = observations.reshape(-1, 4), scaled.reshape(-1, 2)
     level = torch.zeros(1, 6)
 
     sac, td3, tqc, ppo = (live(name) for name in ("SAC", "TD3", "TQC", "PPO"))
     for squashed in (sac, tqc):
         mean, log_std, _ = squashed.policy.actor.get_action_dist_params(flat)
         law = squashed.policy.actor.action_dist.proba_distribution(mean, log_std)
-        expected = law.log_prob(own).reshape(4, 6).sum(dim=1)
-        found = Policy(squashed).energy(segment, level)
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+        expected = law.log_prob(flat_scaled).reshape(4, 6).sum(dim=1)
+        objective = Policy(squashed).objective(segment, level)
+        torch.testing.assert_close(objective, expected, rtol=1e-4, atol=1e-3)
     normal = torch.distributions.Normal(td3.policy.actor(flat), 1.0)
-    expected = normal.log_prob(own).sum(dim=1).reshape(4, 6).sum(dim=1)
-    torch.testing.assert_close(Policy(td3).energy(segment, level), expected, rtol=1e-4, atol=1e-4)
+    expected = normal.log_prob(flat_scaled).sum(dim=1).reshape(4, 6).sum(dim=1)
+    torch.testing.assert_close(
+        Policy(td3).objective(segment, level), expected, rtol=1e-4, atol=1e-4
+    )
     raw = segment.actions.reshape(-1, 2)
     value, density, _ = ppo.policy.evaluate_actions(flat, raw)
     torch.testing.assert_close(
-        Policy(ppo, temperature=2.0).energy(segment, level),
+        Policy(ppo, temperature=2.0).objective(segment, level),
         density.reshape(4, 6).sum(dim=1) / 2,
         rtol=1e-4,
         atol=1e-4,
     )
-    found = Critic(ppo, of="value").energy(segment, level)
-    torch.testing.assert_close(found, value.reshape(4, 6).mean(dim=1), rtol=1e-5, atol=1e-5)
+    objective = Critic(ppo, of="value").objective(segment, level)
+    torch.testing.assert_close(objective, value.reshape(4, 6).mean(dim=1), rtol=1e-5, atol=1e-5)
     for twin in (sac, td3):
-        estimates = torch.cat(twin.policy.critic(flat, own), dim=1)
-        found = Critic(twin).energy(segment, level)
-        torch.testing.assert_close(found, estimates.amin(dim=1).reshape(4, 6).mean(dim=1))
-    estimates = tqc.policy.critic(flat, own).mean(dim=2)  # [24, critics, quantiles]
-    found = Critic(tqc, heads="mean", where="end").energy(segment, level)
-    torch.testing.assert_close(found, estimates.mean(dim=1).reshape(4, 6)[:, -1])
+        estimates = torch.cat(twin.policy.critic(flat, flat_scaled), dim=1)
+        objective = Critic(twin).objective(segment, level)
+        torch.testing.assert_close(objective, estimates.amin(dim=1).reshape(4, 6).mean(dim=1))
+    estimates = tqc.policy.critic(flat, flat_scaled).mean(dim=2)  # [24, critics, quantiles]
+    objective = Critic(tqc, heads="mean", where="end").objective(segment, level)
+    torch.testing.assert_close(objective, estimates.mean(dim=1).reshape(4, 6)[:, -1])
 
 
 @pytest.mark.usefixtures("unchecked", "own_registry")
@@ -257,29 +262,29 @@ def test_they_are_sound_guides(name: str) -> None:
 
 
 def test_a_model_and_an_agent_of_it_are_the_same() -> None:
-    """A live model is opened as `load` opens it."""
+    """A live model equals the result of `load`."""
     segment, _, _ = judged()
     model = live("SAC")
     level = torch.zeros(1, 6)
     assert torch.equal(
-        Policy(model).energy(segment, level), Policy(load(model)).energy(segment, level)
+        Policy(model).objective(segment, level), Policy(load(model)).objective(segment, level)
     )
 
 
 def test_nothing_after_a_generated_terminal_counts() -> None:
-    """Return, policy, critic and value look at a trajectory up to its end alone."""
+    """Return, policy, critic and value depend on a trajectory only up to its end."""
     ends = torch.tensor([2, 0, 6])[:, None]  # the last one does not end
     tokens = torch.arange(6)
     flags = (tokens >= ends).float()[..., None]
     value = TransitionValue.from_episodes(EPISODES, stride=1, width=8, depth=1)
     guides = {
         "return": Return(),
-        "policy": Policy(Own()),
-        "mean": Critic(Own()),
-        "discounted": Critic(Own(), where="discounted"),
-        "end": Critic(Own(), where="end"),
-        "states": Critic(Own(), of="value"),
-        # The reward of the last step is one of the state that it leads to.
+        "policy": Policy(Smooth()),
+        "mean": Critic(Smooth()),
+        "discounted": Critic(Smooth(), where="discounted"),
+        "end": Critic(Smooth(), where="end"),
+        "states": Critic(Smooth(), of="value"),
+        # The reward of the last step belongs to the state that it leads to.
         "value": Value(stir(value), transform="none"),
     }
     sizes = {"observations": 4, "actions": 2, "rewards": 1}
@@ -288,20 +293,20 @@ def test_nothing_after_a_generated_terminal_counts() -> None:
     for name, guide in guides.items():
         later = (tokens > ends + (name == "value"))[..., None]
         moved = {k: torch.where(later, x + 3, x) for k, x in parts.items()}
-        plain = guide.energy(Segment(**parts, terminals=flags), level)
-        changed = guide.energy(Segment(**moved, terminals=flags), level)
-        without = guide.energy(Segment(**parts), level)
+        plain = guide.objective(Segment(**parts, terminals=flags), level)
+        changed = guide.objective(Segment(**moved, terminals=flags), level)
+        without = guide.objective(Segment(**parts), level)
         assert torch.equal(plain, changed), name
         torch.testing.assert_close(plain[2], without[2])
         assert (plain[:2] - without[:2]).abs().min() > 1e-4, name
 
 
 def test_an_end_counts_once_where_it_is_uncertain() -> None:
-    """Recorded flags stay 1 after an end: of an even chance, half of what follows counts."""
+    """Recorded flags stay 1 after an end: with probability 1/2, half of the later tokens count."""
     rewards = torch.ones(1, 4, 1)
     flags = torch.tensor([[0.0, 0.5, 0.5, 0.5]])[..., None].requires_grad_()
     segment = Segment(observations=torch.zeros(1, 4, 1), rewards=rewards, terminals=flags)
-    energy = Return(discount=1.0).energy(segment, torch.zeros(1, 4))
-    assert energy.item() == 1 + 1 + 0.5 + 0.5
-    (gradient,) = torch.autograd.grad(energy.sum(), flags)
+    objective = Return(discount=1.0).objective(segment, torch.zeros(1, 4))
+    assert objective.item() == 1 + 1 + 0.5 + 0.5
+    (gradient,) = torch.autograd.grad(objective.sum(), flags)
     assert gradient.flatten().tolist() == [-1, -1, -1, 0]  # each end costs the next reward once

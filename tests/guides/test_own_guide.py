@@ -1,4 +1,4 @@
-"""A guide of one's own: ten lines, and clear errors where they are wrong."""
+"""User-defined guides: ten lines, and clear errors for faults."""
 
 from typing import Any
 
@@ -6,43 +6,45 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from toys import tiny_model, walk
+from toys import flat_planner, tiny_model, walk
 
 from pgdiff import Planner
+from pgdiff.core.validation import PgdiffError
 from pgdiff.diffusion import UniformSpacing
 from pgdiff.guides import Guide, bind
-from pgdiff.guides.base import score
+from pgdiff.model.guidance import score
 from pgdiff.trajectory import Segment
-from pgdiff.validation import PgdiffError
 
 EPISODES = walk()
 
 
 class Reach:
-    """Plans are to end at a place."""
+    """A guide to an end point."""
 
-    name, at = "reach", "x0"
+    name, gradient_at = "reach", "x0"
 
     def __init__(self, place: tuple[float, float], scale: float = 0.02) -> None:
         self.place, self.scale = torch.tensor(place), scale
 
-    def energy(self, segment: Segment, level: Tensor) -> Tensor:
+    def objective(self, segment: Segment, level: Tensor) -> Tensor:
         return -(segment.observations[:, -1, :2] - self.place).square().sum(dim=-1)
 
 
 class Faulty(Reach):
-    """Energy spoilt by a function."""
+    """A guide with a faulty objective."""
 
     def __init__(self, spoil: Any, **options: Any) -> None:
         super().__init__((0.0, 0.0), **options)
         self.spoil = spoil
 
-    def energy(self, segment: Segment, level: Tensor) -> Any:
-        return self.spoil(super().energy(segment, level))
+    def objective(self, segment: Segment, level: Tensor) -> Any:
+        return self.spoil(super().objective(segment, level))
 
 
 def planner(*guides: Any, **options: Any) -> Planner:
-    return Planner(tiny_model(EPISODES), guides=guides, **({"candidates": 4, "steps": 4} | options))
+    return flat_planner(
+        tiny_model(EPISODES), guides=guides, **({"candidates": 4, "steps": 4} | options)
+    )
 
 
 def test_ten_lines_steer() -> None:
@@ -62,7 +64,7 @@ def test_scores_are_raw_energies_and_guides_add_up() -> None:
     both = planner(there, here).plan(np.zeros(4))
     segment = Segment(observations=torch.from_numpy(both.candidates), stride=3)
     level = torch.zeros(1, 6)
-    expected = there.energy(segment, level) + here.energy(segment, level)
+    expected = there.objective(segment, level) + here.objective(segment, level)
     np.testing.assert_allclose(both.scores, expected.numpy(), rtol=1e-5)
     assert both.best == int(expected.argmax())
 
@@ -71,17 +73,17 @@ def test_without_a_guide_there_is_no_score() -> None:
     model = tiny_model(EPISODES)
     x = torch.zeros(3, 6, 4)
     assert torch.isnan(score([], x)).all() and score([], x).shape == (3,)
-    energy = score([bind(Reach((0.0, 0.0)), model)], x)
-    assert torch.isfinite(energy).all() and not energy.requires_grad
+    objective = score([bind(Reach((0.0, 0.0)), model)], x)
+    assert torch.isfinite(objective).all() and not objective.requires_grad
 
 
-def test_an_energy_hears_its_levels() -> None:
+def test_an_objective_gets_its_levels() -> None:
     seen: list[Tensor] = []
 
     class Listening(Reach):
-        def energy(self, segment: Segment, level: Tensor) -> Tensor:
+        def objective(self, segment: Segment, level: Tensor) -> Tensor:
             seen.append(level)
-            return super().energy(segment, level)
+            return super().objective(segment, level)
 
     planner(Listening((0.0, 0.0)), spacing=UniformSpacing()).plan(np.zeros(4))
     assert [level[0, 1].item() for level in seen] == [1.0, 0.75, 0.5, 0.25, 0.0]
@@ -95,7 +97,10 @@ def test_an_energy_hears_its_levels() -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda e: e * torch.nan, "The energy of 'reach' must be finite. Got nan for trajectory 0"),
+        (
+            lambda e: e * torch.nan,
+            "The objective of 'reach' must be finite.* Got nan for trajectory 0",
+        ),
         (lambda e: torch.where(torch.arange(4) == 2, torch.inf, e), "Got inf for trajectory 2"),
         (lambda e: e[:, None], r"'reach' must be a tensor of shape \[4\].* Got \[4, 1\]"),
         (lambda e: e.sum(), r"must be a tensor of shape \[4\].* Got \[\]"),
@@ -105,7 +110,7 @@ def test_an_energy_hears_its_levels() -> None:
 )
 @pytest.mark.usefixtures("unchecked")
 def test_a_bad_energy_is_named(spoil: Any, message: str, scale: float) -> None:
-    """Whether it steers or only chooses."""
+    """This holds for guiding and for choosing."""
     with pytest.raises(PgdiffError, match=message):
         planner(Faulty(spoil, scale=scale)).plan(np.zeros(4))
 
@@ -124,17 +129,19 @@ def test_a_gradient_that_is_not_finite_is_named() -> None:
 
 
 class Halfway:
-    name, at, scale = "halfway", "x0", 1.0
+    name, gradient_at, scale = "halfway", "x0", 1.0
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_what_is_no_guide_is_refused_at_once() -> None:
     for wrong in (Halfway(), "value", torch.nn.Linear(1, 1)):
-        with pytest.raises(PgdiffError, match="`guides` must have the attributes name, at and"):
+        with pytest.raises(
+            PgdiffError, match="`guides` must have the attributes name, gradient_at and"
+        ):
             planner(wrong)
     crooked = Reach((0.0, 0.0))
-    crooked.at = "x1"
-    with pytest.raises(PgdiffError, match="`at` must be one of"):
+    crooked.gradient_at = "x1"
+    with pytest.raises(PgdiffError, match="`gradient_at` must be one of"):
         planner(crooked)
     with pytest.raises(PgdiffError, match="`scale` must be"):
         planner(Reach((0.0, 0.0), scale=-1.0))

@@ -1,4 +1,4 @@
-"""A model's conditions: what its network is told, what it learns from them, and what is refused."""
+"""Conditions of a model: inputs of the network, training, and refused values."""
 
 import json
 import time
@@ -10,21 +10,22 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from toys import fit, generator, record, tiny_model, walk
+from toys import fit, flat_model, flat_planner, flat_sample, generator, record, tiny_model, walk
 
-from pgdiff import Episodes, Planner, TrajectoryDiffusion
+from pgdiff import Episodes, TrajectoryDiffusion
+from pgdiff.core.validation import PgdiffError
 from pgdiff.data import ClassCondition, GoalCondition, ReturnCondition, SegmentDataset
 from pgdiff.denoisers import TransformerConfig
 from pgdiff.diffusion import full_sequence
-from pgdiff.diffusion.classifier_free import ClassifierFree
+from pgdiff.diffusion.guidance.classifier_free import ClassifierFree
 from pgdiff.diffusion.level_schedules import FullSequence, Pyramid
 from pgdiff.diffusion.spacing import KarrasSpacing, UniformSpacing
+from pgdiff.training.learner import to_tensors
 from pgdiff.trajectory import Condition
-from pgdiff.validation import PgdiffError
 
 
 def classed(episodes: Episodes, classes: Any) -> Episodes:
-    """The same episodes, each with a class."""
+    """Return the episodes with a class each."""
     column = np.repeat(np.asarray(classes, np.float32), episodes.lengths)[:, None]
     return replace(episodes, infos={"class": column})
 
@@ -42,23 +43,22 @@ CONDITION = Condition(
 
 
 def draw(model: TrajectoryDiffusion, *, batch: int = 2, **options: Any) -> Tensor:
-    return model.sample(batch=batch, generators=[generator(0)], steps=4, **options)
+    return flat_sample(model, batch=batch, generators=[generator(0)], steps=4, **options)
 
 
 def tensors(model: TrajectoryDiffusion, episodes: Episodes, count: int) -> Any:
-    batch = model.dataset(episodes).batch(np.arange(count))
-    return type(batch)(*map(torch.from_numpy, batch))
+    return to_tensors(model.dataset(episodes).batch(np.arange(count)), torch.device("cpu"))
 
 
 class Listener:
-    """Notes what a network is called with."""
+    """A network that records its inputs."""
 
     def __init__(self, model: TrajectoryDiffusion) -> None:
-        self.heard: list[tuple[Tensor, ...]] = []
+        self.inputs: list[tuple[Any, ...]] = []
         self._handle = model.network.register_forward_pre_hook(self._note)
 
     def _note(self, module: nn.Module, arguments: Any) -> None:
-        self.heard.append(arguments)
+        self.inputs.append(arguments)
 
     def __enter__(self) -> "Listener":
         return self
@@ -68,8 +68,8 @@ class Listener:
 
 
 def encoded() -> Tensor:
-    """What the network is to be told of `CONDITION`, number by number."""
-    returns, goal, _ = MODEL.conditions
+    """Return the expected encoding of `CONDITION`, number by number."""
+    returns, goal, _ = MODEL.conditions.conditioners
     assert isinstance(returns, ReturnCondition) and isinstance(goal, GoalCondition)
     assert returns.mean is not None and returns.std is not None
     assert goal.mean is not None and goal.std is not None
@@ -80,16 +80,16 @@ def encoded() -> Tensor:
     return torch.tensor(rows)
 
 
-# --------------------------------------------------------------------------- what the network hears
+# ---------------------------------------------------------------------------- inputs of the network
 
 
-def test_the_network_is_told_values_and_presence() -> None:
+def test_the_network_receives_values_and_presence() -> None:
     x, level = torch.randn(2, 6, 4, generator=generator(1)), torch.full((1, 6), 0.5)
     with Listener(MODEL) as listener, torch.no_grad():
         MODEL.denoise(x, level, CONDITION)
         MODEL.denoise(x, level)
-    told, nothing = (condition for _, _, condition in listener.heard)
-    torch.testing.assert_close(told, encoded())
+    given, nothing = (context.vector for _, _, context in listener.inputs)
+    torch.testing.assert_close(given, encoded())
     assert torch.equal(nothing, torch.zeros(1, 7))
 
 
@@ -97,15 +97,15 @@ def test_the_network_is_told_values_and_presence() -> None:
 def test_what_sampling_calls(weight: float, calls: int) -> None:
     with Listener(MODEL) as listener:
         draw(MODEL, condition=CONDITION, classifier_free=ClassifierFree(weight=weight))
-    assert [len(x) for x, _, _ in listener.heard] == [calls] * 4, "one call a step"
-    assert all(len(level) == 1 for _, level, _ in listener.heard)
+    assert [len(x) for x, _, _ in listener.inputs] == [calls] * 4, "one call a step"
+    assert all(len(level) == 1 for _, level, _ in listener.inputs)
     expected = {
         0.0: torch.zeros(1, 7),  # shared by all rows
         1.0: encoded(),
         3.0: torch.cat([encoded(), torch.zeros(2, 7)]),
     }
-    for _, _, condition in listener.heard:
-        torch.testing.assert_close(condition, expected[weight])
+    for _, _, context in listener.inputs:
+        torch.testing.assert_close(context.vector, expected[weight])
 
 
 def test_weights_and_their_short_forms() -> None:
@@ -135,15 +135,17 @@ def test_denoise_is_differentiable_in_the_condition() -> None:
 # ----------------------------------------------------------------------------------------- training
 
 
-def test_training_tells_the_segments_own_values_and_hides_some() -> None:
+def test_training_passes_the_segments_own_values_and_drops_some() -> None:
     count = 390
     batch = tensors(MODEL, EPISODES, count)
     assert batch.condition.shape == (count, 4)
     with Listener(MODEL) as listener:
         MODEL.losses(batch, generator(0))["diffusion"].backward()
-    ((_, _, told),) = listener.heard
-    hidden = (told == 0).all(dim=1)
-    torch.testing.assert_close(told[~hidden], MODEL.conditioning.encode(batch.condition)[~hidden])
+    ((_, _, context),) = listener.inputs
+    vectors, whole = context.vector, MODEL.conditions.of_batch(batch).vector
+    hidden = (vectors == 0).all(dim=1)
+    assert torch.equal(hidden, ~context["condition"].present)
+    assert torch.equal(vectors[~hidden], whole[~hidden])
     rate = float(hidden.double().mean())
     print(f"\nhidden at dropout 0.25: {rate:.3f} of {count}")
     assert abs(rate - 0.25) < 5 * (0.25 * 0.75 / count) ** 0.5
@@ -165,12 +167,12 @@ def test_without_conditions_nothing_is_added() -> None:
     with Listener(model) as listener:
         model.losses(tensors(model, EPISODES, 3), generator(0))
         draw(model)
-    assert all(len(arguments) == 2 for arguments in listener.heard)
+    assert all(len(arguments) == 2 for arguments in listener.inputs)
 
 
 @pytest.fixture(scope="module")
 def forked() -> tuple[TrajectoryDiffusion, Tensor]:
-    """A trained model of ways that rise (class 1) or fall (class 0) from one place."""
+    """Return a trained model of paths that rise (class 1) or fall (class 0) from one point."""
     rng = np.random.default_rng(0)
     slope = np.tile([-1.0, 1.0], 50)
     along = np.linspace(0, 1, 6)
@@ -178,7 +180,7 @@ def forked() -> tuple[TrajectoryDiffusion, Tensor]:
     ways = np.stack([np.tile(along, (100, 1)), steep[:, None] * along], axis=-1)
     episodes = record(ways.reshape(-1, 2), np.zeros((600, 1)), np.zeros(600), lengths=[6] * 100)
     episodes = classed(episodes, (slope > 0).astype(np.float32))
-    model = TrajectoryDiffusion.from_episodes(
+    model = flat_model(
         episodes,
         horizon=6,
         denoiser=TransformerConfig(width=32, depth=2),
@@ -192,10 +194,14 @@ def forked() -> tuple[TrajectoryDiffusion, Tensor]:
 
 
 def risen(model: TrajectoryDiffusion, start: Tensor, **options: Any) -> Tensor:
-    x = model.sample(
-        batch=400, generators=[generator(5)], known=model.given(start.expand(400, -1)), **options
+    x = flat_sample(
+        model,
+        batch=400,
+        generators=[generator(5)],
+        known=model.inpaint(start.expand(400, -1)),
+        **options,
     )
-    return model.segment(x).observations[:, -1, 1]
+    return model.codec.decode(x).observations[:, -1, 1]
 
 
 def test_samples_follow_the_class(forked: tuple[TrajectoryDiffusion, Tensor]) -> None:
@@ -235,24 +241,29 @@ def test_same_seed_same_samples(forked: tuple[TrajectoryDiffusion, Tensor]) -> N
 def test_a_folder_brings_the_conditions_back(tmp_path: Path) -> None:
     MODEL.save_pretrained(tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())["learner"]
-    assert [part["name"] for part in config["conditions"]] == ["return", "goal", "class"]
+    assert [part["name"] for part in config["conditions"]["conditioners"]] == [
+        "return",
+        "goal",
+        "class",
+    ]
     loaded = TrajectoryDiffusion.from_pretrained(tmp_path / "model", device="cpu")
-    assert loaded.conditions == MODEL.conditions and loaded.condition_dropout == 0.25
+    assert loaded.conditions == MODEL.conditions and loaded.conditions.dropout == 0.25
     options = {"condition": CONDITION, "classifier_free": ClassifierFree(weight=2.0)}
     assert torch.equal(draw(loaded, **options), draw(MODEL, **options))
 
 
-# ----------------------------------------------------------------------------------- which levels
+# ----------------------------------------------------------------------------------------- levels
 
 
-@pytest.mark.parametrize("steps", [1, 7, 20])
-def test_the_default_is_the_full_sequence_bit_for_bit(steps: int) -> None:
+def test_the_default_is_the_full_sequence_bit_for_bit() -> None:
     model = tiny_model()
-    options: dict[str, Any] = {"batch": 2, "steps": steps}
-    matrix = full_sequence(steps=steps, tokens=6)
-    expected = model.sample(generators=[generator(0)], levels=matrix, **options)
-    for same in ({}, {"spacing": UniformSpacing(), "levels": FullSequence()}):
-        assert torch.equal(expected, model.sample(generators=[generator(0)], **same, **options))
+    for steps in (1, 7, 20):
+        options: dict[str, Any] = {"batch": 2, "steps": steps}
+        matrix = full_sequence(steps=steps, tokens=6)
+        expected = flat_sample(model, generators=[generator(0)], level_schedule=matrix, **options)
+        for same in ({}, {"spacing": UniformSpacing(), "level_schedule": FullSequence()}):
+            x = flat_sample(model, generators=[generator(0)], **same, **options)
+            assert torch.equal(expected, x)
 
 
 def test_a_level_schedule_takes_the_spacings_column() -> None:
@@ -262,10 +273,10 @@ def test_a_level_schedule_takes_the_spacings_column() -> None:
         draw(
             model,
             spacing=KarrasSpacing(),
-            levels=Pyramid(slope=2.0),
+            level_schedule=Pyramid(slope=2.0),
             callback=lambda step: seen.append(step.level_to[0]),
         )
-    column = KarrasSpacing().levels(4, schedule=model.schedule).float()
+    column = KarrasSpacing().levels(4, noise_schedule=model.process.noise_schedule).float()
     for token in range(6):
         begun = torch.tensor([float(row[token]) for row in seen])
         assert torch.equal(begun[2 * token : 2 * token + 4], column[1:])
@@ -318,17 +329,15 @@ def test_classifier_free_needs_a_condition() -> None:
 def test_bad_settings_are_named() -> None:
     for settings, message in (
         ({"conditions": [GoalCondition(), GoalCondition()]}, "must have different names"),
-        ({"conditions": ["goal"]}, "`conditions` must be parts such as .* Got a str"),
+        ({"conditions": ["goal"]}, "`conditions` must be conditions such as .* Got a str"),
         (
             {"conditions": [ClassCondition(classes=2)]},
             r"`infos/class` .* \[0, 2\). Got 2 in row 80",
         ),
-        ({"conditions": CONDITIONS, "condition_dropout": 1.5}, "`condition_dropout` must be"),
+        ({"conditions": CONDITIONS, "condition_dropout": 1.5}, "`dropout` must be"),
     ):
         with pytest.raises(PgdiffError, match=message):
-            TrajectoryDiffusion.from_episodes(EPISODES, horizon=4, **settings)
-    with pytest.raises(PgdiffError, match="`spacing` must be None with a level matrix"):
-        draw(tiny_model(), levels=full_sequence(steps=3, tokens=6), spacing=UniformSpacing())
+            flat_model(EPISODES, horizon=4, **settings)
 
 
 def test_a_horizon_that_the_network_cannot_take_is_refused_at_once() -> None:
@@ -337,12 +346,12 @@ def test_a_horizon_that_the_network_cannot_take_is_refused_at_once() -> None:
             if tokens % 2:
                 raise PgdiffError(f"`horizon` must be even. Got {tokens}.")
 
-    TrajectoryDiffusion.from_episodes(EPISODES, horizon=4, denoiser=Even(width=16, depth=1))
+    flat_model(EPISODES, horizon=4, denoiser=Even(width=16, depth=1))
     with pytest.raises(PgdiffError, match=r"`horizon` must be even\. Got 5"):
-        TrajectoryDiffusion.from_episodes(EPISODES, horizon=5, denoiser=Even(width=16, depth=1))
+        flat_model(EPISODES, horizon=5, denoiser=Even(width=16, depth=1))
 
 
-# ----------------------------------------------------------------------- what was never trained
+# ------------------------------------------------------------------------- untrained conditions
 
 
 def test_estimates_that_were_never_trained_are_refused() -> None:
@@ -350,18 +359,18 @@ def test_estimates_that_were_never_trained_are_refused() -> None:
     never = tiny_model(EPISODES, conditions=CONDITIONS, condition_dropout=1.0)
     batch = tensors(always, EPISODES, 2)
     for weight in (0.0, 3.0):
-        with pytest.raises(PgdiffError, match=r"`classifier_free` .*condition_dropout=0.*weight"):
+        with pytest.raises(PgdiffError, match=r"`classifier_free` .*dropout of 0.*weight"):
             draw(always, condition=CONDITION, classifier_free=ClassifierFree(weight=weight))
     level = torch.full((1, 6), 0.5)
     for call in (
         lambda: draw(always),
         lambda: always.denoise(torch.zeros(2, 6, 4), level),
         lambda: always.log_likelihood(batch, steps=1),
-        lambda: Planner(tiny_model(conditions=[ReturnCondition()], condition_dropout=0.0)),
+        lambda: flat_planner(tiny_model(conditions=[ReturnCondition()], condition_dropout=0.0)),
     ):
-        with pytest.raises(PgdiffError, match=r"`condition` must give .*condition_dropout=0"):
+        with pytest.raises(PgdiffError, match=r"`condition` must give .*dropout of 0"):
             call()
-    with pytest.raises(PgdiffError, match=r"`condition` must be None .*condition_dropout=1"):
+    with pytest.raises(PgdiffError, match=r"`condition` must be None .*dropout of 1"):
         draw(never, condition=CONDITION)
     draw(always, condition=CONDITION, classifier_free=ClassifierFree(weight=1.0))
     draw(never, condition=CONDITION, classifier_free=ClassifierFree(weight=0.0))

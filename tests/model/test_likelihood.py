@@ -1,34 +1,35 @@
-"""The density of recorded segments under a model, in raw units."""
+"""Density of recorded segments under a model, in raw units."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from toys import DOUBLE, fit, record, tiny_model
+from toys import DOUBLE, fit, flat_model, record, tiny_model
 
 from pgdiff import Episodes, TrajectoryDiffusion
+from pgdiff.core.validation import PgdiffError
 from pgdiff.denoisers import TransformerConfig
-from pgdiff.validation import PgdiffError
+from pgdiff.training.learner import to_tensors
 
 
 def line(rows: int = 4000) -> Episodes:
-    """Independent random numbers."""
+    """Return episodes of independent random numbers."""
     places = np.random.default_rng(0).uniform(-1, 3, (rows, 1))
     return record(places, np.zeros((rows, 1)), np.zeros(rows), lengths=[rows // 4] * 4)
 
 
 def segments(model: TrajectoryDiffusion, places: torch.Tensor, start: float) -> Any:
-    """Segments of two tokens from `start` to each of `places`."""
+    """Return segments of two tokens from `start` to each of `places`."""
     raw = model.dataset(line()).batch(np.zeros(len(places), int))
     observations = torch.stack([torch.full_like(places, start), places], dim=1)[..., None]
-    return type(raw)(observations, *(torch.as_tensor(part) for part in raw[1:]))
+    return to_tensors(raw, torch.device("cpu"))._replace(observations=observations)
 
 
 def test_the_density_in_raw_units_integrates_to_one() -> None:
-    """Independent and uniform on [-1, 3]: about 1/4 there, and 1 in all whatever was learned."""
+    """Independent and uniform on [-1, 3]: about 1/4 there, and 1 in total for any training."""
     episodes = line()
-    model = TrajectoryDiffusion.from_episodes(
+    model = flat_model(
         episodes,
         horizon=2,
         position=(0,),
@@ -36,13 +37,13 @@ def test_the_density_in_raw_units_integrates_to_one() -> None:
     )
     model = fit(model, episodes, steps=200, batch_size=128).double()
     places = torch.linspace(-3.0, 5.0, 801, dtype=DOUBLE)
-    found = model.log_likelihood(segments(model, places, 0.3), steps=30)
-    density = found.value.exp()
+    result = model.log_likelihood(segments(model, places, 0.3), steps=30)
+    density = result.value.exp()
     total = float(torch.trapezoid(density, places))
     middle = float(density[(places > -0.5) & (places < 2.5)].mean())
     print(f"\nintegral {total:.4f}; mean density in the middle {middle:.3f}, true 0.25")
     assert total == pytest.approx(1.0, abs=0.01)
-    assert (found.standard_error == 0).all()
+    assert (result.standard_error == 0).all()
 
 
 def test_hutchinson_is_reproducible_and_other_patterns_are_refused() -> None:
@@ -54,5 +55,5 @@ def test_hutchinson_is_reproducible_and_other_patterns_are_refused() -> None:
     )
     assert torch.equal(first, again)
     assert first.shape == other.shape == (2,)
-    with pytest.raises(PgdiffError, match="`known` must be"):
-        model.log_likelihood(batch, known="begin")
+    with pytest.raises(PgdiffError, match="`pattern` must be"):
+        model.log_likelihood(batch, pattern="begin")

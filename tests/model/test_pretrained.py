@@ -1,25 +1,24 @@
-"""Folders of networks: what comes back is what was saved, or there is an error."""
+"""Folders of networks: loading returns the saved network or raises an error."""
 
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from toys import generator, stir, tiny_model, walk
+from toys import flat_sample, generator, stir, tiny_model, walk
 
 from pgdiff import GoalValue, InverseDynamics, SegmentValue, TrajectoryDiffusion, TransitionValue
+from pgdiff.core.pretrained import Pretrained, load_learner
+from pgdiff.core.serialization import load_folder, save_folder
+from pgdiff.core.validation import PgdiffError
 from pgdiff.denoisers import TransformerConfig
 from pgdiff.diffusion import LinearSchedule
 from pgdiff.diffusion.predictions import VPrediction
-from pgdiff.pretrained import Pretrained, load_learner
-from pgdiff.saving import load_folder, save_folder
 from pgdiff.trajectory import Segment
-from pgdiff.validation import PgdiffError
 
 EPISODES = walk()
 TINY = TransformerConfig(width=16, depth=1)
@@ -32,7 +31,7 @@ def model() -> Pretrained:
         EPISODES,
         fields=("actions", "observations"),
         prediction=VPrediction(),
-        schedule=LinearSchedule(beta_max=15.0),
+        noise_schedule=LinearSchedule(beta_max=15.0),
         normalizer="standard",
         known=("start", "start_goal"),
     )
@@ -42,7 +41,7 @@ def transition_value() -> Pretrained:
     value = TransitionValue.from_episodes(
         EPISODES, stride=3, discount=0.97, expectile=0.8, width=16, depth=1
     )
-    stir(value.value_network, seed=1)  # so that the slow copy differs
+    stir(value.value_network, seed=1)  # so that the target network differs
     return stir(value)
 
 
@@ -63,20 +62,20 @@ def inverse_dynamics() -> Pretrained:
 
 
 def outputs(learner: Any) -> list[Tensor]:
-    """What a learner says of fixed inputs."""
+    """Return a learner's outputs for fixed inputs."""
     segment = Segment(observations=OBSERVATIONS, stride=3)
     if isinstance(learner, TrajectoryDiffusion):
-        known = learner.given(OBSERVATIONS[:, 0], OBSERVATIONS[:, -1, :2])
-        x = learner.sample(batch=5, generators=[generator(2)], known=known, steps=3)
-        return [x, learner.segment(x).observations]
+        known = learner.inpaint(OBSERVATIONS[:, 0], OBSERVATIONS[:, -1, :2])
+        x = flat_sample(learner, batch=5, generators=[generator(2)], known=known, steps=3)
+        return [x, learner.codec.decode(x).observations]
     if isinstance(learner, TransitionValue):
-        slow = learner.slow_network(OBSERVATIONS)
-        return [learner.energy(segment), learner.energy(segment, trace=0.5), slow]
+        slow = learner.target_network(OBSERVATIONS)
+        return [learner.objective(segment), learner.objective(segment, td_lambda=0.5), slow]
     if isinstance(learner, GoalValue):
-        told = replace(segment, goal=OBSERVATIONS[:, 0, :2])
-        return [learner.energy(told), learner.energy(told, trace=0.5)]
+        with_goal = segment.replace(condition={"goal": OBSERVATIONS[:, 0, :2]})
+        return [learner.objective(with_goal), learner.objective(with_goal, td_lambda=0.5)]
     if isinstance(learner, SegmentValue):
-        return [learner.energy(segment, LEVEL)]
+        return [learner.objective(segment, LEVEL)]
     actions = learner.act(*OBSERVATIONS[:, :2].unbind(1), torch.arange(1, 6))
     return [torch.from_numpy(actions), torch.tensor(learner.low)]
 
@@ -134,11 +133,12 @@ def test_one_flipped_bit_is_noticed(make: Make, name: str, tmp_path: Path) -> No
         type(learner).from_pretrained(tmp_path / "saved")
 
 
-@pytest.mark.parametrize("described", [{"name": "perceiver"}, {"name": ["model"]}, {}, None, 3])
-def test_an_unknown_kind_is_refused(described: Any, tmp_path: Path) -> None:
-    save_folder(tmp_path / "saved", {"learner": described}, {})
-    with pytest.raises(PgdiffError, match=r"must describe one of the networks .*'inverse_dynam"):
-        load_learner(tmp_path / "saved")
+def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
+    for number, described in enumerate(({"name": "perceiver"}, {"name": ["model"]}, {}, None, 3)):
+        folder = tmp_path / str(number)
+        save_folder(folder, {"learner": described}, {})
+        with pytest.raises(PgdiffError, match=r"must name one of the networks .*'inverse_dynam"):
+            load_learner(folder)
 
 
 def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_nan_weights_are_not_saved(tmp_path: Path) -> None:
 
 
 def test_absent_folders_and_devices_are_named(tmp_path: Path) -> None:
-    with pytest.raises(PgdiffError, match="There is no folder"):
+    with pytest.raises(PgdiffError, match="does not exist"):
         TrajectoryDiffusion.from_pretrained(tmp_path / "nowhere")
     inverse_dynamics().save_pretrained(tmp_path / "saved")
     with pytest.raises(PgdiffError, match="`device` must be 'auto'"):

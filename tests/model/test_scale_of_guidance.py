@@ -1,4 +1,4 @@
-"""The scale of a guide is an exponent, whatever the normaliser makes of the data's variance."""
+"""The scale of a guide is an exponent, for any normaliser."""
 
 from typing import Any
 
@@ -6,25 +6,25 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from toys import generator, record
+from toys import flat_model, flat_sample, generator, record
 
 from pgdiff import TrajectoryDiffusion
 from pgdiff.data import LimitsNormalizer, StandardNormalizer, fit_tokens
 from pgdiff.denoisers import TransformerConfig
 from pgdiff.guides import bind
-from pgdiff.guides.steered import Steered
+from pgdiff.guides.base import GradientGuide
 
 DEVIATIONS = np.array([0.3, 2.0, 0.0], np.float32)  # the last feature is constant
 SLOPE = torch.tensor([2.0, 0.1, 5.0])
 
 
-class Linear(Steered):
-    """An energy whose tilt moves the mean of a Gaussian by scale * variance * slope."""
+class Linear(GradientGuide):
+    """An objective whose tilt moves the mean of a Gaussian by scale * variance * slope."""
 
     def __init__(self) -> None:
-        super().__init__(name="linear", scale=1.5, at="x0")
+        super().__init__(name="linear", scale=1.5, gradient_at="x0")
 
-    def energy(self, segment: Any, level: Tensor) -> Tensor:
+    def objective(self, segment: Any, level: Tensor) -> Tensor:
         return (segment.observations * SLOPE).sum(dim=(1, 2))
 
 
@@ -33,13 +33,15 @@ class Exact(nn.Module):
 
     def __init__(self, model: TrajectoryDiffusion, raw: np.ndarray) -> None:
         super().__init__()
-        x = model.normalizer.normalize(torch.from_numpy(raw))
+        x = model.codec.normalizer.normalize(torch.from_numpy(raw))
         self.mean, self.variance = x.mean(dim=0), x.var(dim=0)
-        self.schedule = model.schedule
+        self.noise_schedule = model.process.noise_schedule
         self.unused = nn.Parameter(torch.zeros(1))  # a model takes its device from its parameters
 
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
-        alpha, sigma = (f(level)[..., None] for f in (self.schedule.alpha, self.schedule.sigma))
+        alpha, sigma = (
+            f(level)[..., None] for f in (self.noise_schedule.alpha, self.noise_schedule.sigma)
+        )
         gain = alpha * self.variance / (alpha**2 * self.variance + sigma**2)
         return self.mean + gain * (x - alpha * self.mean)
 
@@ -48,7 +50,7 @@ class Exact(nn.Module):
 @pytest.mark.parametrize("normalizer", ["limits", "standard"])
 def test_the_mean_moves_as_far_as_the_tilted_law_says(normalizer: str, scales: Any) -> None:
     raw = np.random.default_rng(0).standard_normal((20_000, 3)).astype(np.float32) * DEVIATIONS
-    model = TrajectoryDiffusion.from_episodes(
+    model = flat_model(
         record(raw, np.zeros((len(raw), 1)), np.zeros(len(raw)), lengths=[len(raw)]),
         horizon=2,
         stride=1,
@@ -61,8 +63,10 @@ def test_the_mean_moves_as_far_as_the_tilted_law_says(normalizer: str, scales: A
 
     def mean(guides: list[Any]) -> Tensor:
         bound = [bind(guide, model) for guide in guides]
-        x = model.sample(batch=2000, generators=[generator(0)], steps=20, guidance=bound, clip=None)
-        return model.segment(x).observations.mean(dim=(0, 1))
+        x = flat_sample(
+            model, batch=2000, generators=[generator(0)], steps=20, guidance=bound, clip=None
+        )
+        return model.codec.decode(x).observations.mean(dim=(0, 1))
 
     moved = mean([Linear()]) - mean([])
     wanted = 1.5 * torch.from_numpy(raw).var(dim=0) * SLOPE

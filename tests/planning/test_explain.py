@@ -1,7 +1,8 @@
-"""What an explanation says: laws of the pushes, the same noise, densities, bounds, refusals."""
+"""Explanations: laws of the pushes, equal noise, densities, bounds, refusals."""
 
 import copy
 import json
+from functools import partialmethod
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,16 +12,17 @@ import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
 from torch import Tensor, nn
-from toys import stir, tiny_model, walk
+from toys import flat_planner, stir, tiny_model, walk
 
-from pgdiff import Planner, Segment, TransitionValue
+import pgdiff
+from pgdiff import Planner, Segment, TrajectoryDiffusion, TransitionValue
 from pgdiff.agents import IQL, Cloning
+from pgdiff.core.validation import PgdiffError
 from pgdiff.data import GoalCondition
 from pgdiff.diffusion import DDPM, Resample, SamplerStep, TrustRegion
 from pgdiff.diffusion.level_schedules import Pyramid
 from pgdiff.guides import Critic, Goal, Policy, Value
 from pgdiff.planning.explain import Explanation
-from pgdiff.validation import PgdiffError
 
 EPISODES = walk()
 ACTIONS, CHUNKS = ("observations", "actions"), ("observations", "action_chunks")
@@ -32,7 +34,7 @@ SPACE = Box(np.float32([-0.5, -2.0]), np.float32([0.5, 0.1]))
 
 
 class Mean:
-    """A Gaussian policy about an action that is the same everywhere."""
+    """A Gaussian policy about a constant action."""
 
     def __init__(self, action: float = 0.7, space: Any = None) -> None:
         self.mean = action
@@ -48,11 +50,11 @@ class Mean:
 
 def make(*guides: Any, **options: Any) -> Planner:
     settings: dict[str, Any] = {"model": BOTH, "candidates": 4, "steps": 5}
-    return Planner(guides=guides or [Value(VALUE, scale=0.05)], **(settings | options))
+    return flat_planner(guides=guides or [Value(VALUE, scale=0.05)], **(settings | options))
 
 
 def explained(planner: Planner, **options: Any) -> Explanation:
-    found: Explanation = planner.explain(OBSERVATION, **({"seed": 3} | options))
+    found: Explanation = pgdiff.explain(planner, OBSERVATION, **({"seed": 3} | options))
     return found
 
 
@@ -70,9 +72,9 @@ def test_it_is_of_the_plan_and_of_the_same_noise_without_guides() -> None:
     assert found.guided.actions is not None and plan.actions is not None
     np.testing.assert_array_equal(found.guided.actions[plan.best], plan.actions)
     for outcome, scores in ((found.guided, plan.scores), (found.unguided, unguided.scores)):
-        np.testing.assert_allclose(outcome.energy[:, -1].sum(axis=0), scores, rtol=1e-5)
+        np.testing.assert_allclose(outcome.objective[:, -1].sum(axis=0), scores, rtol=1e-5)
     changed = [np.concatenate([o.observations, o.actions], axis=-1) for o in _both(found)]
-    scale = BOTH.normalizer.scale.numpy()
+    scale = BOTH.codec.normalizer.scale.numpy()
     expected = np.sqrt(np.square((changed[0] - changed[1]) / scale).mean(axis=(1, 2)))
     np.testing.assert_allclose(found.moved, expected, rtol=1e-4)
     assert (found.moved > 5e-4).all()
@@ -101,11 +103,11 @@ def test_same_seed_same_explanation_and_nothing_is_left_behind() -> None:
 # --------------------------------------------------------------------------------------- pushes
 
 
-@pytest.mark.parametrize("at", ["x0", "x", "denoiser"])
+@pytest.mark.parametrize("gradient_at", ["x0", "x", "denoiser"])
 @pytest.mark.parametrize("per", ["token", "plan"])
-def test_a_trust_region_keeps_what_the_sizes_allow(at: Any, per: Any) -> None:
-    """Its law is `min(1, radius / size)`: it sees the sampler's own numbers, noise and all."""
-    guide = Policy(Mean(), scale=0.3, at=at, fields=None)
+def test_a_trust_region_keeps_what_the_sizes_allow(gradient_at: Any, per: Any) -> None:
+    """Its law is `min(1, radius / size)`, from the sampler's numbers, with noise and all."""
+    guide = Policy(Mean(), scale=0.3, gradient_at=gradient_at, fields=None)
     free = explained(make(guide))
     largest = float(free.push[0, :, free.best].max())
     region = TrustRegion(radius=largest / 3, nats=None, per=per)
@@ -122,11 +124,11 @@ def test_a_trust_region_keeps_what_the_sizes_allow(at: Any, per: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"solver": DDPM()}, {"schedule": Pyramid(slope=1.0)}], ids=str
+    "options", [{}, {"solver": DDPM()}, {"level_schedule": Pyramid(slope=1.0)}], ids=str
 )
 @pytest.mark.filterwarnings("ignore:This model was trained with")
 def test_sizes_are_those_that_the_network_saw(options: dict[str, Any]) -> None:
-    """From what really went into the denoiser, by a hook, without the reckoning of `explain`."""
+    """A hook records the denoiser's input, so that the calculation of `explain` is not used."""
     planner = make(Policy(Mean(), scale=0.3), Value(VALUE, scale=0.05), **options)
     seen: list[Tensor] = []
     steps: list[SamplerStep] = []
@@ -137,23 +139,23 @@ def test_sizes_are_those_that_the_network_saw(options: dict[str, Any]) -> None:
     for row, (x, step) in enumerate(zip(seen, steps, strict=True)):
         level = step.level.expand(4, -1)
         moving = (level > step.level_to)[plan.best]
-        alpha = BOTH.schedule.alpha(level)[plan.best, :, None]
+        alpha = BOTH.process.noise_schedule.alpha(level)[plan.best, :, None]
         for number, name in enumerate(found.guides):
             (move,) = [push.move[plan.best] for push in step.trace.pushes if push.name == name]
-            own = (x[plan.best] - alpha * step.trace.free[plan.best]) * moving[:, None]
+            free_step = (x[plan.best] - alpha * step.trace.free[plan.best]) * moving[:, None]
             move = alpha * move * moving[:, None]
-            own[0, :4] = 0  # the observation, which is given
+            free_step[0, :4] = 0  # the observation, which is given
             np.testing.assert_allclose(
-                found.push[number, row, plan.best], move.norm() / own.norm(), rtol=1e-4
+                found.push[number, row, plan.best], move.norm() / free_step.norm(), rtol=1e-4
             )
-            tokens = (move.norm(dim=1) / own.norm(dim=1)).numpy()
+            tokens = (move.norm(dim=1) / free_step.norm(dim=1)).numpy()
             np.testing.assert_allclose(
                 found.push_tokens[number, row], np.where(moving, tokens, np.nan), rtol=1e-4
             )
 
 
 class _noted:
-    """Within it, the noisy tokens of every call of a model's estimate are noted."""
+    """Record the noisy tokens of every call of a model's estimate within the context."""
 
     def __init__(self, model: Any, seen: list[Tensor]) -> None:
         self.model, self.seen = model, seen
@@ -182,8 +184,8 @@ def test_pushes_grow_with_the_scale_and_add_up() -> None:
 
 
 def test_a_rule_that_goes_before_the_step_is_followed() -> None:
-    """Its move is of the sample: the next estimate is made from where it led."""
-    guide = Policy(Mean(), scale=0.05, at="x", rule="policy_guided")
+    """Its move changes the sample: the next estimate starts from the moved sample."""
+    guide = Policy(Mean(), scale=0.05, gradient_at="x", rule="policy_guided")
     seen: list[Tensor] = []
     planner = make(guide)
     steps: list[SamplerStep] = []
@@ -191,17 +193,17 @@ def test_a_rule_that_goes_before_the_step_is_followed() -> None:
         planner.plan(OBSERVATION, seed=3, callback=steps.append)
     found = explained(planner)
     for row, (x, step) in enumerate(zip(seen, steps, strict=True)):
-        alpha = BOTH.schedule.alpha(step.level)[..., None]
-        own, move = x - alpha * step.trace.free, alpha * step.trace.pushes[0].move
-        own[:, 0, :4] = 0
-        ratio = move.flatten(1).norm(dim=1) / own.flatten(1).norm(dim=1)
+        alpha = BOTH.process.noise_schedule.alpha(step.level)[..., None]
+        free_step, move = x - alpha * step.trace.free, alpha * step.trace.pushes[0].move
+        free_step[:, 0, :4] = 0
+        ratio = move.flatten(1).norm(dim=1) / free_step.flatten(1).norm(dim=1)
         np.testing.assert_allclose(found.push[0, row], ratio, rtol=1e-3, atol=1e-9)
 
 
 def test_what_only_chooses_pushes_nothing_and_is_scored() -> None:
     found = explained(make(Value(VALUE, scale=0.05), Policy(Mean(), scale=0.0)))
-    assert np.isnan(found.push[1]).all() and np.isnan(found.guided.energy[1, :-1]).all()
-    assert np.isfinite(found.push[0]).all() and np.isfinite(found.guided.energy[1, -1]).all()
+    assert np.isnan(found.push[1]).all() and np.isnan(found.guided.objective[1, :-1]).all()
+    assert np.isfinite(found.push[0]).all() and np.isfinite(found.guided.objective[1, -1]).all()
 
 
 def test_energies_are_those_at_the_points_of_the_gradients() -> None:
@@ -211,8 +213,8 @@ def test_energies_are_those_at_the_points_of_the_gradients() -> None:
     planner.plan(OBSERVATION, seed=3, callback=steps.append)
     found = explained(planner)
     for row, step in enumerate(steps):
-        expected = guide.energy(BOTH.segment(step.trace.free), step.level)
-        np.testing.assert_allclose(found.guided.energy[0, row], expected, rtol=1e-4)
+        expected = guide.objective(BOTH.codec.decode(step.trace.free), step.level)
+        np.testing.assert_allclose(found.guided.objective[0, row], expected, rtol=1e-4)
     assert found.level.shape == (6, 6) and (found.level[-1] == 0).all()
     assert (np.diff(found.noise) < 0).all() and found.noise[0] == 1
 
@@ -244,7 +246,7 @@ def test_densities_are_of_every_agent_that_a_guide_holds_and_of_the_behaviour() 
             np.testing.assert_allclose(outcome.log_prob[name], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_of_chunks_all_actions_are_told_and_the_first_of_each_judged(tmp_path: Path) -> None:
+def test_all_actions_of_chunks_are_reported_and_the_first_of_each_is_judged(tmp_path: Path) -> None:
     model = tiny_model(EPISODES, fields=CHUNKS)
     cloning = stir(Cloning.from_episodes(EPISODES, members=1, width=16))
     cloning.save_pretrained(tmp_path / "cloning")
@@ -256,7 +258,7 @@ def test_of_chunks_all_actions_are_told_and_the_first_of_each_judged(tmp_path: P
     np.testing.assert_allclose(found.log_prob["behaviour"], expected, rtol=1e-4)
 
 
-def test_of_actions_that_lead_to_tokens_all_are_told_too() -> None:
+def test_all_actions_that_lead_to_tokens_are_reported_too() -> None:
     model = tiny_model(EPISODES, fields=("observations", "previous_actions"))
     agent = Mean()
     found = explained(make(Policy(agent, scale=0.1), model=model), action_space=SPACE).guided
@@ -280,9 +282,9 @@ def test_bounds_are_the_environments_else_an_agents() -> None:
         np.testing.assert_allclose(outcome.outside, (beyond.max(axis=(0, 3)) > 0).mean(axis=1))
     assert 0 < found.guided.outside.mean() < 1
     agent = stir(IQL.from_episodes(EPISODES, members=1, width=16, action_low=[-0.2] * 2))
-    own = explained(make(Critic(agent, scale=0.1)))
-    assert own.low is not None
-    np.testing.assert_allclose(own.low, [-0.2, -0.2])
+    by_agent = explained(make(Critic(agent, scale=0.1)))
+    assert by_agent.low is not None
+    np.testing.assert_allclose(by_agent.low, [-0.2, -0.2])
 
 
 def test_rounding_is_not_out_of_bounds() -> None:
@@ -295,13 +297,21 @@ def test_rounding_is_not_out_of_bounds() -> None:
     assert (found.guided.outside == 0).all()
 
 
-def test_the_models_own_density_is_asked_for() -> None:
+@pytest.fixture
+def few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute likelihoods with few steps, which are quick and not exact."""
+    quick = partialmethod(TrajectoryDiffusion.log_likelihood, steps=3)
+    monkeypatch.setattr(TrajectoryDiffusion, "log_likelihood", quick)
+
+
+@pytest.mark.usefixtures("few_steps")
+def test_the_models_own_density_is_estimated() -> None:
     model = tiny_model(EPISODES, fields=ACTIONS, horizon=3)
     planner = make(model=model)
     plain, found = explained(planner), explained(planner, likelihood=True)
     assert plain.guided.log_likelihood is None
     for outcome in _both(found):
-        segment = model.layout.segment(
+        segment = model.codec.layout.segment(
             torch.from_numpy(
                 np.concatenate([outcome.observations, outcome.actions], axis=-1)[[found.best]]
             ).float()
@@ -319,21 +329,23 @@ def test_the_models_own_density_is_asked_for() -> None:
 # ------------------------------------------------------------------------------- goals, and text
 
 
+@pytest.mark.usefixtures("few_steps")
 def test_goals_are_followed() -> None:
     guide = Goal(scale=0.1)
     for options in ({}, {"arrivals": (3, 5)}):
         planner = make(guide, model=GOALS, **options)
-        found = explained(planner, goal=(0.5, -0.2))
-        plan = planner.plan(OBSERVATION, seed=3, goal=(0.5, -0.2))
+        found = explained(planner, condition={"goal": (0.5, -0.2)})
+        plan = planner.plan(OBSERVATION, seed=3, condition={"goal": (0.5, -0.2)})
         np.testing.assert_array_equal(found.guided.observations, plan.candidates)
         assert np.isfinite(found.push[:, 1:]).all()
-    steered = tiny_model(EPISODES, conditions=[GoalCondition(position=(0, 1))])
+    steered = tiny_model(EPISODES, conditions=[GoalCondition(goal_features=(0, 1))])
     planner = make(Value(VALUE, scale=0.05), model=steered)
-    found = explained(planner, goal=(0.5, -0.2), likelihood=True)
+    found = explained(planner, condition={"goal": (0.5, -0.2)}, likelihood=True)
     assert np.isfinite(found.guided.log_likelihood)
 
 
-def test_table_and_dictionary_hold_what_was_found() -> None:
+@pytest.mark.usefixtures("few_steps")
+def test_table_and_dictionary_hold_the_results() -> None:
     planner = make(
         Policy(Mean(), scale=0.3), Value(VALUE, scale=0.05), steps=30, trust_region=TrustRegion()
     )
@@ -346,8 +358,8 @@ def test_table_and_dictionary_hold_what_was_found() -> None:
     assert lines[13].split()[2:4] == [f"{push[best]:.3g}", f"({push.mean():.3g})"]
     labels = [line[:36].strip() for line in lines[16:]]
     assert labels == [
-        "energy, policy",
-        "energy, value",
+        "objective, policy",
+        "objective, value",
         "log-density of an action, policy",
         "log-density of an action, behaviour",
         "share of actions out of bounds",
@@ -373,17 +385,21 @@ class Wide(Mean):
     observation_space = action_space = Box(-1, 1, (7,))
 
 
-@pytest.mark.parametrize(
-    ("planner", "options", "message"),
-    [
-        ({"guides": []}, {}, r"`guides` must hold one whose scale is above 0.* Got none"),
-        ({"guides": [Value(VALUE, scale=0.0)]}, {}, r"scale is above 0, .* Got value x 0"),
+@pytest.mark.usefixtures("unchecked")
+def test_bad_input_is_named() -> None:
+    cases: list[tuple[dict[str, Any], dict[str, Any], str]] = [
+        ({"guides": []}, {}, r"`guides` must hold a guide with a scale above 0.* Got none"),
+        ({"guides": [Value(VALUE, scale=0.0)]}, {}, r"scale above 0 .* Got value x 0"),
         (
             {"guides": [Value(VALUE), Policy(Mean(), name="value")]},
             {},
-            r"`guides` must have names of their own. Got 'value' twice",
+            r"`guides` must have distinct names. Got 'value' twice",
         ),
-        ({"solver": DDPM(), "resample": Resample()}, {}, r"`resample` must be None for a plan"),
+        (
+            {"solver": DDPM(), "resample": Resample()},
+            {},
+            r"`particles` must be None to explain",
+        ),
         ({}, {"behaviour": nn.Linear(2, 2)}, r"`agent` must be .* method log_prob. Got a Linear"),
         ({}, {"behaviour": "nowhere.zip"}, r"'nowhere.zip' does not exist"),
         ({}, {"behaviour": Wide()}, r"`behaviour` must be of the model's task. Got .* \(7,\)"),
@@ -391,30 +407,28 @@ class Wide(Mean):
         ({}, {"action_space": Box(-1, 1, (3,))}, r"`action_space` must be a Box of shape \(2,\)"),
         ({}, {"action_space": Discrete(2)}, r"`action_space` must be a Box .* Got Discrete"),
         ({}, {"seed": -1}, r"`seed` must be an integer"),
-        ({"guides": [Goal(scale=0.1)]}, {}, r"`goal` must be given: the guide goal is of a goal"),
+        ({"guides": [Goal(scale=0.1)]}, {}, r"`goal` must be given to the guide goal"),
         (
             {"model": GOALS, "arrivals": (3, 5)},
-            {"goal": (0.5, -0.2), "likelihood": True},
-            r"`arrivals` must be None for the likelihood",
+            {"condition": {"goal": (0.5, -0.2)}, "likelihood": True},
+            r"`goals.tokens` must be None for the likelihood",
         ),
-    ],
-)
-@pytest.mark.usefixtures("unchecked")
-def test_bad_input_is_named(planner: dict[str, Any], options: dict[str, Any], message: str) -> None:
-    settings: dict[str, Any] = {"model": BOTH, "guides": [Value(VALUE, scale=0.05)]} | planner
-    made = Planner(candidates=2, steps=2, **settings)
-    with pytest.raises(PgdiffError, match=message):
-        made.explain(OBSERVATION, **options)
+    ]
+    for planner, options, message in cases:
+        settings: dict[str, Any] = {"model": BOTH, "guides": [Value(VALUE, scale=0.05)]} | planner
+        made = flat_planner(candidates=2, steps=2, **settings)
+        with pytest.raises(PgdiffError, match=message):
+            pgdiff.explain(made, OBSERVATION, **options)
 
 
-def test_a_guide_of_ones_own_is_explained() -> None:
+def test_a_user_defined_guide_is_explained() -> None:
     class Slow:
-        name, at, scale = "slow", "x0", 0.5
+        name, gradient_at, scale = "slow", "x0", 0.5
 
-        def energy(self, segment: Segment, level: Tensor) -> Tensor:
+        def objective(self, segment: Segment, level: Tensor) -> Tensor:
             return -segment.observations[..., 2:].square().mean(dim=(1, 2))
 
     found = explained(make(Slow(), model=BARE))
     assert found.guides == ("slow",) and found.guided.actions is None
     assert (found.push[0, 1:] > 0).all() and found.low is None
-    assert found.guided.energy[0, -1].mean() > found.unguided.energy[0, -1].mean()
+    assert found.guided.objective[0, -1].mean() > found.unguided.objective[0, -1].mean()

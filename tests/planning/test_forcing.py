@@ -5,9 +5,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toys import stir, tiny_model, walk
+from toys import flat_planner, stir, tiny_model, walk
 
+import pgdiff
 from pgdiff import Planner, TransitionValue
+from pgdiff.core.validation import PgdiffError
 from pgdiff.denoisers import TransformerConfig
 from pgdiff.diffusion import (
     DDIM,
@@ -22,12 +24,11 @@ from pgdiff.diffusion import (
 from pgdiff.diffusion.level_schedules import Autoregressive, FullSequence, Pyramid, Trapezoid
 from pgdiff.guides import Value
 from pgdiff.planning import Plausibility
-from pgdiff.planning.previous import shifted
-from pgdiff.validation import PgdiffError
+from pgdiff.planning.replanning import shift_plans
 
 EPISODES = walk()
 CAUSAL = TransformerConfig(width=16, depth=1, heads=2, attention="causal")
-SETTINGS: dict[str, Any] = {"denoiser": CAUSAL, "levels": IndependentLevels()}
+SETTINGS: dict[str, Any] = {"denoiser": CAUSAL, "level_distribution": IndependentLevels()}
 MODEL = tiny_model(EPISODES, **SETTINGS)
 CHUNKS = tiny_model(EPISODES, fields=("observations", "action_chunks"), **SETTINGS)
 PREVIOUS = tiny_model(EPISODES, fields=("observations", "previous_actions"), **SETTINGS)
@@ -40,25 +41,23 @@ def make(**options: Any) -> Planner:
         "model": MODEL,
         "candidates": 4,
         "steps": 5,
-        "schedule": Pyramid(),
+        "level_schedule": Pyramid(),
         "solver": DDIM(),
         "guides": [Value(VALUE, scale=0.02)],
     }
-    return Planner(**(settings | options))
+    return flat_planner(**(settings | options))
 
 
-@pytest.mark.parametrize("model", [MODEL, CHUNKS], ids=["observations", "chunks"])
-@pytest.mark.parametrize(
-    "schedule", [FullSequence(), Pyramid(), Autoregressive(), Trapezoid()], ids=repr
-)
-def test_every_schedule_plans_and_acts(schedule: Any, model: Any) -> None:
-    planner = make(model=model, schedule=schedule)
-    plan = planner.plan(OBSERVATION, seed=1)
-    np.testing.assert_allclose(plan.observations[0], OBSERVATION, atol=1e-5)
-    again = planner.plan(OBSERVATION, seed=1)
-    assert np.array_equal(plan.candidates, again.candidates)
-    if model is CHUNKS:
-        acting = make(model=model, schedule=schedule, controller="actions")
+def test_every_schedule_plans_and_acts() -> None:
+    for level_schedule in (FullSequence(), Pyramid(), Autoregressive(), Trapezoid()):
+        for model in (MODEL, CHUNKS):
+            planner = make(model=model, level_schedule=level_schedule, steps=2)
+            plan = planner.plan(OBSERVATION, seed=1)
+            np.testing.assert_allclose(plan.observations[0], OBSERVATION, atol=1e-5)
+            again = planner.plan(OBSERVATION, seed=1)
+            assert np.array_equal(plan.candidates, again.candidates)
+        options = {"level_schedule": level_schedule, "steps": 2}
+        acting = make(model=CHUNKS, controller="actions", **options)
         action, _ = acting.predict(OBSERVATION)
         assert action.shape == (2,) and np.isfinite(action).all()
 
@@ -71,14 +70,17 @@ def test_a_causal_model_plans_fewer_tokens() -> None:
     state = None
     for _ in range(8):  # past the end of a plan
         action, state = planner.predict(BOTH, state)
-    assert action.shape == (2, 2) and PREVIOUS.layout.horizon == 6
-    for horizon, message in ((1, "`horizon` must be"), (7, "`horizon` must be at most")):
+    assert action.shape == (2, 2) and PREVIOUS.codec.layout.horizon == 6
+    for horizon, message in (
+        (1, "must plan at least 2"),
+        (7, "`horizon` must be at most"),
+    ):
         with pytest.raises(PgdiffError, match=message):
             make(horizon=horizon)
 
 
 def test_settings_change_plans() -> None:
-    through = Value(VALUE, scale=0.02, at="denoiser")
+    through = Value(VALUE, scale=0.02, gradient_at="denoiser")
     plain = make(guides=[through]).plan(OBSERVATION, seed=1).candidates
     for options in (
         {"monte_carlo": MonteCarlo(futures=3)},
@@ -89,10 +91,14 @@ def test_settings_change_plans() -> None:
         assert np.abs(moved - plain).max() > 1e-5, options
 
 
-@pytest.mark.parametrize("model", [MODEL, CHUNKS], ids=["observations", "chunks"])
-def test_a_noisy_observation_is_labelled_and_mended(model: Any) -> None:
+def test_a_noisy_observation_is_labelled_and_denoised() -> None:
     """The first token waits at its level, in part or as a whole, and ends clean."""
-    level = level_of_noise(model.schedule, 0.2)
+    for model in (MODEL, CHUNKS):
+        check_noisy_observation(model)
+
+
+def check_noisy_observation(model: Any) -> None:
+    level = level_of_noise(model.process.noise_schedule, 0.2)
     assert 0.05 < level < 0.3
     seen: list[SamplerStep] = []
     planner = make(model=model, observation_level=level)
@@ -118,11 +124,11 @@ def test_level_of_noise_is_its_inverse() -> None:
 
 
 def test_what_a_plan_does_not_have_yet_starts_from_noise() -> None:
-    """Warm starts in one level matrix: tokens that are left low, those behind its end at 1."""
+    """Warm starts use one level matrix: kept tokens start low, those behind the plan's end at 1."""
     seen: list[SamplerStep] = []
     planner = make(warm_start=0.3)
     plan = planner.plan(OBSERVATION, seed=1)
-    previous = shifted(plan.observations[None], None, np.array([7]), plan.stride)
+    previous = shift_plans(plan.observations[None], None, np.array([7]), plan.stride)
     assert previous.valid.tolist() == [[True, True, True, False, False, False]]
     planner.plan_batch(OBSERVATION[None], seeds=[2], previous=previous, callback=seen.append)
     assert seen[0].level[0].tolist() == pytest.approx([0.0, 0.3, 0.3, 1.0, 1.0, 1.0])
@@ -134,15 +140,17 @@ def test_what_a_plan_does_not_have_yet_starts_from_noise() -> None:
     assert not seen[0].level[0].any(), "the plan itself stays whole"
 
 
-@pytest.mark.parametrize(
-    "model", [MODEL, CHUNKS, PREVIOUS], ids=["observations", "chunks", "previous"]
-)
-@pytest.mark.parametrize("schedule", [FullSequence(), Pyramid()], ids=repr)
-def test_warm_starts_look_at_the_noisy_observation(model: Any, schedule: Any) -> None:
+def test_warm_starts_look_at_the_noisy_observation() -> None:
     """The measured token comes from its measurement; a kept plan begins at the observation."""
+    for model in (MODEL, CHUNKS, PREVIOUS):
+        for level_schedule in (FullSequence(), Pyramid()):
+            check_warm_start(model, level_schedule)
+
+
+def check_warm_start(model: Any, level_schedule: Any) -> None:
     planner = make(
         model=model,
-        schedule=schedule,
+        level_schedule=level_schedule,
         warm_start=0.1,
         observation_level=0.3,
         keep_plan=True,
@@ -150,7 +158,7 @@ def test_warm_starts_look_at_the_noisy_observation(model: Any, schedule: Any) ->
     )
     plan = planner.plan(OBSERVATION, seed=1)
     actions = None if plan.actions is None else plan.actions[None]
-    previous = shifted(plan.observations[None], actions, np.array([2]), plan.stride)
+    previous = shift_plans(plan.observations[None], actions, np.array([2]), plan.stride)
     found = []
     for seen in (OBSERVATION, -OBSERVATION):
         (again,) = planner.plan_batch(seen[None], seeds=[2], previous=previous)
@@ -159,8 +167,8 @@ def test_warm_starts_look_at_the_noisy_observation(model: Any, schedule: Any) ->
     assert np.abs(found[0] - found[1]).max() > 1e-3
 
 
-def test_what_was_measured_is_plausible_as_it_was_mended() -> None:
-    """The finished plans' own first tokens are given, where moves are looked at."""
+def test_measured_tokens_are_plausible_as_denoised() -> None:
+    """Plausibility is computed with the finished plans' denoised first tokens held."""
     seen = []
 
     class Noting(Plausibility):
@@ -170,57 +178,57 @@ def test_what_was_measured_is_plausible_as_it_was_mended() -> None:
 
     for level in (0.0, 0.3):
         make(observation_level=level, plausibility=Noting()).plan(OBSERVATION, seed=1)
-    (_, exact), (x, mended) = seen
-    assert torch.equal(exact.mask.expand(4, -1, -1), mended.mask.expand(4, -1, -1))
-    assert torch.equal(mended.values[:, 0], x[:, 0])
+    (_, exact), (x, denoised) = seen
+    assert torch.equal(exact.mask.expand(4, -1, -1), denoised.mask.expand(4, -1, -1))
+    assert torch.equal(denoised.values[:, 0], x[:, 0])
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_bad_input_is_named() -> None:
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"schedule": "pyramid"}, "`schedule` must be a LevelSchedule"),
+        ({"level_schedule": "pyramid"}, "`level_schedule` must be a LevelSchedule"),
         ({"monte_carlo": 4}, "`monte_carlo` must be a MonteCarlo"),
         ({"stabilization": 1.0}, "`stabilization` must be a number in"),
-        ({"observation_level": 1.0}, "`observation_level` must be a number in"),
+        ({"observation_level": 1.0}, "`noise_level` must be a number in"),
+        ({"missing_level": 1.0}, "`missing_level` must be a number in"),
+        ({"missing_level": -0.1}, "`missing_level` must be a number in"),
         (
             {"monte_carlo": MonteCarlo(), "resample": Resample(), "solver": DDPM()},
-            "`monte_carlo` must be None with `resample`",
+            "`monte_carlo` must be None with `particles`",
         ),
         (
             {"observation_level": 0.1, "resample": Resample(), "solver": DDPM()},
-            "`observation_level` must be 0 with `resample`",
+            "`filter` must not have `noise_level` .*with `particles`",
         ),
     ]
     for options, message in cases:
         with pytest.raises(PgdiffError, match=message):
             make(**options)
-    with pytest.raises(PgdiffError, match="`observation_level` must be 0 for a plan to be expl"):
-        make(observation_level=0.1).explain(OBSERVATION)
+    with pytest.raises(PgdiffError, match="`noise_level` must be 0 to explain a plan"):
+        pgdiff.explain(make(observation_level=0.1), OBSERVATION)
 
 
 class Still:
-    """A controller that says where it is told it is, and where it is to go."""
+    """A controller that returns its observation and its way-point."""
 
     def act(self, observation: Any, waypoint: Any, steps_left: Any) -> Any:
         return np.concatenate([observation, waypoint], axis=1)
 
 
 def acting(**options: Any) -> Planner:
-    planner = make(replan_every=2, **options)
-    planner.controller = Still()  # type: ignore[assignment]
-    return planner
+    return make(replan_every=2, controller=Still(), **options)
 
 
 NOTHING = np.full((2, 4), np.nan, np.float32)
 BOTH = np.stack([OBSERVATION, -OBSERVATION])
 
 
-def test_where_a_plan_is_made_the_controller_hears_what_it_takes_the_observation_for() -> None:
+def test_at_a_new_plan_the_controller_gets_the_denoised_observation() -> None:
     planner = acting(observation_level=0.2)
     action, state = planner.predict(BOTH)
     np.testing.assert_array_equal(action[:, :4], state.waypoints[:, 0])
     assert np.abs(action[:, :4] - BOTH).max() > 1e-4
-    action, _ = planner.predict(BOTH, state)  # no plan is due
+    action, _ = planner.predict(BOTH, state)  # no plan is made in this step
     np.testing.assert_array_equal(action[:, :4], BOTH)
 
 
@@ -233,21 +241,21 @@ def test_the_plan_stands_in_for_what_is_missing() -> None:
     way = state.waypoints[1]
     np.testing.assert_allclose(action[1, :4], way[0] + (way[1] - way[0]) / 3, atol=1e-6)
     np.testing.assert_allclose(action[0, :4], OBSERVATION)
-    # Where a plan is due the one that has its observation is planned for as ever.
+    # Where a new plan is made, the environment that has its observation is planned for as usual.
     _, planned = planner.predict(half, after)
     _, plain = acting().predict(BOTH, after)
     np.testing.assert_allclose(planned.waypoints[0], plain.waypoints[0], atol=1e-5)
     expected = way[0] + 2 * (way[1] - way[0]) / 3
     first = planned.waypoints[1, 0]
-    assert np.abs(first - expected).max() > 1e-5, "taken for noisy, and mended"
+    assert np.abs(first - expected).max() > 1e-5, "treated as noisy, and denoised"
     exact = acting(missing_level=0.0)
     _, taken = exact.predict(half, after)
     np.testing.assert_allclose(taken.waypoints[1, 0], expected, atol=1e-5)
 
 
-def test_a_plan_does_not_hear_what_is_missing_beside_it() -> None:
-    """With a solver that draws noise, and futures."""
-    through = Value(VALUE, scale=0.02, at="denoiser")
+def test_a_plan_does_not_depend_on_missing_observations_of_others() -> None:
+    """This holds with a solver that draws noise, and with futures."""
+    through = Value(VALUE, scale=0.02, gradient_at="denoiser")
     planner = acting(
         missing_level=0.1, solver=DDPM(), monte_carlo=MonteCarlo(futures=2), guides=[through]
     )
@@ -264,13 +272,10 @@ def test_a_plan_does_not_hear_what_is_missing_beside_it() -> None:
 def test_what_is_missing_is_refused_where_nothing_stands_in_for_it() -> None:
     with pytest.raises(PgdiffError, match=r"must be finite numbers .* for environment 0"):
         acting().predict(NOTHING)
-    with pytest.raises(PgdiffError, match=r"must be there where an episode begins.* environment 0"):
+    with pytest.raises(PgdiffError, match=r"at the beginning of an episode.* environment 0"):
         acting(missing_level=0.1).predict(NOTHING)
     _, state = acting(missing_level=0.1).predict(BOTH)
     broken = BOTH.copy()
-    broken[1, 2] = np.nan  # in part: not missing, but broken
+    broken[1, 2] = np.nan  # in part: invalid rather than missing
     with pytest.raises(PgdiffError, match=r"must be finite numbers .* for environment 1"):
         acting(missing_level=0.1).predict(broken, state)
-    for level in (1.0, -0.1):
-        with pytest.raises(PgdiffError, match="`missing_level` must be a number in"):
-            make(missing_level=level)

@@ -1,23 +1,23 @@
-"""In torch's inference and no-grad modes everything works as it does outside."""
+"""Results in torch's inference and no-grad modes equal those outside."""
 
 import dataclasses
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch.utils._pytree import tree_leaves
-from toys import fit, generator, stir, tiny_model, walk
+from toys import fit, flat_planner, flat_rollout, flat_sample, stir, tiny_model, walk
 
-from pgdiff import InverseDynamics, Planner, SegmentValue, TransitionValue, rollout
+import pgdiff
+from pgdiff import InverseDynamics, Planner, SegmentValue, TransitionValue
 from pgdiff.agents import TD3BC
+from pgdiff.core.validation import PgdiffError
 from pgdiff.denoisers import TransformerConfig
 from pgdiff.diffusion import Guidance, IndependentLevels, MonteCarlo, Pyramid, TrustRegion
 from pgdiff.guides import Critic, Value, bind
 from pgdiff.training.learner import to_tensors
-from pgdiff.validation import PgdiffError
 
 EPISODES = walk()
 OBSERVATION = np.zeros(4, np.float32)
@@ -26,7 +26,7 @@ MODEL = tiny_model(EPISODES, known=("start", "start_goal"))
 CAUSAL = tiny_model(
     EPISODES,
     denoiser=TransformerConfig(**SMALL, heads=2, attention="causal"),
-    levels=IndependentLevels(),
+    level_distribution=IndependentLevels(),
 )
 VALUE = stir(TransitionValue.from_episodes(EPISODES, stride=3, **SMALL))
 NOISY = stir(
@@ -43,26 +43,26 @@ def planner(**options: Any) -> Planner:
         "candidates": 2,
         "steps": 3,
     }
-    return Planner(**(settings | options))
+    return flat_planner(**(settings | options))
 
 
-def at(place: str) -> list[Value]:
-    return [Value(NOISY, scale=0.02, at=place, transform="none")]  # type: ignore[arg-type]
+def guides_at(place: str) -> list[Value]:
+    return [Value(NOISY, scale=0.02, gradient_at=place, transform="none")]  # type: ignore[arg-type]
 
 
 def sampled(model: Any = MODEL, place: str = "denoiser", **options: Any) -> Any:
-    given = model.given(torch.zeros(2, 4))
-    guidance = [bind(guide, model) for guide in at(place)]
-    return model.sample(
-        batch=2, generators=[generator(0)], known=given, guidance=guidance, **options
-    )
+    given = model.inpaint(torch.zeros(2, 4))
+    guidance = [bind(guide, model) for guide in guides_at(place)]
+    return flat_sample(model, batch=2, generators=[0], known=given, guidance=guidance, **options)
 
 
 def made_here() -> Any:
     """All parts are made in the caller's mode too."""
     model = tiny_model(EPISODES)
     value = stir(TransitionValue.from_episodes(EPISODES, stride=3, **SMALL))
-    return planner(model=model, guides=[Value(value, scale=0.02, at="denoiser")]).plan(OBSERVATION)
+    return planner(model=model, guides=[Value(value, scale=0.02, gradient_at="denoiser")]).plan(
+        OBSERVATION
+    )
 
 
 def likelihood() -> Any:
@@ -84,18 +84,26 @@ def q_gradient() -> Any:
 
 NOISE: dict[str, Any] = {"observation_level": 0.2, "context": 1, "warm_start": 0.5}
 CALLS: dict[str, Callable[[], Any]] = {
-    "plan at x0": lambda: planner(guides=at("x0")).plan(OBSERVATION, goal=(0.5, 0.5)),
-    "plan at x": lambda: planner(guides=at("x"), trust_region=TrustRegion()).plan(OBSERVATION),
-    "plan through": lambda: planner(guides=at("denoiser")).plan(OBSERVATION, goal=(0.5, 0.5)),
-    "parts made within": made_here,
-    "predict": lambda: planner(model=CAUSAL, guides=at("denoiser"), **NOISE).predict(OBSERVATION),
-    "explain": lambda: planner().explain(OBSERVATION, likelihood=True),
-    "sample": lambda: sampled(
-        start=torch.zeros(2, 6, 4), levels=torch.linspace(0.5, 0, 4)[:, None].expand(-1, 6)
+    "plan at x0": lambda: planner(guides=guides_at("x0")).plan(
+        OBSERVATION, condition={"goal": (0.5, 0.5)}
     ),
-    "futures": lambda: sampled(CAUSAL, levels=Pyramid(), monte_carlo=MonteCarlo()),
-    "rollout": lambda: rollout(
-        CAUSAL, OBSERVATION[None], tokens=9, guidance=[bind(at("denoiser")[0], CAUSAL)]
+    "plan at x": lambda: planner(guides=guides_at("x"), trust_region=TrustRegion()).plan(
+        OBSERVATION
+    ),
+    "plan through": lambda: planner(guides=guides_at("denoiser")).plan(
+        OBSERVATION, condition={"goal": (0.5, 0.5)}
+    ),
+    "parts made within": made_here,
+    "predict": lambda: planner(model=CAUSAL, guides=guides_at("denoiser"), **NOISE).predict(
+        OBSERVATION
+    ),
+    "explain": lambda: pgdiff.explain(planner(), OBSERVATION),
+    "sample": lambda: sampled(
+        start=torch.zeros(2, 6, 4), level_schedule=torch.linspace(0.5, 0, 4)[:, None].expand(-1, 6)
+    ),
+    "futures": lambda: sampled(CAUSAL, level_schedule=Pyramid(), monte_carlo=MonteCarlo()),
+    "rollout": lambda: flat_rollout(
+        CAUSAL, OBSERVATION[None], tokens=9, guidance=[bind(guides_at("denoiser")[0], CAUSAL)]
     ),
     "likelihood": likelihood,
     "training": trained,
@@ -104,7 +112,7 @@ CALLS: dict[str, Callable[[], Any]] = {
 
 
 def numbers(result: Any) -> list[np.ndarray]:
-    """All numbers of plans, states and tensors."""
+    """Return all numbers of plans, states and tensors."""
     found: list[np.ndarray] = []
     for leaf in tree_leaves(result):
         if dataclasses.is_dataclass(leaf):
@@ -115,32 +123,30 @@ def numbers(result: Any) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
-@pytest.mark.parametrize("mode", [torch.inference_mode, torch.no_grad])
-def test_in_inference_and_no_grad_mode_all_is_as_outside(
-    call: Callable[[], Any], mode: Callable[[], AbstractContextManager[None]]
-) -> None:
+def test_in_inference_and_no_grad_mode_all_is_as_outside(call: Callable[[], Any]) -> None:
     outside = numbers(call())
-    with mode():
-        inside = numbers(call())
-    assert len(outside) == len(inside) > 0
-    for a, b in zip(outside, inside, strict=True):
-        np.testing.assert_array_equal(a, b)
+    for mode in (torch.inference_mode, torch.no_grad):
+        with mode():
+            inside = numbers(call())
+        assert len(outside) == len(inside) > 0
+        for a, b in zip(outside, inside, strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 class Weighted:
-    """A guide with a tensor of its own."""
+    """A guide with a tensor attribute."""
 
-    name, at, scale = "weighted", "x0", 1.0
+    name, gradient_at, scale = "weighted", "x0", 1.0
 
     def __init__(self) -> None:
         self.weight = torch.ones(4)
 
-    def energy(self, segment: Any, level: torch.Tensor) -> torch.Tensor:
+    def objective(self, segment: Any, level: torch.Tensor) -> torch.Tensor:
         return (segment.observations * self.weight).sum(dim=(1, 2))
 
 
 def test_a_tensor_made_in_inference_mode_is_named() -> None:
     with torch.inference_mode():
         guide = Weighted()
-    with pytest.raises(PgdiffError, match=r"'weighted' must hold .* outside torch.inference_mode"):
+    with pytest.raises(PgdiffError, match=r"'weighted' must use .* outside torch.inference_mode"):
         planner(guides=[guide]).plan(OBSERVATION)

@@ -1,16 +1,16 @@
-"""Acting by the plan's own actions."""
+"""Acting by the plan's actions."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from toys import tiny_model, walk
+from toys import flat_planner, planner_options, tiny_model, walk
 
 from pgdiff import Planner
+from pgdiff.core.validation import PgdiffError
 from pgdiff.diffusion import SamplerStep
 from pgdiff.trajectory import Plan, Segment
-from pgdiff.validation import PgdiffError
 
 EPISODES = walk()
 WALKS = np.random.default_rng(0).uniform(-1, 1, (40, 3, 4)).astype(np.float32)
@@ -23,11 +23,11 @@ LAYOUTS: dict[str, dict[str, Any]] = {
     "previous first, of one": {"fields": ("previous_actions", "observations"), "stride": 1},
 }
 HELD = {"actions": "actions", "previous": "previous_actions"}
-"""The field in which a layout has its actions; that of the others is `action_chunks`."""
+"""The field in which a layout has its actions; for other layouts it is `action_chunks`."""
 
 
 class Recording(Planner):
-    """A planner that keeps every plan, by the environment's first observation of it."""
+    """A planner that keeps every plan, by the first observation that the environment had for it."""
 
     plans: list[tuple[np.ndarray, list[Plan]]]
 
@@ -45,23 +45,27 @@ def make(layout: str, **options: Any) -> Recording:
         "steps": 3,
         "device": "cpu",
     }
-    planner = Recording(**(settings | options))
+    planner = Recording(**planner_options(settings | options))
     planner.plans = []
     return planner
 
 
-@pytest.mark.parametrize("layout", sorted(LAYOUTS))
-def test_a_plans_actions_are_those_of_its_tokens(layout: str) -> None:
-    """Token by token and step by step, from the normalised samples."""
+def test_a_plans_actions_are_those_of_its_tokens() -> None:
+    """They are equal token by token and step by step, from the normalised samples."""
+    for layout in LAYOUTS:
+        check_tokens(layout)
+
+
+def check_tokens(layout: str) -> None:
     planner = make(layout)
     seen: list[SamplerStep] = []
     plan = planner.plan(WALKS[0, 0], callback=seen.append)
-    model, stride = planner.model, planner.model.layout.stride
+    model, stride = planner.model, planner.model.codec.spec.stride
     token = seen[-1].x[plan.best]
-    raw = token * model.normalizer.scale + model.normalizer.center
+    raw = token * model.codec.normalizer.scale + model.codec.normalizer.center
     name = HELD.get(layout.partition(" ")[0], "action_chunks")
-    start = model.layout.slices[name].start
-    if name == "previous_actions":  # those that lead to the first token are no part of the plan
+    start = model.codec.layout.slices[name].start
+    if name == "previous_actions":  # actions that lead to the first token are not part of the plan
         assert torch.equal(raw[0, start : start + 2 * stride], torch.zeros(2 * stride))
         raw = raw[1:]
     assert plan.actions is not None and plan.actions.shape == (len(raw) * stride, 2)
@@ -71,10 +75,14 @@ def test_a_plans_actions_are_those_of_its_tokens(layout: str) -> None:
             np.testing.assert_allclose(plan.actions[k * stride + j], expected, atol=1e-6)
 
 
-@pytest.mark.parametrize("replan_every", [None, 1, 5, 30])
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
-def test_every_step_has_its_own_action(layout: str, replan_every: int | None) -> None:
-    """Across tokens, past the end of a plan, with new episodes and three environments."""
+def test_every_step_has_its_own_action(layout: str) -> None:
+    """This holds across tokens, past a plan's end, with new episodes and three environments."""
+    for replan_every in (None, 5, 30):
+        check_steps(layout, replan_every)
+
+
+def check_steps(layout: str, replan_every: int | None) -> None:
     planner = make(layout, replan_every=replan_every)
     following: list[Plan | None] = [None, None, None]
     age = [0, 0, 0]
@@ -105,18 +113,18 @@ def test_one_environment_and_no_batch() -> None:
 
 
 class First:
-    """A guide for which the first candidate of every environment is the best."""
+    """A guide that prefers the first candidate of every environment."""
 
-    name, at, scale = "first", "x0", 0.0
+    name, gradient_at, scale = "first", "x0", 0.0
 
-    def energy(self, segment: Segment, level: Any) -> torch.Tensor:
+    def objective(self, segment: Segment, level: Any) -> torch.Tensor:
         place = torch.arange(len(segment.observations)) % 2
         return 0 * segment.observations.sum(dim=(1, 2)) - place
 
 
 @pytest.mark.parametrize("layout", sorted(LAYOUTS))
 def test_a_plan_that_is_always_kept_acts_as_one_that_is_followed_to_its_end(layout: str) -> None:
-    """Replanned after 5 steps, which is no whole number of strides, and past the plan's end."""
+    """It replans after 5 steps, which is not a multiple of the stride, and past the plan's end."""
     driven = []
     for replan_every in (None, 5):
         planner = make(layout, guides=[First()], keep_plan=True, replan_every=replan_every)
@@ -130,18 +138,8 @@ def test_a_plan_that_is_always_kept_acts_as_one_that_is_followed_to_its_end(layo
     np.testing.assert_allclose(driven[1], driven[0], atol=1e-5)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (
-            {},
-            "'previous_actions', or 'actions' at stride 1. Got a model of observations at stride 3",
-        ),
-        ({"fields": ("observations", "actions")}, "Got a model of observations, actions at stride"),
-    ],
-)
-def test_a_model_that_has_no_action_for_every_step_is_refused(
-    options: dict[str, Any], message: str
-) -> None:
-    with pytest.raises(PgdiffError, match=message):
-        Planner(tiny_model(EPISODES, **options), controller="actions", device="cpu")
+def test_a_model_that_has_no_action_for_every_step_is_refused() -> None:
+    for fields in (("observations",), ("observations", "actions")):
+        message = f"'actions' at stride 1. Got a model of {', '.join(fields)} at stride 3"
+        with pytest.raises(PgdiffError, match=message):
+            flat_planner(tiny_model(EPISODES, fields=fields), controller="actions", device="cpu")

@@ -1,4 +1,4 @@
-"""Plans: what they hold, that they are each environment's own, and what is refused."""
+"""Plans: their content, independence of environments, and refusals."""
 
 from contextlib import nullcontext
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toys import record, stir, tiny_model, walk
+from toys import flat_planner, record, stir, tiny_model, walk
 
 from pgdiff import Planner, SegmentValue, TransitionValue
+from pgdiff.core.validation import PgdiffError
 from pgdiff.denoisers import TransformerConfig
 from pgdiff.diffusion import DDPM, Consistency, SamplerStep
 from pgdiff.guides import Guide, Value
-from pgdiff.validation import PgdiffError
 
 EPISODES = walk()
 MODEL = tiny_model(EPISODES)
@@ -37,19 +37,24 @@ GUIDES: dict[str, list[Guide]] = {
 
 
 def make(**options: Any) -> Planner:
-    return Planner(**({"model": MODEL, "candidates": 4, "steps": 5} | options))
+    return flat_planner(**({"model": MODEL, "candidates": 4, "steps": 5} | options))
 
 
 # ------------------------------------------------------------------------------------- batch, seeds
 
 
-@pytest.mark.parametrize("guides", sorted(GUIDES))
 @pytest.mark.parametrize(
-    "options",
-    [{}, {"solver": DDPM()}, {"model": BOTH}, {"clip": None}, {"model": WIDE, "candidates": 16}],
-    ids=["ddim", "ddpm", "actions", "no clip", "wide"],
+    ("guides", "options"),
+    [
+        ("none", {"solver": DDPM()}),
+        ("transition", {"model": BOTH}),
+        ("segment", {"clip": None}),
+        ("both", {}),
+        ("both", {"model": WIDE, "candidates": 16}),
+    ],
+    ids=["ddpm", "actions", "no clip", "both", "wide"],
 )
-def test_a_plan_does_not_hear_what_is_planned_beside_it(
+def test_a_plan_does_not_depend_on_other_plans_of_the_call(
     guides: str, options: dict[str, Any]
 ) -> None:
     planner = make(guides=GUIDES[guides], **options)
@@ -66,8 +71,8 @@ def test_a_plan_does_not_hear_what_is_planned_beside_it(
     print(f"\nguides {guides}: plan in a batch of 8, alone: largest difference {difference:.1e}")
     assert difference < 1e-4
     every = torch.from_numpy(np.stack([plan.candidates for plan in together]))
-    inside = float((MODEL.normalizer.normalize(every).abs() < 0.99).float().mean())
-    assert inside > 0.8, "at the sampler's limits no difference would show"
+    inside = float((MODEL.codec.normalizer.normalize(every).abs() < 0.99).float().mean())
+    assert inside > 0.8, "at the sampler's limits differences would be hidden"
     assert [plan.best for plan in together] == [plan.best for plan in alone]
     assert planner.plans_made == 16
     backwards = planner.plan_batch(OBSERVATIONS[::-1], seeds=seeds[::-1])[::-1]
@@ -96,7 +101,7 @@ def test_candidates_differ() -> None:
     assert (spread[0] == 0).all() and (spread[1:] > 0).all()
 
 
-# -------------------------------------------------------------------------------------- what it has
+# ------------------------------------------------------------------------------------------ content
 
 
 @pytest.mark.parametrize("guides", ["transition", "both"])
@@ -120,15 +125,15 @@ def test_actions_go_with_the_chosen_candidate() -> None:
     plan = planner.plan(OBSERVATIONS[0])
     seen: list[SamplerStep] = []
     planner.plan(OBSERVATIONS[0], callback=seen.append)
-    segment = BOTH.segment(seen[-1].x)
+    segment = BOTH.codec.decode(seen[-1].x)
     assert plan.actions is not None and segment.actions is not None
     assert np.array_equal(plan.actions, segment.actions[plan.best].numpy())
     assert np.array_equal(plan.observations, segment.observations[plan.best].numpy())
     assert len(seen) == 5 and seen[0].x.shape == (4, 6, 6)
 
 
-def test_plans_begin_where_one_is() -> None:
-    """Up to the rounding of the normaliser, also far outside of the data: `clip` holds it not."""
+def test_plans_begin_at_the_observation() -> None:
+    """This is exact up to rounding, even far outside of the data, where `clip` has no effect."""
     for scale in (1.0, 30.0):
         far = pytest.warns(UserWarning, match=r"Feature \d of `observation` is far outside .* data")
         with far if scale > 1 else nullcontext():
@@ -176,17 +181,17 @@ def test_a_scale_of_zero_chooses_among_unguided_candidates() -> None:
 
 
 def test_a_goal_is_where_the_plan_ends() -> None:
-    plan = make(model=GOALS).plan(OBSERVATIONS[0], goal=(0.5, -0.25))
+    plan = make(model=GOALS).plan(OBSERVATIONS[0], condition={"goal": (0.5, -0.25)})
     np.testing.assert_allclose(plan.candidates[:, -1, :2], [[0.5, -0.25]] * 4, atol=1e-5)
     assert plan.goal is not None and plan.goal.tolist() == [0.5, -0.25]
     with pytest.warns(UserWarning, match="start_goal"):
-        make().plan(OBSERVATIONS[0], goal=(0.5, -0.25))
+        make().plan(OBSERVATIONS[0], condition={"goal": (0.5, -0.25)})
 
 
 def test_clip_bounds_the_plan_in_normalised_units() -> None:
     for clip in (0.1, 0.5, None):
         plan = make(clip=clip).plan(np.zeros(4))
-        x = MODEL.normalizer.normalize(torch.from_numpy(plan.candidates[:, 1:]))
+        x = MODEL.codec.normalizer.normalize(torch.from_numpy(plan.candidates[:, 1:]))
         largest = float(x.abs().max())
         assert largest <= clip + 1e-5 if clip else largest > 0.5
 
@@ -208,9 +213,9 @@ def test_any_kind_of_observation() -> None:
 # ------------------------------------------------------------------------------------- bad settings
 
 
-@pytest.mark.parametrize(
-    ("name", "wrong"),
-    [
+@pytest.mark.usefixtures("unchecked")
+def test_bad_settings_are_named() -> None:
+    cases: list[tuple[str, Any]] = [
         ("candidates", 0),
         ("candidates", 2.5),
         ("steps", 0),
@@ -221,38 +226,37 @@ def test_any_kind_of_observation() -> None:
         ("clip", 0.0),
         ("device", "gpu"),
         ("noise_device", "gpu"),
-    ],
-)
-@pytest.mark.usefixtures("unchecked")
-def test_bad_settings_are_named(name: str, wrong: Any) -> None:
-    with pytest.raises(PgdiffError, match=f"`{name.removeprefix('noise_')}` must be"):
-        make(**{name: wrong})
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_what_is_no_controller_is_refused() -> None:
+    ]
+    names = {"replan_every": "every", "noise_device": "device"}
+    for name, wrong in cases:
+        with pytest.raises(PgdiffError, match=f"`{names.get(name, name)}` must be"):
+            make(**{name: wrong})
+    for name in ("solver", "spacing", "level_schedule"):
+        with pytest.raises(PgdiffError, match=f"`{name}` must be a"):
+            make(**{name: "fast"})
+    with pytest.raises(PgdiffError, match="'consistency' needs a model"):
+        make(solver=Consistency())
     with pytest.raises(PgdiffError, match=r"`controller` must have a method act.*Got a Tensor"):
         make(controller=torch.zeros(3))
 
 
-@pytest.mark.parametrize(
-    ("observation", "message"),
-    [
-        (np.zeros(3), r"must have shape \[4\].* Got \[3\]"),
-        (np.zeros((2, 4)), r"must have shape \[4\].* Got \[2, 4\]"),
-        (0.0, r"must have shape \[4\].* Got \[\]"),
+@pytest.mark.usefixtures("unchecked")
+def test_bad_observations_are_named() -> None:
+    planner = make()
+    cases: list[tuple[Any, str]] = [
+        (np.zeros(3), r"must have the shape \[4\].* Got \[3\]"),
+        (np.zeros((2, 4)), r"must have the shape \[4\].* Got \[2, 4\]"),
+        (0.0, r"must have the shape \[4\].* Got \[\]"),
         (np.array([0, np.nan, 0, 0]), r"must be finite .* Got \[0.0, nan, 0.0, 0.0\]"),
         (np.array([0, 0, np.inf, 0]), "must be finite .* for environment 0"),
         (np.array([0, 0, 1e39, 0]), "must be finite numbers of float32"),
         (np.array(["a", "b", "c", "d"]), "must be numbers. Got <U1"),
         (np.array([True] * 4), "must be numbers. Got bool"),
         (np.zeros(4, complex), "must be numbers. Got complex128"),
-    ],
-)
-@pytest.mark.usefixtures("unchecked")
-def test_bad_observations_are_named(observation: Any, message: str) -> None:
-    with pytest.raises(PgdiffError, match=f"`observation` {message}"):
-        make().plan(observation)
+    ]
+    for observation, message in cases:
+        with pytest.raises(PgdiffError, match=f"`observation` {message}"):
+            planner.plan(observation)
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -260,11 +264,11 @@ def test_bad_goals_and_seeds_are_named() -> None:
     planner = make(model=GOALS)
     for goal in ((1.0,), (1.0, 2.0, 3.0)):
         with pytest.raises(PgdiffError, match="`goal` must have shape"):
-            planner.plan(np.zeros(4), goal=goal)
+            planner.plan(np.zeros(4), condition={"goal": goal})
     with pytest.raises(PgdiffError, match="`goal` must be finite"):
-        planner.plan(np.zeros(4), goal=(1.0, float("nan")))
+        planner.plan(np.zeros(4), condition={"goal": (1.0, float("nan"))})
     for seeds in ([1], [1, 2, 3]):
-        with pytest.raises(PgdiffError, match=r"`seeds` must be 2, one an environment. Got"):
+        with pytest.raises(PgdiffError, match=r"`seeds` must hold 2 seeds, .*Got"):
             planner.plan_batch(OBSERVATIONS[:2], seeds=seeds)
     for seed in (-1, 0.5, "1", 2**63):
         with pytest.raises(PgdiffError, match="`seed` must be an integer in"):
@@ -275,15 +279,6 @@ def test_bad_goals_and_seeds_are_named() -> None:
     broken[5, 2] = np.nan
     with pytest.raises(PgdiffError, match="for environment 5"):
         planner.plan_batch(broken, seeds=range(8))
-
-
-@pytest.mark.parametrize("each", ["solver", "spacing", "schedule"])
-@pytest.mark.usefixtures("unchecked")
-def test_parts_are_checked_when_the_planner_is_made(each: str) -> None:
-    with pytest.raises(PgdiffError, match=f"`{each}` must be a"):
-        make(**{each: "fast"})
-    with pytest.raises(PgdiffError, match="'consistency' needs a model"):
-        make(solver=Consistency())
 
 
 # ---------------------------------------------------------------------------------------- threads

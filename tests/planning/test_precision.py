@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toys import fit, stir, tiny_model, walk
+from toys import fit, flat_model, flat_planner, stir, tiny_model, walk
 
+import pgdiff
 from pgdiff import InverseDynamics, Planner, TrajectoryDiffusion, TransitionValue
+from pgdiff.core.validation import PgdiffError
 from pgdiff.denoisers import ResidualMLPConfig, TemporalUnetConfig, TransformerConfig
 from pgdiff.diffusion import IndependentLevels, Pyramid
 from pgdiff.guides import Guide, Value
 from pgdiff.planning import Plausibility
-from pgdiff.validation import PgdiffError
 
 EPISODES = walk()
 OBSERVATION = np.zeros(4, np.float32)
@@ -23,10 +24,10 @@ MODEL = tiny_model(EPISODES)
 CAUSAL = tiny_model(
     EPISODES,
     denoiser=TransformerConfig(**SMALL, heads=2, attention="causal"),
-    levels=IndependentLevels(),
+    level_distribution=IndependentLevels(),
 )
 OTHERS = [
-    stir(TrajectoryDiffusion.from_episodes(EPISODES, horizon=8, stride=3, denoiser=config), size=0)
+    stir(flat_model(EPISODES, horizon=8, stride=3, denoiser=config), size=0)
     for config in (TemporalUnetConfig(width=16, mults=(1, 2)), ResidualMLPConfig(**SMALL))
 ]
 VALUE = stir(TransitionValue.from_episodes(EPISODES, stride=3, **SMALL))
@@ -36,22 +37,25 @@ INVERSE = InverseDynamics.from_episodes(EPISODES, stride=3, **SMALL)
 def planner(model: TrajectoryDiffusion = MODEL, **options: Any) -> Planner:
     guides: Sequence[Guide] = [Value(VALUE, scale=0.02)]
     settings = {"guides": guides, "controller": INVERSE, "candidates": 3, "steps": 4} | options
-    return Planner(model, **settings)
+    return flat_planner(model, **settings)
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_the_network_alone_computes_in_another_precision(kind: torch.dtype) -> None:
-    """Samples, guides, controllers and NumPy see float32 at least."""
+    """Samples, guides, controllers and NumPy get float32 at least."""
     guides = () if kind == torch.float64 else (Value(VALUE, scale=0.02),)
     cases: list[tuple[TrajectoryDiffusion, dict[str, Any]]] = [
         (MODEL, {"plausibility": Plausibility(), "guides": guides}),
-        (CAUSAL, {"guides": (), "schedule": Pyramid(), "context": 1, "observation_level": 0.1}),
+        (
+            CAUSAL,
+            {"guides": (), "level_schedule": Pyramid(), "context": 1, "observation_level": 0.1},
+        ),
         *((model, {"guides": ()}) for model in OTHERS),
     ]
     level = torch.full((1, 8), 0.5)
     for model, options in cases:
         converted = copy.deepcopy(model).to(kind)
-        x = torch.zeros(2, model.layout.horizon, 4)
+        x = torch.zeros(2, model.codec.tokens, 4)
         one, other = (m.denoise(x, level[:, : x.shape[1]]) for m in (model, converted))
         assert other.dtype == torch.float32
         torch.testing.assert_close(one, other, atol=0.05, rtol=0.05)
@@ -67,12 +71,12 @@ def test_autocast_rounds_the_network_and_not_the_scores() -> None:
         cast = made.plan(OBSERVATION)
         action, _ = made.predict(OBSERVATION)
         assert action.dtype == np.float32
-        made.explain(OBSERVATION)
-        planner(CAUSAL, schedule=Pyramid()).plan(OBSERVATION)
+        pgdiff.explain(made, OBSERVATION)
+        planner(CAUSAL, level_schedule=Pyramid()).plan(OBSERVATION)
     assert (cast.candidates != plain.candidates).any()
-    segment = MODEL.layout.segment(torch.from_numpy(cast.candidates))
-    worth = made.guides[0].energy(segment, torch.zeros(1, 6)).detach()
-    np.testing.assert_allclose(cast.scores, worth, rtol=1e-5)
+    segment = MODEL.codec.layout.segment(torch.from_numpy(cast.candidates))
+    expected = made.guides[0].objective(segment, torch.zeros(1, 6)).detach()
+    np.testing.assert_allclose(cast.scores, expected, rtol=1e-5)
 
 
 def test_a_guide_in_another_precision_is_named() -> None:
@@ -85,7 +89,7 @@ def test_a_guide_in_another_precision_is_named() -> None:
 def test_nothing_is_trained_in_half_precision(kind: torch.dtype) -> None:
     for learner in (MODEL, INVERSE):
         with pytest.raises(
-            PgdiffError, match=r"must be float32 or float64 to be trained.*float\(\)"
+            PgdiffError, match=r"must be float32 or float64 for training.*float\(\)"
         ):
             fit(copy.deepcopy(learner).to(kind), EPISODES, steps=1)
 
@@ -97,12 +101,12 @@ def test_observations_and_goals_may_be_tensors_with_gradients(kind: torch.dtype)
     made = planner(tiny_model(EPISODES, known=("start", "start_goal")))
     goal = torch.full((2,), 0.5, dtype=kind, requires_grad=True)
     expected, got = (
-        made.plan(x, goal=at)  # type: ignore[arg-type]
-        for x, at in ((OBSERVATION, (0.5, 0.5)), (tensor, goal))
+        made.plan(x, condition={"goal": place})  # type: ignore[arg-type]
+        for x, place in ((OBSERVATION, (0.5, 0.5)), (tensor, goal))
     )
     np.testing.assert_array_equal(got.candidates, expected.candidates)
-    state = made.initial_state([0], goal[None])  # type: ignore[arg-type]
+    state = made.initial_state([0], {"goal": goal[None]})  # type: ignore[arg-type]
     np.testing.assert_array_equal(
         made.predict(tensor, state)[0],  # type: ignore[arg-type]
-        made.predict(OBSERVATION, made.initial_state([0], np.full((1, 2), 0.5)))[0],
+        made.predict(OBSERVATION, made.initial_state([0], {"goal": np.full((1, 2), 0.5)}))[0],
     )

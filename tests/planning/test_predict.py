@@ -1,4 +1,4 @@
-"""Acting: Stable-Baselines3's protocol, way-points, and what the state remembers."""
+"""Acting: Stable-Baselines3's protocol, way-points, and the content of the state."""
 
 from typing import Any
 
@@ -8,12 +8,12 @@ import pytest
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
-from toys import stir, tiny_model, walk
+from toys import flat_planner, stir, tiny_model, walk
 
 from pgdiff import InverseDynamics, Planner, TransitionValue
+from pgdiff.core.validation import PgdiffError
 from pgdiff.guides import Value
-from pgdiff.planning import Controller, PlanMemory
-from pgdiff.validation import PgdiffError
+from pgdiff.planning import Controller, PlannerState
 
 EPISODES = walk()
 MODEL = tiny_model(EPISODES)
@@ -21,17 +21,17 @@ VALUE = stir(TransitionValue.from_episodes(EPISODES, stride=3, width=16, depth=1
 RNG = np.random.default_rng(0)
 CHUNKS = ("observations", "action_chunks")
 WALKS = RNG.uniform(-1, 1, (40, 8, 4)).astype(np.float32)
-"""Observations of 8 environments at 40 steps; what is planned does not change them."""
+"""Observations of 8 environments at 40 steps, which do not depend on plans."""
 
 
 class Recorder:
-    """A controller that notes what it is asked; its action is the step to the way-point."""
+    """A controller that records its input; its action is the step to the way-point."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.calls: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
     def act(self, observation: Any, waypoint: Any, steps_left: Any) -> np.ndarray:
-        self.asked.append((observation.copy(), waypoint.copy(), steps_left.copy()))
+        self.calls.append((observation.copy(), waypoint.copy(), steps_left.copy()))
         return ((waypoint - observation)[:, :2] / steps_left[:, None]).astype(np.float32)
 
 
@@ -44,13 +44,13 @@ def make(**options: Any) -> Planner:
         "steps": 4,
         "replan_every": 5,
     }
-    return Planner(**(settings | options))
+    return flat_planner(**(settings | options))
 
 
 def drive(
     planner: Planner, *, starts: dict[int, list[int]] | None = None, steps: int = 20
-) -> tuple[list[np.ndarray], list[PlanMemory]]:
-    """Actions and states over some steps; `starts[t]` are environments that begin anew at t."""
+) -> tuple[list[np.ndarray], list[PlannerState]]:
+    """Return actions and states of some steps; environments `starts[t]` are reset at step t."""
     state: Any = None
     actions, states = [], []
     for t in range(steps):
@@ -81,7 +81,7 @@ def test_resetting_one_of_eight_changes_no_others_plan() -> None:
 
 
 def test_a_reset_beside_a_replanning_changes_no_others_plan() -> None:
-    """Where more are planned in one call, a plan is the same up to rounding."""
+    """If one call plans for more environments, a plan is equal up to rounding."""
     planner = make()
     _, plain = drive(planner)
     _, states = drive(planner, starts={7: [3]})
@@ -105,8 +105,8 @@ def test_no_plan_crosses_a_reset(replan_every: int | None) -> None:
         assert (np.abs(change) > 0).any(axis=(1, 2)).all()
 
 
-def test_an_environments_actions_do_not_hear_the_others() -> None:
-    """Each of eight, alone with its own seed, acts as it did among them."""
+def test_an_environments_actions_do_not_depend_on_the_others() -> None:
+    """Each of eight environments acts with its seed alone as it did among the others."""
     planner = make()
     seeds = range(50, 58)
     state: Any = planner.initial_state(seeds)
@@ -125,15 +125,15 @@ def test_an_environments_actions_do_not_hear_the_others() -> None:
     assert largest < 1e-4
 
 
-@pytest.mark.parametrize("own", [False, True], ids=["way-points", "actions and goals"])
-def test_environments_whose_episodes_are_over_leave_the_state(own: bool) -> None:
-    """The others go on as they would have; a state of them alone is one of any other call."""
+@pytest.mark.parametrize("with_actions", [False, True], ids=["way-points", "actions and goals"])
+def test_environments_whose_episodes_are_over_leave_the_state(with_actions: bool) -> None:
+    """The others continue unchanged; a state of them alone equals a state of any other call."""
     planner = make()
-    if own:
+    if with_actions:
         model = tiny_model(EPISODES, fields=CHUNKS, known=("start_goal",))
         planner = make(model=model, guides=(), controller="actions", warm_start=0.5, warm_share=0.5)
-    goals = np.arange(16.0).reshape(8, 2) / 16 if own else None
-    state: Any = planner.initial_state(range(50, 58), goals)
+    goals = np.arange(16.0).reshape(8, 2) / 16 if with_actions else None
+    state: Any = planner.initial_state(range(50, 58), {"goal": goals})
     for t in range(3):
         _, state = planner.predict(WALKS[t], state)
     rows = [1, 4, 6]
@@ -163,8 +163,8 @@ def test_same_seed_same_actions_and_every_plan_its_own_noise() -> None:
     for _ in range(3):
         _, state = planner.predict(here[:1], state)
         plans.append(state.waypoints[0].tobytes())
-    assert len(set(plans[:8])) == 8, "environments in one place have plans of their own"
-    assert len(set(plans[8:])) == 3, "and so have the plans that follow each other"
+    assert len(set(plans[:8])) == 8, "environments in one state have different plans"
+    assert len(set(plans[8:])) == 3, "and so are successive plans"
     assert len(set(states[0].seed.tolist())) == 8
 
 
@@ -174,31 +174,40 @@ def test_deterministic_is_accepted_and_changes_nothing() -> None:
     assert np.array_equal(*actions)
 
 
-@pytest.mark.parametrize("own", [False, True], ids=["way-points", "actions and goals"])
-def test_states_are_never_changed_in_place(own: bool) -> None:
+@pytest.mark.parametrize("with_actions", [False, True], ids=["way-points", "actions and goals"])
+def test_states_are_never_changed_in_place(with_actions: bool) -> None:
     planner = make()
-    if own:
+    if with_actions:
         model = tiny_model(EPISODES, fields=CHUNKS, known=("start_goal",))
         planner = make(model=model, guides=(), controller="actions", warm_start=0.5, warm_share=0.5)
-    goals = np.zeros((8, 2)) if own else None
-    _, state = planner.predict(WALKS[0], planner.initial_state(range(8), goals))
-    assert (state.goal is not None) == (state.actions is not None) == own
+    goals = np.zeros((8, 2)) if with_actions else None
+    _, state = planner.predict(WALKS[0], planner.initial_state(range(8), {"goal": goals}))
+    assert (state.goal is not None) == (state.actions is not None) == with_actions
     for t in range(1, 14):
-        before = [None if part is None else part.copy() for part in state]
-        for part in state:
-            if part is not None:
-                part.setflags(write=False)
+        before = [part.copy() for part in arrays(state)]
+        for part in arrays(state):
+            part.setflags(write=False)
         flags = np.isin(np.arange(8), [3] if t == 7 else [])
         one = planner.predict(WALKS[t], state, flags)
         two = planner.predict(WALKS[t], state, flags)
-        assert all(np.array_equal(a, b) for a, b in zip(state, before, strict=True))
+        assert all(np.array_equal(a, b) for a, b in zip(arrays(state), before, strict=True))
         assert np.array_equal(one[0], two[0])
-        assert all(np.array_equal(a, b) for a, b in zip(one[1], two[1], strict=True))
+        both = zip(arrays(one[1]), arrays(two[1]), strict=True)
+        assert all(np.array_equal(a, b) for a, b in both)
         state = one[1]
 
 
-@pytest.mark.parametrize("replan_every", [1, 2, 5, 15, 40, None])
-def test_replanning_happens_when_it_is_said_to(replan_every: int | None) -> None:
+def arrays(state: PlannerState) -> list[np.ndarray]:
+    parts = [*state._replace(condition=None), *state.condition.values()]  # type: ignore[arg-type]
+    return [part for part in parts if part is not None]
+
+
+def test_a_new_plan_is_made_every_number_of_steps() -> None:
+    for replan_every in (1, 5, 15, 40, None):
+        check_replanning(replan_every)
+
+
+def check_replanning(replan_every: int | None) -> None:
     planner = make(replan_every=replan_every)
     made = []
     state: Any = None
@@ -212,7 +221,7 @@ def test_replanning_happens_when_it_is_said_to(replan_every: int | None) -> None
     if replan_every is None:
         controller = planner.controller
         assert isinstance(controller, Recorder)
-        for _, waypoint, steps_left in controller.asked[15:]:
+        for _, waypoint, steps_left in controller.calls[15:]:
             assert np.array_equal(waypoint, state.waypoints[:, -1])
             assert steps_left.tolist() == [3] * 8
 
@@ -220,10 +229,13 @@ def test_replanning_happens_when_it_is_said_to(replan_every: int | None) -> None
 # ------------------------------------------------------------------------------------- way-points
 
 
-@pytest.mark.parametrize("replan_every", [None, 4, 25])
-@pytest.mark.parametrize("stride", [1, 3, 10])
-def test_way_points_and_steps_left(stride: int, replan_every: int | None) -> None:
-    """Against a walk along the plan, step by step: four tokens, far past their end."""
+def test_way_points_and_steps_left() -> None:
+    """They follow a walk along the plan, step by step: four tokens, and far past their end."""
+    for stride, replan_every in ((1, None), (1, 4), (3, None), (3, 4), (10, 25), (10, None)):
+        check_way_points(stride, replan_every)
+
+
+def check_way_points(stride: int, replan_every: int | None) -> None:
     controller = Recorder()
     planner = make(
         model=tiny_model(EPISODES, horizon=4, stride=stride),
@@ -237,15 +249,19 @@ def test_way_points_and_steps_left(stride: int, replan_every: int | None) -> Non
     for t in range(36):
         _, state = planner.predict(WALKS[t, :2], state)
         token, left = script[t if replan_every is None else t % replan_every]
-        observation, waypoint, steps_left = controller.asked[-1]
+        observation, waypoint, steps_left = controller.calls[-1]
         assert np.array_equal(observation, WALKS[t, :2])
         assert np.array_equal(waypoint, state.waypoints[:, token])
         assert steps_left.tolist() == [left, left]
 
 
-@pytest.mark.parametrize("replan_every", [None, 5])
-def test_way_points_further_ahead(replan_every: int | None) -> None:
-    """Four tokens three steps apart, driven to by two at a time."""
+def test_way_points_further_ahead() -> None:
+    """Four tokens three steps apart; the controller aims two tokens ahead."""
+    for replan_every in (None, 5):
+        check_further_ahead(replan_every)
+
+
+def check_further_ahead(replan_every: int | None) -> None:
     controller = Recorder()
     planner = make(
         model=tiny_model(EPISODES, horizon=4),
@@ -260,18 +276,18 @@ def test_way_points_further_ahead(replan_every: int | None) -> None:
     for t in range(20):
         _, state = planner.predict(WALKS[t, :2], state)
         token, left = script[t if replan_every is None else t % replan_every]
-        _, waypoint, steps_left = controller.asked[-1]
+        _, waypoint, steps_left = controller.calls[-1]
         assert np.array_equal(waypoint, state.waypoints[:, token])
         assert steps_left.tolist() == [left, left]
 
 
 def test_no_further_ahead_than_the_controller_has_learned() -> None:
     controller = InverseDynamics.from_episodes(EPISODES, stride=7, width=16, depth=1)
-    assert make(controller=controller, lookahead=2).lookahead == 2
+    assert make(controller=controller, lookahead=2).replanning.lookahead == 2
     with pytest.raises(PgdiffError, match=r"`lookahead` must be at most 2 way-points of stride 3"):
         make(controller=controller, lookahead=3)
     short = InverseDynamics.from_episodes(EPISODES, stride=1, width=16, depth=1)
-    with pytest.raises(PgdiffError, match="trained on way-points at most 1 steps away"):
+    with pytest.raises(PgdiffError, match="trained on targets at most 1 steps away"):
         make(controller=short)
     with pytest.raises(PgdiffError, match="`lookahead` must be an integer of at least 1"):
         make(lookahead=0)
@@ -285,7 +301,7 @@ def test_shapes_and_kinds_of_observations() -> None:
     planner = make()
     batch, state = planner.predict(WALKS[0])
     assert batch.shape == (8, 2) and isinstance(batch, np.ndarray)
-    assert isinstance(state, PlanMemory) and state.waypoints.shape == (8, 6, 4)
+    assert isinstance(state, PlannerState) and state.waypoints.shape == (8, 6, 4)
     single, state = planner.predict(WALKS[0, 0])
     assert single.shape == (2,) and state.age.tolist() == [1]
     np.testing.assert_allclose(single, batch[0], atol=1e-4)
@@ -312,7 +328,7 @@ def test_bad_requests_are_named() -> None:
     with pytest.raises(PgdiffError, match=r"`controller` must be given to act.*tracker\(\)"):
         make(controller=None).predict(WALKS[0])
     for wrong in (WALKS[0, :, :3], WALKS[0, 0, :3], WALKS[:2]):
-        with pytest.raises(PgdiffError, match=r"`observation` must have shape \[4\]"):
+        with pytest.raises(PgdiffError, match=r"`observation` must have the shape \[4\]"):
             planner.predict(wrong)
     broken = WALKS[0].copy()
     broken[6, 1] = np.nan
@@ -321,37 +337,39 @@ def test_bad_requests_are_named() -> None:
     with pytest.raises(PgdiffError, match="`observation` must be numbers"):
         planner.predict(np.array([["a"] * 4]))
     _, state = planner.predict(WALKS[0])
-    with pytest.raises(PgdiffError, match=r"the same 3 environments, .* Got PlanMemory of 8"):
+    with pytest.raises(PgdiffError, match=r"for these 3 environments, .* Got PlannerState of 8"):
         planner.predict(WALKS[0, :3], state)
-    with pytest.raises(PgdiffError, match=r"`state` must be what predict returned .* Got tuple"):
+    with pytest.raises(PgdiffError, match=r"`state` must be the state .* Got tuple"):
         planner.predict(WALKS[0], (np.zeros(1), np.zeros(1)))
     for flags in (np.zeros(3, bool), np.zeros((8, 1), bool)):
         with pytest.raises(PgdiffError, match="`episode_start` must hold 8 flags"):
             planner.predict(WALKS[0], state, flags)
 
 
-@pytest.mark.parametrize("environments", [1, 8])
+@pytest.mark.parametrize("environments", [1, 3])
 def test_stable_baselines_evaluates_it(environments: int) -> None:
     name = "pgdiff_envs:maze2d-umaze-v1"
     controller = InverseDynamics.from_episodes(EPISODES, stride=3, width=16, depth=1)
     planner = make(controller=controller, replan_every=50)
     if environments == 1:
-        env: Any = Monitor(gym.make(name))
+        env: Any = Monitor(gym.make(name, max_episode_steps=100))
     else:
-        env = DummyVecEnv([lambda: Monitor(gym.make(name)) for _ in range(environments)])
+        env = DummyVecEnv(
+            [lambda: Monitor(gym.make(name, max_episode_steps=100)) for _ in range(environments)]
+        )
     returns, lengths = evaluate_policy(
         planner, env, n_eval_episodes=environments, return_episode_rewards=True
     )
     env.close()
-    assert lengths == [300] * environments and np.isfinite(returns).all()
-    assert planner.plans_made == 6 * environments
+    assert lengths == [100] * environments and np.isfinite(returns).all()
+    assert planner.plans_made == 2 * environments
 
 
 def test_stable_baselines_takes_a_plain_environment() -> None:
     env = gym.make("pgdiff_envs:maze2d-umaze-v1")
     planner = make(controller=env.unwrapped.tracker(), replan_every=100)  # type: ignore[attr-defined]
-    # The model has learned from another, slower walk than this ball's.
-    with pytest.warns(UserWarning, match="`observation` is far outside the data"):
+    # The model was trained on another, slower walk than this ball's.
+    with pytest.warns(UserWarning, match="`observation` is far outside the training data"):
         mean, spread = evaluate_policy(planner, env, n_eval_episodes=1, warn=False)
     env.close()
     assert np.isfinite(mean) and spread == 0

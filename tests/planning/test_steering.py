@@ -5,14 +5,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from toys import stir, tiny_model, walk
+from toys import flat_planner, stir, tiny_model, walk
 
 from pgdiff import Planner, TransitionValue
+from pgdiff.core.validation import PgdiffError
 from pgdiff.denoisers import TransformerConfig
 from pgdiff.diffusion import DDPM, Resample, SamplerStep, TrustRegion
 from pgdiff.guides import Goal, Value
-from pgdiff.planning.settings import planner_values
-from pgdiff.validation import PgdiffError
+from pgdiff.runs.load import planner_arguments, planner_defaults
 
 EPISODES = walk()
 MODEL = tiny_model(EPISODES, denoiser=TransformerConfig(width=16, depth=1, heads=2))
@@ -24,7 +24,7 @@ GOAL = Goal((0.5, -0.5), scale=5.0)
 
 
 def make(**options: Any) -> Planner:
-    return Planner(**({"model": MODEL, "candidates": 8, "steps": 6, "clip": None} | options))
+    return flat_planner(**({"model": MODEL, "candidates": 8, "steps": 6, "clip": None} | options))
 
 
 def test_a_narrower_trust_region_stays_nearer_to_the_unguided_plan() -> None:
@@ -57,39 +57,38 @@ def test_resampled_plans_are_each_environments_own_and_score_higher() -> None:
     assert any(len(np.unique(plan.candidates, axis=0)) < 32 for plan in together)
 
 
-def test_a_pass_through_the_denoiser_moves_what_is_told_by_the_trace() -> None:
+def test_the_trace_reports_the_moves_of_a_pass_through_the_denoiser() -> None:
     steps: list[SamplerStep] = []
-    value = Value(VALUE, scale=0.5, at="denoiser", transform="none", name="value")
-    goal = Goal((0.5, -0.5), scale=0.5, at="denoiser")
+    value = Value(VALUE, scale=0.5, gradient_at="denoiser", transform="none", name="value")
+    goal = Goal((0.5, -0.5), scale=0.5, gradient_at="denoiser")
     make(guides=[value, goal]).plan(OBSERVATIONS[0], seed=1, callback=steps.append)
     assert len(steps) == 6
     for step in steps:
         assert [push.name for push in step.trace.pushes] == ["value", "goal"]
         assert step.x0_hat is not None and step.trace.free is not None
-        known = MODEL.pattern("start")
+        known = MODEL.codec.pattern("start")
         parts = torch.stack([step.trace.free, *(push.move for push in step.trace.pushes)])
         off = (step.x0_hat - parts.sum(dim=0)).abs()
-        # Up to rounding, by the size of what is added up: such scales push far.
+        # Up to rounding, by the size of the summands: such scales push far.
         assert (off <= 1e-5 + 1e-5 * parts.abs().sum(dim=0))[:, ~known].all()
         assert step.trace.kept is None
 
 
 def test_settings_stand_for_both() -> None:
-    found = planner_values(
-        {"trust_region": {"name": "own_step", "radius": 0.2, "nats": None}, "resample": "twisted"}
-    )
-    assert found == {
-        "trust_region": TrustRegion(radius=0.2, nats=None),
-        "resample": Resample(),
-    }
-    assert planner_values({"trust_region": "none"}) == {"trust_region": None}
+    region = {"name": "own_step", "radius": 0.2, "nats": None}
+    settings = planner_defaults({"sampling": {"trust_region": region, "particles": "twisted"}})
+    found = planner_arguments(settings)["sampling"]
+    assert found.trust_region == TrustRegion(radius=0.2, nats=None)
+    assert found.particles == Resample()
+    off = planner_defaults({"sampling": {"trust_region": None}})
+    assert planner_arguments(off)["sampling"].trust_region is None
 
 
 def test_bad_parts_are_refused() -> None:
     wrong: Any = 0.5
     with pytest.raises(PgdiffError, match=r"`trust_region` must be a TrustRegion\. Got 0\.5"):
         make(trust_region=wrong)
-    with pytest.raises(PgdiffError, match=r"`resample` must be a Resample\. Got 0\.5"):
+    with pytest.raises(PgdiffError, match=r"`particles` must be a Resample\. Got 0\.5"):
         make(resample=wrong)
     with pytest.raises(PgdiffError, match=r"`solver` must draw noise in every step"):
         make(resample=Resample(), guides=[GOAL])

@@ -1,4 +1,4 @@
-"""Acting in Gymnasium's vector environments, as the page on planning has it for each reset mode."""
+"""Acting in Gymnasium's vector environments, as documented for each reset mode."""
 
 from functools import cache
 from typing import Any
@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
-from toys import push, tiny_model, walk
-
-from pgdiff import Planner
+from toys import flat_planner, push, tiny_model, walk
 
 LENGTHS = (5, 6)
 STEPS = 14
@@ -38,7 +36,7 @@ class PointMass(gym.Env[np.ndarray, np.ndarray]):
         return self.state.astype(np.float32), 0.0, ended and odd, ended and not odd, {}
 
 
-PLANNER = Planner(
+PLANNER = flat_planner(
     tiny_model(walk(), fields=("observations", "action_chunks")),
     controller="actions",
     candidates=2,
@@ -49,7 +47,7 @@ PLANNER = Planner(
 
 @cache
 def alone(number: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Observations and actions of one environment, episode after episode."""
+    """Return observations and actions of one environment, episode after episode."""
     env = PointMass(LENGTHS[number])
     state, done = PLANNER.initial_state([number]), []
     observation, _ = env.reset(seed=number)
@@ -65,7 +63,7 @@ def alone(number: int) -> list[tuple[np.ndarray, np.ndarray]]:
 
 
 def together(mode: AutoresetMode) -> list[list[tuple[np.ndarray, np.ndarray]]]:
-    """The same side by side, without the calls whose actions an environment ignores."""
+    """Return those of a vector environment, without the calls whose actions it ignores."""
     envs = SyncVectorEnv([lambda n=n: PointMass(n) for n in LENGTHS], autoreset_mode=mode)
     count = len(LENGTHS)
     done: list[list[Any]] = [[] for _ in LENGTHS]

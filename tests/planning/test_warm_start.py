@@ -1,14 +1,23 @@
-"""Plans that are kept, and plans that new ones start from."""
+"""Plans that are kept, and plans from which new ones start."""
 
+import itertools
 import math
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from toys import generator, stir, tiny_model, walk
+from toys import flat_model, flat_planner, generator, stir, tiny_model, walk
 
-from pgdiff import Planner, TrajectoryDiffusion, TransitionValue
+from pgdiff import (
+    Planner,
+    Replanning,
+    Selection,
+    TrajectoryDiffusion,
+    TransitionValue,
+    WarmStart,
+)
+from pgdiff.core.validation import PgdiffError
 from pgdiff.denoisers import TransformerConfig
 from pgdiff.diffusion import (
     DDIM,
@@ -20,10 +29,9 @@ from pgdiff.diffusion import (
     UniformSpacing,
 )
 from pgdiff.guides import Value
-from pgdiff.planning.previous import Previous, shifted
-from pgdiff.planning.warm_start import candidate_levels, start_noise
+from pgdiff.planning import PLANNING
+from pgdiff.planning.replanning import PreviousPlan, candidate_levels, shift_plans, start_noise
 from pgdiff.trajectory import Segment
-from pgdiff.validation import PgdiffError
 
 EPISODES = walk()
 MODEL = tiny_model(EPISODES)
@@ -41,36 +49,39 @@ def make(**options: Any) -> Planner:
         "steps": 4,
         "device": "cpu",
     }
-    return Planner(**(settings | options))
+    return flat_planner(**(settings | options))
 
 
-def followed(age: int, *, missing: tuple[int, ...] = ()) -> Previous:
-    """What is left of `PLANS` after `age` steps, but for environments that have none."""
+def followed(age: int, *, missing: tuple[int, ...] = ()) -> PreviousPlan:
+    """Return the rest of `PLANS` after `age` steps, except for environments that have none."""
     ages = np.array([-1 if i in missing else age for i in range(4)])
-    return shifted(PLANS, None, ages, 3)
+    return shift_plans(PLANS, None, ages, 3)
 
 
 # ------------------------------------------------------------------------------------- the parts
 
 
-@pytest.mark.parametrize("keep", [False, True])
-@pytest.mark.parametrize("warm", [None, 0.3])
-@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
-def test_levels_of_candidates(keep: bool, warm: float | None, share: float) -> None:
-    there = np.array([True, False, True])
-    levels = candidate_levels(there, candidates=6, keep=keep, warm=warm, share=share)
-    expected = []
-    for has in there:
-        others = [1.0] * (5 if keep else 6)
-        if warm is not None:
-            count = math.ceil(share * len(others))
-            others[:count] = [warm] * count
-        expected += (([0.0] if keep else []) + others) if has else [1.0] * 6
-    np.testing.assert_allclose(levels.numpy(), expected)
+def test_levels_of_candidates() -> None:
+    exists = np.array([True, False, True])
+    for keep, warm, share in itertools.product((False, True), (None, 0.3), (0.0, 0.25, 0.5, 1.0)):
+        warm_start = None if warm is None else WarmStart(level=warm, share=share)
+        levels = candidate_levels(exists, candidates=6, keep=keep, warm_start=warm_start)
+        expected = []
+        for has in exists:
+            others = [1.0] * (5 if keep else 6)
+            if warm is not None:
+                count = math.ceil(share * len(others))
+                others[:count] = [warm] * count
+            expected += (([0.0] if keep else []) + others) if has else [1.0] * 6
+        np.testing.assert_allclose(levels.numpy(), expected)
 
 
-@pytest.mark.parametrize("schedule", [CosineSchedule(), LinearSchedule()], ids=repr)
-def test_noise_is_that_of_the_schedule_and_level_1_knows_nothing(schedule: Any) -> None:
+def test_noise_is_that_of_the_schedule_and_level_1_knows_nothing() -> None:
+    for schedule in (CosineSchedule(), LinearSchedule()):
+        check_start_noise(schedule)
+
+
+def check_start_noise(schedule: Any) -> None:
     x0, noise = torch.randn(2, 3, 4, 2, generator=generator(0), dtype=torch.float64)
     level = torch.rand(3, 4, generator=generator(1), dtype=torch.float64)
     level[0], level[1] = 0.0, 1.0
@@ -86,24 +97,27 @@ def test_noise_is_that_of_the_schedule_and_level_1_knows_nothing(schedule: Any) 
 # ---------------------------------------------------------------------------------- plans kept
 
 
-@pytest.mark.parametrize("age", [0, 3, 4, 40])
-@pytest.mark.parametrize("solver", [None, DDPM()], ids=["dpm", "ddpm"])
-def test_the_kept_candidate_is_the_old_plan_cut_off(age: int, solver: Any) -> None:
+def test_the_kept_candidate_is_the_old_plan_cut_off() -> None:
+    for age, solver in ((0, None), (3, DDPM()), (4, None), (40, DDPM())):
+        check_kept(age, solver)
+
+
+def check_kept(age: int, solver: Any) -> None:
     previous = followed(age, missing=(2,))
     planner = make(keep_plan=True, solver=solver)
     plans = planner.plan_batch(OBSERVATIONS, seeds=range(4), previous=previous)
     for i, plan in enumerate(plans):
         kept = np.concatenate([OBSERVATIONS[i, None], previous.observations[i, 1:]])
         same = np.abs(plan.candidates[0] - kept).max() < 1e-5
-        assert same == (i != 2), "an environment without a plan has none to keep"
+        assert same == (i != 2), "an environment without a plan has nothing to keep"
         assert np.abs(plan.candidates[1:] - kept).max(axis=(1, 2)).min() > 1e-2
-        # Never worse than the old plan, by the guide's own score of it.
-        energy = planner.guides[0].energy(
+        # The guide's score of the result is never below that of the old plan.
+        objective = planner.guides[0].objective(
             Segment(observations=torch.tensor(kept)[None], stride=3), torch.zeros(1, 6)
         )
         assert plan.scores.max() == plan.scores[plan.best]
         if i != 2:
-            np.testing.assert_allclose(plan.scores[0], energy.item(), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(plan.scores[0], objective.item(), rtol=1e-4, atol=1e-5)
 
 
 def test_others_are_drawn_as_without_a_plan_that_is_kept() -> None:
@@ -117,7 +131,7 @@ def test_others_are_drawn_as_without_a_plan_that_is_kept() -> None:
 
 @pytest.mark.parametrize("options", [{"guides": ()}, {"candidates": 1}])
 def test_nothing_is_kept_where_nothing_is_chosen(options: dict[str, Any]) -> None:
-    """The kept plan would be followed for ever: it is the first candidate, or the only one."""
+    """Otherwise the kept plan, the first or only candidate, would be followed for ever."""
     kept, plain = (
         make(keep_plan=keep, **options).plan_batch(
             OBSERVATIONS, seeds=range(4), previous=followed(3)
@@ -137,7 +151,9 @@ def test_a_goal_is_not_put_into_a_kept_plan(known: str) -> None:
     )
     goals = np.full((4, 2), 0.9, np.float32)
     previous = followed(3)
-    plans = planner.plan_batch(OBSERVATIONS, seeds=range(4), goals=goals, previous=previous)
+    plans = planner.plan_batch(
+        OBSERVATIONS, seeds=range(4), condition={"goal": goals}, previous=previous
+    )
     token = 2 if known == "start_arrival" else 5
     for i, plan in enumerate(plans):
         np.testing.assert_allclose(plan.candidates[0, 1:], previous.observations[i, 1:], atol=1e-5)
@@ -161,9 +177,9 @@ def test_acting_keeps_what_is_left_of_the_plan_that_is_followed() -> None:
         controller=Still(),
         guides=[Value(VALUE, scale=0.02)],
         candidates=3,
-        steps=3,
-        replan_every=4,
-        keep_plan=True,
+        sampling=PLANNING.replace(steps=3),
+        replanning=Replanning(every=4),
+        selection=Selection(keep_previous=True),
         device="cpu",
     )
     planner.seen = []
@@ -174,10 +190,10 @@ def test_acting_keeps_what_is_left_of_the_plan_that_is_followed() -> None:
         before.append(state)
     assert len(planner.seen) == 5
     for number, plans in enumerate(planner.seen[1:], start=1):
-        left = shifted(before[4 * number - 1].waypoints, None, np.full(4, 4), 3).observations
+        left = shift_plans(before[4 * number - 1].waypoints, None, np.full(4, 4), 3).observations
         for i, plan in enumerate(plans):
             gap = np.abs(plan.candidates[0, 1:] - left[i, 1:]).max()
-            # At step 8 a new episode began for one: nothing of the old one is kept.
+            # At step 8 a new episode began in one environment: nothing of the old one is kept.
             assert (gap < 1e-5) == ((number, i) != (2, 1))
 
 
@@ -185,21 +201,25 @@ def test_acting_keeps_what_is_left_of_the_plan_that_is_followed() -> None:
 
 
 def still() -> TrajectoryDiffusion:
-    """A model whose network gives 0 for epsilon: x0_hat is x / alpha, whatever the level."""
-    return TrajectoryDiffusion.from_episodes(
+    """Return a model whose network returns 0 for epsilon: x0_hat is x / alpha at any level."""
+    return flat_model(
         EPISODES,
         horizon=6,
         stride=3,
         denoiser=TransformerConfig(width=16, depth=1),
         prediction=EpsilonPrediction(),
-        schedule=LinearSchedule(),
+        noise_schedule=LinearSchedule(),
     ).eval()
 
 
-@pytest.mark.parametrize("level", [1e-5, 1e-3, 0.1])
-def test_little_noise_gives_the_old_plan_back(level: float) -> None:
-    """By as much as the noise that was added, sigma / alpha, and that goes to 0 with the level."""
+def test_little_noise_gives_the_old_plan_back() -> None:
+    """The distance is the added noise, sigma / alpha, which goes to 0 with the level."""
     model = still()
+    for level in (1e-5, 1e-3, 0.1):
+        check_noise_of_warm_plans(model, level)
+
+
+def check_noise_of_warm_plans(model: TrajectoryDiffusion, level: float) -> None:
     planner = make(
         model=model,
         guides=(),
@@ -211,10 +231,12 @@ def test_little_noise_gives_the_old_plan_back(level: float) -> None:
     )
     previous = followed(4)
     plans = planner.plan_batch(OBSERVATIONS, seeds=range(4), previous=previous)
-    at = torch.tensor(level, dtype=torch.float64)
-    ratio = float(model.schedule.sigma(at) / model.schedule.alpha(at))
+    exact = torch.tensor(level, dtype=torch.float64)
+    ratio = float(
+        model.process.noise_schedule.sigma(exact) / model.process.noise_schedule.alpha(exact)
+    )
     gaps = np.stack([p.candidates for p in plans]) - previous.observations[:, None]
-    noise = gaps[:, :, 1:] / model.normalizer.scale.numpy() / ratio
+    noise = gaps[:, :, 1:] / model.codec.normalizer.scale.numpy() / ratio
     count = noise.size
     print(f"\nlevel {level}: in units of {ratio:.1e}, {noise.mean():.4f} +- {noise.std():.4f}")
     # Standard normal: four standard errors of the mean and of the deviation.
@@ -223,9 +245,12 @@ def test_little_noise_gives_the_old_plan_back(level: float) -> None:
     assert abs(noise.std() - 1) < 4 / math.sqrt(2 * count) + rounding
 
 
-@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-@pytest.mark.parametrize("keep", [False, True])
-def test_the_sampling_starts_where_it_is_said_to(share: float, keep: bool) -> None:
+def test_the_sampling_starts_at_the_levels_of_the_candidates() -> None:
+    for share, keep in ((0.0, True), (0.4, False), (0.4, True), (1.0, False)):
+        check_levels_of_sampling(share, keep)
+
+
+def check_levels_of_sampling(share: float, keep: bool) -> None:
     planner = make(warm_start=0.3, warm_share=share, keep_plan=keep)
     seen: list[SamplerStep] = []
     previous = followed(3, missing=(0,))
@@ -233,10 +258,11 @@ def test_the_sampling_starts_where_it_is_said_to(share: float, keep: bool) -> No
     levels = torch.stack([step.level for step in seen] + [seen[-1].level_to])
     assert (levels.diff(dim=0) <= 0).all() and (levels[-1] == 0).all()
     assert (levels[:, :, 0] == 0).all(), "the present observation is given"
-    there = previous.there
-    caps = candidate_levels(there, candidates=5, keep=keep, warm=0.3, share=share)
+    exists = previous.exists
+    warm_start = WarmStart(level=0.3, share=share)
+    caps = candidate_levels(exists, candidates=5, keep=keep, warm_start=warm_start)
     torch.testing.assert_close(levels[0, :, 1:], caps[:, None].expand(-1, 5))
-    cold = make().model.level_matrix(4, spacing=planner.spacing)[:, 1:].float()
+    cold = make().model.level_matrix(planner.sampling)[:, 1:].float()
     for row, cap in zip(levels[:, :, 1:].unbind(1), caps, strict=True):
         torch.testing.assert_close(row, cold.clamp(max=float(cap)))
 
@@ -253,10 +279,10 @@ def test_same_seed_same_plan_whatever_is_planned_beside_it(options: dict[str, An
     for i in range(4):
         assert np.array_equal(together[i].candidates, again[i].candidates)
         assert not np.array_equal(together[i].candidates, other[i].candidates)
-        own = Previous(*(None if a is None else a[i : i + 1] for a in previous))
-        (alone,) = planner.plan_batch(OBSERVATIONS[i : i + 1], seeds=[i], previous=own)
+        single = PreviousPlan(*(None if a is None else a[i : i + 1] for a in previous))
+        (alone,) = planner.plan_batch(OBSERVATIONS[i : i + 1], seeds=[i], previous=single)
         largest = max(largest, float(np.abs(alone.candidates - together[i].candidates).max()))
-    # One that has no plan yet is planned for as if nothing were kept or warmed up.
+    # An environment without a plan is planned for as if nothing were kept or warmed up.
     (cold,) = make(solver=DDPM()).plan_batch(OBSERVATIONS[1:2], seeds=[1])
     largest = max(largest, float(np.abs(cold.candidates - together[1].candidates).max()))
     print(f"\nalone against together: largest difference {largest:.1e}")
@@ -271,14 +297,7 @@ def test_without_a_plan_nothing_changes() -> None:
         )
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"warm_start": 0.0}, "`warm_start` must be a number in"),
-        ({"warm_start": 1.0}, "`warm_start` must be a number in"),
-        ({"warm_share": 1.5}, "`warm_share` must be a number in"),
-    ],
-)
-def test_bad_settings_are_named(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(PgdiffError, match=message):
-        make(**options)
+def test_bad_settings_are_named() -> None:
+    for name, value in (("level", 0.0), ("level", 1.0), ("share", 1.5), ("share", -0.1)):
+        with pytest.raises(PgdiffError, match=f"`{name}` must be a number in"):
+            WarmStart(**{name: value})

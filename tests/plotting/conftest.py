@@ -34,7 +34,7 @@ def _rectangle(x: float, y: float, width: float, height: float, colour: str) -> 
 
 
 def walk(rng: np.random.Generator, steps: int, end: float) -> np.ndarray:
-    """A noisy way through the U, [steps, 4]: place and velocity."""
+    """Return a noisy way through the U, [steps, 4]: place and velocity."""
     time = np.linspace(0, end, steps)
     place = np.stack([np.interp(time, range(7), CELLS[:, i]) for i in range(2)], axis=1)
     place += 0.05 * rng.normal(size=place.shape)

@@ -1,4 +1,4 @@
-"""What holds of every picture: named axes, a legend of all marks, no text over another."""
+"""Laws of every picture: named axes, a legend of all marks, no overlapping text."""
 
 import itertools
 from collections.abc import Callable
@@ -12,6 +12,7 @@ import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from pgdiff.core.validation import PgdiffError
 from pgdiff.data import Episodes
 from pgdiff.plotting import (
     ShownEpisode,
@@ -25,7 +26,6 @@ from pgdiff.plotting import (
 )
 from pgdiff.plotting.names import action_names, observation_names
 from pgdiff.trajectory import Plan
-from pgdiff.validation import PgdiffError
 
 Drawn = Callable[..., Figure]
 
@@ -61,14 +61,14 @@ class Hopping:
 
 
 def acting(plan: Plan, stride: int, steps: int) -> Plan:
-    """The plan with `steps` actions and another stride."""
+    """Return the plan with `steps` actions and another stride."""
     actions = np.random.default_rng(0).uniform(-1, 1, (steps, 2))
     fields = {"observations": plan.observations, "candidates": plan.candidates}
     return Plan(**fields, scores=plan.scores, best=plan.best, actions=actions, stride=stride)
 
 
 def pictures(plan: Plan, look: dict[str, Any]) -> dict[str, tuple[Any, ...]]:
-    """Every picture of paths, with four panels of failures."""
+    """Return every picture of paths, with four panels of failures."""
     episodes = [
         ShownEpisode(
             trajectory=plan.candidates[number],
@@ -97,20 +97,25 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("look", LOOKS)
-@pytest.mark.parametrize("name", ["plan", "comparison", "failures", "reach", "levels", "value"])
-def test_axes_have_names_marks_a_legend_and_texts_their_own_place(
-    plan: Plan, drawn: Drawn, name: str, look: str
-) -> None:
-    if name == "value":
-        figure = drawn(
-            *(value_picture, lambda x: x[:, 0]),
-            **{"observation": [0, 0], "low": (0, 0), "high": (4, 4), "goal": (1, 1)},
-            **{"visited": plan.candidates.reshape(-1, 4), "points": 20, "note": "a note"},
-        )
-    else:
-        picture, words, options = pictures(acting(plan, 3, 20), LOOKS[look])[name]
-        figure = drawn(picture, *words, **options)
+def test_axes_have_names_marks_a_legend_and_texts_their_own_place(plan: Plan, drawn: Drawn) -> None:
+    figure = drawn(
+        *(value_picture, lambda x: x[:, 0]),
+        **{"observation": [0, 0], "low": (0, 0), "high": (4, 4), "goal": (1, 1)},
+        **{"visited": plan.candidates.reshape(-1, 4), "points": 20, "note": "a note"},
+    )
+    _check_texts("value", figure)
+    # Both kinds of a plan and of failures; one of the others, which have the same parts.
+    for look, names in (
+        ("place", ("plan", "failures", "levels", "comparison")),
+        ("time", ("plan", "failures", "reach")),
+    ):
+        every = pictures(acting(plan, 3, 20), LOOKS[look])
+        for name in names:
+            picture, words, options = every[name]
+            _check_texts(name, drawn(picture, *words, **options))
+
+
+def _check_texts(name: str, figure: Figure) -> None:
     bars = [axes for axes in figure.axes if axes.get_label() == "<colorbar>"]
     panels = [axes for axes in figure.axes if axes.axison and axes not in bars]
     assert panels
@@ -139,10 +144,14 @@ def test_axes_have_names_marks_a_legend_and_texts_their_own_place(
         assert not overlap, (one, other)
 
 
-@pytest.mark.parametrize(("stride", "steps"), [(3, 20), (3, 60)])
 def test_a_task_without_a_place_shows_chosen_features_and_actions_over_time(
-    plan: Plan, drawn: Drawn, stride: int, steps: int
+    plan: Plan, drawn: Drawn
 ) -> None:
+    for steps in (20, 60):
+        _check_over_time(plan, drawn, stride=3, steps=steps)
+
+
+def _check_over_time(plan: Plan, drawn: Drawn, *, stride: int, steps: int) -> None:
     shown = acting(plan, stride, steps)
     figure = drawn(plan_picture, shown, env=Hopping(), features=[3, "angle"])
     panels = {axes.get_ylabel(): axes for axes in figure.axes if axes.axison and axes.get_xlabel()}
@@ -177,10 +186,11 @@ def test_features_have_the_names_that_are_known() -> None:
     assert observation_names(Hopping(), 4)[0] == "height"
 
 
-@pytest.mark.parametrize("features", [[], "height", ["heigth"], [4], [-1], [0.5]])
-def test_features_that_are_none_are_refused(plan: Plan, tmp_path: Path, features: Any) -> None:
-    with pytest.raises(PgdiffError, match="`features`"):
-        plan_picture(plan, tmp_path / "p.png", env=Hopping(), features=features)
+def test_features_that_are_none_are_refused(plan: Plan, tmp_path: Path) -> None:
+    features: Any
+    for features in ([], "height", ["heigth"], [4], [-1], [0.5]):
+        with pytest.raises(PgdiffError, match="`features`"):
+            plan_picture(plan, tmp_path / "p.png", env=Hopping(), features=features)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -202,7 +212,7 @@ def test_masked_cells_are_those_that_no_recorded_state_has_visited(drawn: Drawn)
     visited = (near <= 0.125).all(axis=-1).any(axis=1).reshape(8, 16)
     assert 0 < visited.sum() < visited.size
     np.testing.assert_array_equal(np.ma.getmaskarray(array).reshape(8, 16), ~visited)
-    # Colours and the cross of the highest value are of visited cells alone.
+    # Colours and the cross of the highest value are only of visited cells.
     values = farther(np.stack(np.meshgrid(centres, centres[:8]), -1).reshape(-1, 2)).reshape(8, 16)
     assert mesh.get_clim() == pytest.approx((values[visited].min(), values[visited].max()))
     (cross,) = [one for one in figure.axes[0].collections if one.get_label() == "highest value"]

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pgdiff.core.validation import PgdiffError
 from pgdiff.plotting import comparison_picture, coverage_picture, loss_picture, plan_picture
-from pgdiff.validation import PgdiffError
 
 MARK_OF_THE_ENVIRONMENT = (255, 0, 255)
 
 
 def opened(path: Path) -> np.ndarray:
-    """The pixels of a PNG that is valid, not blank, and has no half-written sibling."""
+    """Return the pixels of a PNG that is valid, not blank, and has no half-written sibling."""
     assert path.read_bytes().startswith(b"\x89PNG")
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     with Image.open(path) as image:
@@ -28,7 +29,7 @@ def opened(path: Path) -> np.ndarray:
 
 
 def near(pixels: np.ndarray, colour: tuple[int, int, int], tolerance: int = 12) -> int:
-    """How many pixels have about this colour."""
+    """Return the number of pixels of about this colour."""
     distance = np.abs(pixels.astype(int) - np.array(colour)).max(axis=-1)
     return int((distance <= tolerance).sum())
 
@@ -38,7 +39,7 @@ def test_plan_picture_shows_all_its_parts(plan: Any, maze: Any, tmp_path: Path) 
     assert near(pixels, (69, 79, 97)) > 1_000  # the walls that the environment draws
     assert near(pixels, (209, 73, 91)) > 30  # the star of the goal
     assert near(pixels, (31, 41, 51)) > 300  # the chosen plan
-    assert near(pixels, MARK_OF_THE_ENVIRONMENT) == 0  # its state of another moment is left out
+    assert near(pixels, MARK_OF_THE_ENVIRONMENT) == 0  # its state at another moment is left out
 
 
 def test_same_plan_same_picture_and_another_another(
@@ -103,20 +104,17 @@ def test_losses_below_zero_are_drawn(tmp_path: Path) -> None:
     opened(loss_picture([{"step": 0, "loss": -1.0}, {"step": 1, "loss": 2.0}], tmp_path / "l.png"))
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
+def test_a_file_without_losses_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    for content, message in (
         ("", "`history`"),
         ('{"step": 1, "reward": 2}', "`history`"),
         ('{"step": 1, "loss": 2}\n{"step": ', "line 2"),
         ("[1, 2]", "line 1.*object"),
-    ],
-)
-def test_a_file_without_losses_is_refused(tmp_path: Path, content: str, message: str) -> None:
-    file = tmp_path / "metrics.jsonl"
-    file.write_text(content)
-    with pytest.raises(PgdiffError, match=message):
-        loss_picture(file, tmp_path / "loss.png")
+    ):
+        file.write_text(content)
+        with pytest.raises(PgdiffError, match=message):
+            loss_picture(file, tmp_path / "loss.png")
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -135,9 +133,10 @@ def test_bad_arguments_are_named(plan: Any, walks: Any, tmp_path: Path) -> None:
 
 
 def test_a_failed_write_leaves_the_old_picture(
-    plan: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = plan_picture(plan, tmp_path / "plan.png")
+    rows = [{"step": 0, "loss": 1.0}, {"step": 1, "loss": 0.5}]
+    path = loss_picture(rows, tmp_path / "loss.png")
     before = path.read_bytes()
 
     def fail(*_: Any) -> None:
@@ -145,11 +144,18 @@ def test_a_failed_write_leaves_the_old_picture(
 
     monkeypatch.setattr("os.fsync", fail)
     with pytest.raises(PgdiffError, match="disk full"):
-        plan_picture(plan, path)
+        loss_picture(rows, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_pyplot_is_never_named() -> None:
+    folder = Path(__file__).parents[2] / "pgdiff"
+    for file in folder.rglob("*.py"):
+        assert not re.search(r"import.*pyplot|pyplot.*import|\.pyplot\b", file.read_text()), file
+
+
+@pytest.mark.slow
 def test_pyplot_is_never_loaded(tmp_path: Path) -> None:
     code = (
         "import sys, numpy as np\n"

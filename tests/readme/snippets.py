@@ -1,34 +1,34 @@
-"""What README.md holds for a test: fenced blocks, commands, links; and how their budgets shrink."""
+"""The testable content of README.md: fenced blocks, commands, links; and smaller budgets."""
 
 import ast
 import re
 import shlex
 from dataclasses import dataclass
 
-# Words added to a command, so that it takes seconds. Those without a rule run as they stand.
+# Words added to a command, so that it takes seconds. Commands without a rule run unchanged.
 EXTRA = {
     "collect": ["steps=12000"],
     "train": [
         *("trainer.steps=20", "trainer.batch_size=8"),
         "denoiser.width=16",
     ],
-    "plan": ["planner.candidates=3", "planner.steps=2"],
+    "plan": ["planner.candidates=3", "planner.sampling.steps=2"],
     "compare": ["rows=4", "points=100", "positions=3"],
-    "generate": ["transitions=400", "batch=32", "steps=2"],
-    "evaluate": ["episodes=2", "record=0", "planner.candidates=3", "planner.steps=2"],
+    "generate": ["transitions=400", "batch=32", "sampling.steps=2"],
+    "evaluate": ["episodes=2", "record=0", "planner.candidates=3", "planner.sampling.steps=2"],
 }
 
 # An argument goes before the rule for its command: one candidate stays one.
-KEPT = ("planner.candidates=1", "planner.steps=1", "episodes=1")
+KEPT = ("planner.candidates=1", "planner.sampling.steps=1", "episodes=1")
 
-# Numbers in Python that are larger than these are lowered: (what is called, keyword): number.
+# Numbers in Python that are lowered to these if larger: (function, keyword): number.
 BUDGETS = {
     ("Trainer", "steps"): 20,
     ("collect", "steps"): 12_000,
-    ("Planner", "steps"): 2,
+    ("Sampling", "steps"): 2,
     ("Planner", "candidates"): 4,
-    ("from_run", "steps"): 2,
-    ("from_run", "candidates"): 4,
+    ("replace", "candidates"): 4,
+    ("load_planner", "candidates"): 4,
     ("evaluate", "episodes"): 2,
     ("evaluate_policy", "n_eval_episodes"): 1,
 }
@@ -42,7 +42,7 @@ FENCE = re.compile(r"^ {0,3}(`{3,}|~{3,})[ \t]*([\w+-]*)[^\n`]*$")
 
 @dataclass(frozen=True)
 class Block:
-    """A fenced block: its language ("" for none), its text, and the line on which that begins."""
+    """A fenced block: its language ("" for none), its text, and the first line of the text."""
 
     language: str
     text: str
@@ -50,7 +50,7 @@ class Block:
 
 
 def blocks(markdown: str) -> list[Block]:
-    """Every fenced block, in order."""
+    """Return every fenced block, in order."""
     found, fence, language, begin = [], "", "", 0
     lines = markdown.splitlines()
     for number, line in enumerate(lines, start=1):
@@ -66,7 +66,7 @@ def blocks(markdown: str) -> list[Block]:
 
 
 def prose(markdown: str) -> str:
-    """What is outside fenced blocks and code spans."""
+    """Return the text outside fenced blocks and code spans."""
     lines = markdown.splitlines()
     for block in blocks(markdown):
         for number in range(block.line - 1, block.line - 1 + len(block.text.splitlines())):
@@ -75,7 +75,7 @@ def prose(markdown: str) -> str:
 
 
 def links(markdown: str) -> list[str]:
-    """Relative targets of links and pictures, and anchors (`#...`) on the page."""
+    """Return relative targets of links and pictures, and anchors (`#...`) on the page."""
     text = prose(markdown)
     targets = re.findall(r"\]\(\s*<?([^)\s>]+)>?[^)]*\)", text)
     targets += re.findall(r"^ {0,3}\[[^\]]+\]:\s*<?(\S+?)>?(?:\s|$)", text, flags=re.MULTILINE)
@@ -84,7 +84,7 @@ def links(markdown: str) -> list[str]:
 
 
 def anchors(markdown: str) -> set[str]:
-    """The anchors that the headings make, by GitHub's rule."""
+    """Return the anchors of the headings, by GitHub's rule."""
     headings = re.findall(r"^#{1,6} +(.+?) *#*$", prose(markdown), flags=re.MULTILINE)
     return {
         re.sub(r"[^\w\- ]", "", heading).strip().lower().replace(" ", "-") for heading in headings
@@ -92,9 +92,9 @@ def anchors(markdown: str) -> set[str]:
 
 
 def shell_lines(markdown: str) -> list[str]:
-    """The lines of all shell blocks: continued lines joined, prompts taken off.
+    """Return the lines of all shell blocks: continued lines joined, prompts removed.
 
-    Of a console block, only what follows a prompt is a command.
+    In a console block, only the text after a prompt is a command.
     """
     found = []
     for block in blocks(markdown):
@@ -108,7 +108,7 @@ def shell_lines(markdown: str) -> list[str]:
 
 
 def command(line: str) -> list[str] | None:
-    """The words after `pgdiff`, comments taken off; None for another program."""
+    """Return the words after `pgdiff` without comments; None for another program."""
     words = shlex.split(line, comments=True)
     while words and re.fullmatch(r"\w+=\S*", words[0]):  # settings of the shell's environment
         words = words[1:]
@@ -116,7 +116,7 @@ def command(line: str) -> list[str] | None:
 
 
 def reduced(words: list[str]) -> list[str]:
-    """The same command on a small budget."""
+    """Return the command on a small budget."""
     extra = EXTRA.get(words[0], []) if words else []
     kept = {word.partition("=")[0] for word in words if word in KEPT}
     return [*words, *(word for word in extra if word.partition("=")[0] not in kept)]
@@ -137,18 +137,18 @@ class Shrink(ast.NodeTransformer):
 
 
 def called(node: ast.Call) -> str:
-    """The last part of the name that is called."""
+    """Return the last part of the called name."""
     return ast.unparse(node.func).rpartition(".")[2]
 
 
 def compiled(block: Block, file: str):
-    """A Python block on a small budget, whose tracebacks name the lines of `file`."""
+    """Compile a Python block on a small budget; tracebacks name the lines of `file`."""
     tree = ast.increment_lineno(Shrink().visit(ast.parse(block.text)), block.line - 1)
     return compile(ast.fix_missing_locations(tree), file, "exec")
 
 
 def first_arguments(block: Block, names: tuple[str, ...]) -> list[tuple[str, str]]:
-    """(what is called, the text it is given first) for every call of one of these names."""
+    """Return (called name, first argument if a text) for every call of one of these names."""
     return [
         (called(node), node.args[0].value)
         for node in ast.walk(ast.parse(block.text))

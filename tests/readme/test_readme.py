@@ -1,4 +1,4 @@
-"""README.md keeps its word: every command and every snippet runs, every link leads somewhere."""
+"""README.md is right: every command and every snippet runs, and every link has a target."""
 
 import shutil
 import subprocess
@@ -29,12 +29,15 @@ from zips import make_model
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 TEXT = README.read_text(encoding="utf-8")
+PAGE = ROOT / "notebooks" / "docs" / "command_line.md"
+SHELL = f"{TEXT}\n{PAGE.read_text(encoding='utf-8')}"
+"""The commands of the README, then those of the page on the command line."""
 COMMANDS = ("collect", "check", "train", "plan", "evaluate", "info", "generate", "compare")
 
 
 def demo_lines() -> list[str]:
-    """The commands of `make demo`."""
-    # Written down by make, not run: with -o it takes the set-up as done.
+    """Return the commands of `make demo`."""
+    # Make only prints them; with -o it regards the set-up as done.
     listed = subprocess.run(
         ["make", "--dry-run", "-o", "setup", "demo"],
         cwd=ROOT,
@@ -51,8 +54,8 @@ def run(lines: list[str], capsys: pytest.CaptureFixture[str] | None = None) -> N
         words = command(line)
         assert words is not None
         code = main(reduced(words))
-        said = "" if capsys is None else capsys.readouterr().err
-        assert code == 0, f"{line}\n{said}"
+        errors = "" if capsys is None else capsys.readouterr().err
+        assert code == 0, f"{line}\n{errors}"
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +65,7 @@ def minari_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A folder in which `make demo` was run on a small budget, with an agent and its recording."""
+    """Return a folder in which `make demo` was run on a small budget, with an agent and data."""
     folder = tmp_path_factory.mktemp("readme")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -83,28 +86,30 @@ def test_make_demo(made: Path) -> None:
 def test_every_line_of_a_shell_is_run_or_known() -> None:
     unknown = [
         line
-        for line in shell_lines(TEXT)
+        for line in shell_lines(SHELL)
         if command(line) is None and not f"{line} ".startswith(LEFT_OUT)
     ]
     assert unknown == [], "run them here, or add them to LEFT_OUT"
 
 
 def test_every_command_is_shown() -> None:
-    words = [command(line) for line in shell_lines(TEXT)]
+    words = [command(line) for line in shell_lines(SHELL)]
     assert set(COMMANDS) <= {shown[0] for shown in words if shown}
 
 
 def test_commands(
     made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # In the reader's order, each on what those before it have made.
+    # In the reader's order, each on the results of earlier ones.
     monkeypatch.chdir(made)
     capsys.readouterr()
-    run([line for line in shell_lines(TEXT) if command(line)], capsys)
+    # A command of both pages is run once.
+    lines = {tuple(words): line for line in shell_lines(SHELL) if (words := command(line))}
+    run(list(lines.values()), capsys)
 
 
 def place(path: Path, source: Path) -> None:
-    """Put a copy of what `make demo` made where a snippet looks for it."""
+    """Copy the results of `make demo` to the place where a snippet looks for them."""
     if path.is_absolute() or path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -117,11 +122,15 @@ def test_python(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(tmp_path)
     namespace: dict[str, object] = {"__name__": "__main__"}
     for block in snippets:
-        for name, path in first_arguments(block, ("load_episodes", "from_run", "Policy")):
+        for name, path in first_arguments(block, ("load_episodes", "load_planner", "Policy")):
             run_folder = made / "runs/demo/run"
-            source = run_folder if name == "from_run" else next(made.rglob(Path(path).name))
+            source = run_folder if name == "load_planner" else next(made.rglob(Path(path).name))
             place(Path(path), source)
         exec(compiled(block, str(README)), namespace)
+
+
+def test_the_readme_is_short() -> None:
+    assert len(TEXT) < 8000
 
 
 def test_links() -> None:

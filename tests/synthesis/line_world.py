@@ -1,10 +1,11 @@
-"""A small world with ends, and models of it."""
+"""A point on a line whose episodes end, and models of it."""
 
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from toys import flat_model
 
 from pgdiff import Episodes, TrajectoryDiffusion
 from pgdiff.denoisers import ResidualMLPConfig, TransformerConfig
@@ -14,7 +15,7 @@ ROWS = (*FIELDS, "next_observations")
 
 
 def recording(*, episodes: int = 40, length: int = 30, seed: int = 0) -> Episodes:
-    """A point on a line, pushed at random; it is rewarded for going right, and ends beyond 1."""
+    """Record random pushes of the point; moves to the right are rewarded, and 1 ends an episode."""
     source = np.random.default_rng(seed)
     parts: list[dict[str, Any]] = []
     for _ in range(episodes):
@@ -40,7 +41,7 @@ def recording(*, episodes: int = 40, length: int = 30, seed: int = 0) -> Episode
 
 
 def model(*, horizon: int = 8, untrained_size: float = 0.3, **options: Any) -> TrajectoryDiffusion:
-    """Untrained, with random weights, so that samples differ."""
+    """Return an untrained model with random weights, so that samples differ."""
     settings: dict[str, Any] = {
         "horizon": horizon,
         "fields": FIELDS,
@@ -51,7 +52,7 @@ def model(*, horizon: int = 8, untrained_size: float = 0.3, **options: Any) -> T
     }
     if horizon == 1:
         settings |= {"fields": ROWS, "denoiser": ResidualMLPConfig(width=16, depth=2, embedding=8)}
-    made = TrajectoryDiffusion.from_episodes(recording(), **(settings | options))
+    made = flat_model(recording(), **(settings | options))
     source = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in made.network.parameters():
@@ -60,14 +61,14 @@ def model(*, horizon: int = 8, untrained_size: float = 0.3, **options: Any) -> T
 
 
 class Right(nn.Module):
-    """An agent that likes to push by 0.5, whatever it sees."""
+    """An agent whose mean action is always 0.5."""
 
     def log_prob(self, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         return -0.5 * ((action - 0.5) / 0.3).square().sum(dim=-1)
 
 
 class Undefined(nn.Module):
-    """An agent whose density is no number."""
+    """An agent whose density is NaN."""
 
     def log_prob(self, observation: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
         return action.sum(dim=-1) * float("nan")

@@ -1,13 +1,13 @@
-"""Samples become rows: ends by threshold, what follows them cut, actions within bounds."""
+"""Conversion of samples to rows: terminals, cut tokens, clipped actions."""
 
 import numpy as np
 import pytest
 import torch
-from line_world import model
+from line_world import FIELDS, ROWS
 
 from pgdiff import PgdiffError
 from pgdiff.synthesis import Counts, decode
-from pgdiff.synthesis.decode import check_layout
+from pgdiff.synthesis.decode import check_segments
 from pgdiff.trajectory import Layout, Segment
 
 BOUNDS = (np.float32([-1.0]), np.float32([1.0]))
@@ -32,7 +32,7 @@ def test_a_trajectory_ends_with_its_first_terminal() -> None:
     assert rows["observations"][:, 0].tolist() == [0, 1, 4, 5, 6, 8, 9, 10, 11]
     assert rows["terminals"].tolist() == [False, True, *[False] * 6, True]
     assert rows["timeouts"].tolist() == [*[False] * 4, True, *[False] * 4]
-    # What follows: the next token, and the row itself where there is none.
+    # Next observations: those of the next token, or of the row itself at the last token.
     assert rows["next_observations"][:, 0].tolist() == [1, 2, 5, 6, 7, 9, 10, 11, 11]
     assert rows["actions"][:, 0].tolist() == [-1, -1, 0, 1, 1, 1, 1, 1, 1]
     assert rows["rewards"].tolist() == [0, -1, -4, -5, -6, -8, -9, -10, -11]
@@ -54,7 +54,7 @@ def test_trajectories_end_by_the_tasks_rule_too_where_there_is_one() -> None:
     rows, counts = decode(
         segment(drawn), bounds=None, ends=lambda x: np.isin(x[..., 0], [2.0, 7.0, 8.0])
     )
-    # The first falls without a word; in the second the word comes first; the third begins fallen.
+    # The first falls without a terminal, the second after one, and the third begins fallen.
     assert rows["observations"][:, 0].tolist() == [0, 1, 4, 5, 12, 13, 14, 15]
     assert np.flatnonzero(rows["terminals"]).tolist() == [1, 3, 7]
     assert not rows["timeouts"].any()
@@ -74,18 +74,14 @@ def test_a_rule_asks_what_a_token_holds_of_the_next_step() -> None:
     assert counts == Counts(trajectories=4, transitions=3, terminals=2)
 
 
-@pytest.mark.parametrize(
-    ("layout", "message"),
-    [
-        (Layout(fields=(("observations", 1),), horizon=4), "without actions, rewards, terminals"),
-        (
-            Layout(fields=(("observations", 1), ("actions", 1), ("rewards", 1)), horizon=4),
-            "without terminals",
-        ),
-        (model(horizon=3).layout.__class__(fields=model().layout.fields, horizon=3, stride=2), "2"),
-        (Layout(fields=model().layout.fields, horizon=1), "'next_observations'"),
-    ],
-)
-def test_a_model_that_makes_no_transitions_is_refused(layout: Layout, message: str) -> None:
-    with pytest.raises(PgdiffError, match=message):
-        check_layout(layout)
+def test_a_model_that_makes_no_transitions_is_refused() -> None:
+    for fields, horizon, stride, message in (
+        (("observations",), 4, 1, "without actions, rewards, terminals"),
+        (("observations", "actions", "rewards"), 4, 1, "without terminals"),
+        (FIELDS, 3, 2, "a stride of 1. Got 2"),
+        (FIELDS, 1, 1, "'next_observations'"),
+    ):
+        layout = Layout(fields=tuple((n, 1) for n in fields), horizon=horizon, stride=stride)
+        with pytest.raises(PgdiffError, match=message):
+            check_segments(layout.spec)
+    check_segments(Layout(fields=tuple((name, 1) for name in ROWS), horizon=1).spec)

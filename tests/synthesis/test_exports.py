@@ -1,4 +1,4 @@
-"""What was generated, in the hands of those who learn from it."""
+"""Generated data in replay buffers and in other libraries."""
 
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,8 @@ from line_world import model
 from stable_baselines3 import SAC
 
 import pgdiff
-from pgdiff import Episodes
+from pgdiff import Episodes, Sampling
 from pgdiff.data import from_replay_buffer, to_replay_buffer, write_minari
-from pgdiff.diffusion import DDIM
 
 FIELDS = ("observations", "actions", "rewards", "terminals", "timeouts", "next_observations")
 
@@ -31,9 +30,7 @@ class Line(gym.Env):
 
 @pytest.fixture(scope="module")
 def made() -> Episodes:
-    return pgdiff.generate(
-        model(), transitions=300, batch=16, steps=2, solver=DDIM(), progress=False
-    )
+    return pgdiff.generate(model(), transitions=300, batch=16, sampling=Sampling(steps=2))
 
 
 def test_stable_baselines3_trains_from_the_buffer(made: Episodes) -> None:
@@ -45,7 +42,7 @@ def test_stable_baselines3_trains_from_the_buffer(made: Episodes) -> None:
         device="cpu",
     )
     agent = SAC("MlpPolicy", line, policy_kwargs={"net_arch": [16]}, seed=0, device="cpu")
-    agent.learn(0)  # sets its logger up
+    agent.learn(0)  # creates its logger
     agent.replay_buffer = buffer
     before = [weights.clone() for weights in agent.actor.parameters()]
     agent.train(gradient_steps=20, batch_size=32)

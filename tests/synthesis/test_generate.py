@@ -1,4 +1,4 @@
-"""Shards: the same whoever makes them, resumed, hashed, refused where they would mix."""
+"""Shards: independent of the processes, resumable, hashed, and never mixed."""
 
 import hashlib
 import json
@@ -22,12 +22,12 @@ import torch
 from line_world import Right, Undefined, model, recording
 
 import pgdiff
-from pgdiff import PgdiffError, Trainer
-from pgdiff.diffusion import DDIM
+from pgdiff import PgdiffError, Sampling, Trainer
 from pgdiff.guides import Policy
-from pgdiff.synthesis import ShardFolder, ShardSampler, write_part
+from pgdiff.synthesis import ShardFolder, ShardSampler, Workers, write_part
 
-SMALL: dict[str, Any] = {"batch": 8, "steps": 2, "solver": DDIM(), "progress": False}
+TWO = Sampling(steps=2)
+SMALL: dict[str, Any] = {"batch": 8, "sampling": TWO}
 
 
 def sums(folder: Path) -> dict[str, str]:
@@ -38,7 +38,7 @@ def sums(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("horizon", [8, 1])
-def test_rows_are_sound_and_as_many_as_were_asked_for(tmp_path: Path, horizon: int) -> None:
+def test_rows_are_sound_and_as_many_as_requested(tmp_path: Path, horizon: int) -> None:
     out = tmp_path / "data.hdf5"
     episodes = pgdiff.generate(model(horizon=horizon), transitions=100, out=out, **SMALL)
     assert episodes.steps >= 100
@@ -48,7 +48,7 @@ def test_rows_are_sound_and_as_many_as_were_asked_for(tmp_path: Path, horizon: i
     shards = ShardFolder(tmp_path / "data.hdf5.shards")
     total = sum(shards.counts(n).transitions for n in shards.finished())  # type: ignore[union-attr]
     assert total == episodes.steps
-    # The least number of whole shards.
+    # The smallest number of whole shards.
     last = shards.counts(shards.finished()[-1])
     assert last is not None
     assert total - last.transitions < 100
@@ -81,7 +81,7 @@ def test_going_on_makes_no_shard_twice(tmp_path: Path) -> None:
     out = tmp_path / "data.hdf5"
     pgdiff.generate(model(), transitions=60, out=out, **SMALL)
     before = {file: file.stat().st_mtime_ns for file in (tmp_path).rglob("0*.hdf5")}
-    pgdiff.generate(model(), transitions=150, out=out, resume=True, **SMALL)
+    pgdiff.generate(model(), transitions=150, out=out, on_existing="resume", **SMALL)
     assert all(file.stat().st_mtime_ns == then for file, then in before.items())
     whole = pgdiff.generate(model(), transitions=150, **SMALL)
     assert np.array_equal(pgdiff.load_episodes(out).observations, whole.observations)
@@ -90,7 +90,7 @@ def test_going_on_makes_no_shard_twice(tmp_path: Path) -> None:
 def test_a_full_disk_keeps_what_is_finished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The operating system takes no file that is as large as the largest shard."""
+    """The operating system refuses files as large as the largest shard."""
     settings = SMALL | {"transitions": 2000, "batch": 64}
     pgdiff.generate(model(), out=tmp_path / "whole.hdf5", **settings)
     shards = sorted((tmp_path / "whole.hdf5.shards").glob("0*.hdf5"))
@@ -112,43 +112,41 @@ def test_a_full_disk_keeps_what_is_finished(
         nothing = shutil.disk_usage(tmp_path)._replace(free=1000)
         patch.setattr(shutil, "disk_usage", lambda path: nothing)
         with pytest.raises(PgdiffError, match="All shards are kept"):
-            pgdiff.generate(model(), out=tmp_path / "cut.hdf5", resume=True, **settings)
+            pgdiff.generate(model(), out=tmp_path / "cut.hdf5", on_existing="resume", **settings)
     assert not (tmp_path / "cut.hdf5").exists()
-    pgdiff.generate(model(), out=tmp_path / "cut.hdf5", resume=True, **settings)
+    pgdiff.generate(model(), out=tmp_path / "cut.hdf5", on_existing="resume", **settings)
     assert (tmp_path / "cut.hdf5").read_bytes() == (tmp_path / "whole.hdf5").read_bytes()
 
 
 def test_jobs_share_a_data_set(tmp_path: Path) -> None:
     whole, shared = tmp_path / "whole.hdf5", tmp_path / "shared.hdf5"
     pgdiff.generate(model(), transitions=300, out=whole, **SMALL)
-    sampler = ShardSampler(model=model(), batch=8, steps=2, solver=DDIM())
+    sampler = ShardSampler(model=model(), batch=8, sampling=TWO)
     for part in (2, 0, 1):
-        write_part(
-            sampler, transitions=300, out=shared, part=part, parts=3, workers=1, progress=False
-        )
+        write_part(sampler, transitions=300, out=shared, part=part, parts=3)
     assert not shared.exists()
     made = ShardFolder(tmp_path / "shared.hdf5.shards")
     counts = [made.counts(number) for number in made.finished()]
     assert sum(one.transitions for one in counts if one is not None) >= 300
     before = sums(made.path)
-    pgdiff.generate(model(), transitions=300, out=shared, resume=True, **SMALL)
+    pgdiff.generate(model(), transitions=300, out=shared, on_existing="resume", **SMALL)
     assert shared.read_bytes() == whole.read_bytes()
     assert before.items() <= sums(made.path).items()
     with pytest.raises(PgdiffError, match="`part` must be 0 to 2"):
         write_part(sampler, transitions=300, out=shared, part=3, parts=3)
     with pytest.raises(PgdiffError, match="`parts` must be"):
         write_part(sampler, transitions=300, out=shared, part=0, parts=0)
-    other = ShardSampler(model=model(), batch=8, steps=3, solver=DDIM())
-    with pytest.raises(PgdiffError, match="`steps` must be what the shards"):
-        write_part(other, transitions=300, out=shared, part=0, parts=3, progress=False)
+    other = ShardSampler(model=model(), batch=8, sampling=Sampling(steps=3))
+    with pytest.raises(PgdiffError, match="`sampling` must equal the setting"):
+        write_part(other, transitions=300, out=shared, part=0, parts=3)
 
 
 def compiles() -> bool:
-    """Whether torch.compile works here: it needs a C++ compiler, and paths without a space."""
+    """Return True if torch.compile works: it needs a C++ compiler, and paths without spaces."""
     from torch._dynamo.exc import TorchDynamoException
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PyTorch's own, of its modules
+        warnings.simplefilter("ignore")  # PyTorch's warnings about its modules
         try:
             torch.compile(lambda x: x.sin() + 1)(torch.zeros(3))
         except TorchDynamoException:
@@ -158,11 +156,11 @@ def compiles() -> bool:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.compile's own
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # from torch.compile
 def test_compiled_networks_make_the_same_rows() -> None:
     plain = pgdiff.generate(model(), transitions=100, **SMALL)
     try:
-        compiled = pgdiff.generate(model(), transitions=100, compile=True, **SMALL)
+        compiled = pgdiff.generate(model(), transitions=100, workers=Workers(compile=True), **SMALL)
     except PgdiffError as error:
         if compiles():
             raise
@@ -172,9 +170,9 @@ def test_compiled_networks_make_the_same_rows() -> None:
         return
     for name, values in plain.fields().items():
         np.testing.assert_allclose(compiled.fields()[name], values, atol=1e-4, err_msg=name)
-    # A model that was compiled for something else samples as it does elsewhere.
+    # A model that was compiled earlier gives equal samples without compilation.
     other = model()
-    pgdiff.generate(other, transitions=10, compile=True, **SMALL)
+    pgdiff.generate(other, transitions=10, workers=Workers(compile=True), **SMALL)
     (call,) = {part._compiled_call_impl for part in other.children()} - {None}
     again = pgdiff.generate(other, transitions=100, **SMALL)
     assert call in {part._compiled_call_impl for part in other.children()}
@@ -189,10 +187,9 @@ def test_kills_leave_the_same_shards(tmp_path: Path) -> None:
         import sys
         sys.path.insert(0, {str(Path(__file__).parent)!r})
         import pgdiff
-        from pgdiff.diffusion import DDIM
         from line_world import model
         pgdiff.generate(model(), transitions=4000, out={str(tmp_path / "killed.hdf5")!r}, batch=8,
-                        steps=2, solver=DDIM(), progress=False, resume=True)
+                        sampling=pgdiff.Sampling(steps=2), on_existing="resume")
         """
     )
     wait = np.random.default_rng(0).uniform(4.0, 8.0, 10)
@@ -212,7 +209,7 @@ def test_a_policy_makes_its_actions_likelier() -> None:
     Trainer(steps=150, batch_size=64, learning_rate=3e-3, progress=False, device="cpu").fit(
         learned, recording()
     )
-    settings = SMALL | {"batch": 128, "steps": 8}
+    settings = {"batch": 128, "sampling": Sampling(steps=8)}
     plain = pgdiff.generate(learned, transitions=800, **settings)
     guided = pgdiff.generate(learned, transitions=800, guides=[Policy(Right())], **settings)
     likely = [
@@ -228,38 +225,38 @@ def make(out: Path, **settings: Any) -> None:
     pgdiff.generate(given.pop("model", None) or model(), **given)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
+def test_bad_settings_are_named(tmp_path: Path) -> None:
+    with pytest.raises(PgdiffError, match="`threads` must be"):
+        Workers(threads=0)
+    for settings, message in (
         ({"transitions": 0}, "`transitions` must be"),
         ({"transitions": 1.5}, "`transitions` must be"),
         ({"workers": 0}, "`workers` must be"),
         ({"batch": 0}, "`batch` must be"),
-        ({"steps": -1}, "`steps` must be"),
+        ({"sampling": 2}, "`sampling` must be"),
         ({"seed": -1}, "`seed` must be"),
-        ({"threads": 0}, "`threads` must be"),
+        ({"workers": {"processes": 2}}, "`workers` must be"),
+        ({"on_existing": "go on"}, "`on_existing` must be"),
         ({"guides": ["policy"]}, "`guides` must have"),
         ({"guides": [Policy(Undefined())]}, "Shard 0 cannot be sampled.*'policy' of scale 1"),
-    ],
-)
-def test_bad_settings_are_named(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(PgdiffError, match=message):
-        make(tmp_path / "data.hdf5", **settings)
-    assert not list(tmp_path.iterdir())
+    ):
+        with pytest.raises(PgdiffError, match=message):
+            make(tmp_path / "data.hdf5", **settings)
+        assert not list(tmp_path.iterdir())
 
 
-def test_what_is_there_is_not_overwritten_unasked(tmp_path: Path) -> None:
+def test_existing_files_are_not_overwritten_without_request(tmp_path: Path) -> None:
     out = tmp_path / "data.hdf5"
     make(out)
-    with pytest.raises(PgdiffError, match=r"exists. resume=true goes on with it"):
+    with pytest.raises(PgdiffError, match=r"exists. Pass on_existing=.resume. to continue it"):
         make(out)
-    make(out, overwrite=True, seed=3)
-    with pytest.raises(PgdiffError, match=r"`seed` must be what the shards .* 3. Got 0"):
-        make(out, resume=True)
-    with pytest.raises(PgdiffError, match="`guides` must be what the shards"):
-        make(out, resume=True, seed=3, guides=[Policy(Right())])
-    with pytest.raises(PgdiffError, match="`model` must be what the shards"):
-        make(out, resume=True, seed=3, model=model(untrained_size=0.2))
+    make(out, on_existing="overwrite", seed=3)
+    with pytest.raises(PgdiffError, match=r"`seed` must equal the setting .* 3. Got 0"):
+        make(out, on_existing="resume")
+    with pytest.raises(PgdiffError, match="`guides` must equal the setting"):
+        make(out, on_existing="resume", seed=3, guides=[Policy(Right())])
+    with pytest.raises(PgdiffError, match="`model` must equal the setting"):
+        make(out, on_existing="resume", seed=3, model=model(untrained_size=0.2))
     with pytest.raises(PgdiffError, match="`out` must be a file"):
         make(tmp_path)
 
@@ -268,12 +265,12 @@ def test_other_data_are_not_taken_for_what_goes_on(tmp_path: Path) -> None:
     out = tmp_path / "recorded.hdf5"
     out.write_bytes(b"mine")
     with pytest.raises(PgdiffError, match="exists without its shards"):
-        make(out, resume=True)
+        make(out, on_existing="resume")
     assert out.read_bytes() == b"mine"
 
 
 class Leaning(torch.nn.Module):
-    """A policy that is what a plain attribute says."""
+    """A policy whose mean is a plain attribute."""
 
     def __init__(self, mean: float) -> None:
         super().__init__()
@@ -292,14 +289,14 @@ def test_what_shards_depend_on_is_more_than_tensors(tmp_path: Path) -> None:
     out = tmp_path / "data.hdf5"
     given: dict[str, Any] = {
         "guides": [Policy(Leaning(0.5))],
-        "ends": partial(limited, limit=np.float32(50.0)),
+        "termination": partial(limited, limit=np.float32(50.0)),
     }
     make(out, **given)
-    make(out, resume=True, **given)
-    with pytest.raises(PgdiffError, match="`guides` must be what the shards"):
-        make(out, resume=True, **(given | {"guides": [Policy(Leaning(-0.5))]}))
-    with pytest.raises(PgdiffError, match="`ends` must be what the shards"):
-        make(out, resume=True, **(given | {"ends": partial(limited, limit=60.0)}))
+    make(out, on_existing="resume", **given)
+    with pytest.raises(PgdiffError, match="`guides` must equal the setting"):
+        make(out, on_existing="resume", **(given | {"guides": [Policy(Leaning(-0.5))]}))
+    with pytest.raises(PgdiffError, match="`termination` must equal the setting"):
+        make(out, on_existing="resume", **(given | {"termination": partial(limited, limit=60.0)}))
 
 
 def test_a_damaged_shard_is_found(tmp_path: Path) -> None:
@@ -310,11 +307,11 @@ def test_a_damaged_shard_is_found(tmp_path: Path) -> None:
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
     with pytest.raises(PgdiffError, match=r"00000.hdf5' is missing or damaged"):
-        make(out, resume=True)
+        make(out, on_existing="resume")
     note = shard.with_suffix(".json")
     kept = json.loads(note.read_text())["sha256"]
     note.unlink()
-    make(out, resume=True)
+    make(out, on_existing="resume")
     assert hashlib.sha256(shard.read_bytes()).hexdigest() == kept
 
 

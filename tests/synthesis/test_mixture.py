@@ -6,7 +6,7 @@ from line_world import recording
 
 from pgdiff import Episodes, PgdiffError
 from pgdiff.data.transitions import TransitionDataset
-from pgdiff.synthesis.mixture import MixedTransitions
+from pgdiff.synthesis.mixed_batches import MixedTransitions
 
 
 def marked(value: float) -> Episodes:

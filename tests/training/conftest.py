@@ -1,4 +1,4 @@
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent))  # `regression.py`, the learner of these tests
+sys.path.insert(0, str(Path(__file__).parent))  # for `regression.py`, the learner of these tests

@@ -1,4 +1,4 @@
-"""A learner whose answer is known in closed form: linear regression of the reward."""
+"""A learner with a known solution in closed form: linear regression of the reward."""
 
 import os
 from collections.abc import Callable
@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pgdiff.core.serialization import save_folder
 from pgdiff.data import Episodes
-from pgdiff.saving import save_folder
 
 
 class Pairs(NamedTuple):
@@ -68,7 +68,7 @@ class Regression(nn.Module):
 
 
 def make_episodes(*, seed: int = 0, count: int = 12, length: int = 40) -> Episodes:
-    """Rewards are linear in the observations, with a little noise."""
+    """Return episodes whose rewards are linear in the observations, with a little noise."""
     rng = np.random.default_rng(seed)
     steps = count * length
     observations = rng.normal(size=(steps, 3)).astype(np.float32)

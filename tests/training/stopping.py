@@ -1,10 +1,10 @@
-"""A training that breaks off."""
+"""A training that is interrupted."""
 
 from pgdiff.training import Callback
 
 
 class Stop(Callback):
-    """Breaks off after an update, like a user's Ctrl-C."""
+    """Interrupts after an update, like a user's Ctrl-C."""
 
     def __init__(self, at: int) -> None:
         self.at = at

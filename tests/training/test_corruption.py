@@ -1,4 +1,4 @@
-"""Checkpoints with flipped bits, cut off, mixed up or tampered with are never gone on from."""
+"""Checkpoints with flipped bits, cut off, mixed up or tampered with are never resumed."""
 
 import random
 import shutil
@@ -9,7 +9,8 @@ import pytest
 import torch
 from regression import Regression, make_episodes
 
-from pgdiff.saving import read_folder
+from pgdiff.core.serialization import read_folder
+from pgdiff.core.validation import PgdiffError
 from pgdiff.training import Trainer, list_checkpoints
 from pgdiff.training.checkpoint import (
     EMA,
@@ -20,7 +21,6 @@ from pgdiff.training.checkpoint import (
     restore_checkpoint,
 )
 from pgdiff.training.ema import AveragedLearner
-from pgdiff.validation import PgdiffError
 
 OLD, NEW = "step-00000010", "step-00000020"
 FILES = ("manifest.json", STATE, WEIGHTS, EMA, OPTIMIZER)
@@ -42,7 +42,7 @@ def root(made: Path, tmp_path: Path) -> Path:
 
 
 def restored(root: Path) -> int:
-    """The step that a training would go on from; only warnings tell of what was passed over."""
+    """Return the step from which a training would resume; skipped checkpoints cause warnings."""
     learner = Regression(seed=5)
     optimizer = torch.optim.AdamW([p for p in learner.parameters() if p.requires_grad])
     state = TrainingState(learner, AveragedLearner(learner, decay=0.9), optimizer)
@@ -73,20 +73,27 @@ def test_every_flipped_byte_is_found(made: Path, tmp_path: Path) -> None:
     assert flips > 2000
 
 
-@pytest.mark.parametrize("name", FILES)
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.3, 0.7, 0.999])
-def test_cut_off_anywhere_the_one_before_is_used(root: Path, name: str, share: float) -> None:
-    file = root / NEW / name
-    file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
-    with pytest.warns(UserWarning, match=rf"{NEW}/{name}.* Resuming from '.*{OLD}'"):
-        assert restored(root) == 10
-    assert {entry.name for entry in root.iterdir()} == {OLD, f"{NEW}.damaged"}
+def again(root: Path, made: Path) -> None:
+    """Restore the checkpoint that was set aside."""
+    shutil.rmtree(root / f"{NEW}.damaged")
+    shutil.copytree(made / NEW, root / NEW)
+
+
+def test_cut_off_anywhere_the_one_before_is_used(made: Path, root: Path) -> None:
+    for name in FILES:
+        for share in (0.0, 0.01, 0.5, 0.999):
+            file = root / NEW / name
+            file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
+            with pytest.warns(UserWarning, match=rf"{NEW}/{name}.* Resuming from .*'.*{OLD}'"):
+                assert restored(root) == 10
+            assert {entry.name for entry in root.iterdir()} == {OLD, f"{NEW}.damaged"}
+            again(root, made)
 
 
 def test_random_flips_anywhere_the_one_before_is_used(root: Path) -> None:
     draw = random.Random(0)
     whole = {name: (root / NEW / name).read_bytes() for name in FILES}
-    for _ in range(100):
+    for _ in range(30):
         name = draw.choice(FILES)
         flipped = bytearray(whole[name])
         flipped[draw.randrange(len(flipped))] ^= 1 << draw.randrange(8)
@@ -98,18 +105,16 @@ def test_random_flips_anywhere_the_one_before_is_used(root: Path) -> None:
     assert restored(root) == 20
 
 
-@pytest.mark.parametrize("name", FILES)
-def test_a_file_of_another_checkpoint(root: Path, name: str) -> None:
-    shutil.copy(root / OLD / name, root / NEW / name)
-    with pytest.warns(UserWarning, match=f"{NEW}.* is damaged.* Resuming from"):
-        assert restored(root) == 10
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_a_missing_file(root: Path, name: str) -> None:
-    (root / NEW / name).unlink()
-    with pytest.warns(UserWarning, match=rf"{NEW}.*{name}.* Resuming from"):
-        assert restored(root) == 10
+def test_a_file_of_another_checkpoint_and_a_missing_file(made: Path, root: Path) -> None:
+    for name in FILES:
+        shutil.copy(root / OLD / name, root / NEW / name)
+        with pytest.warns(UserWarning, match=f"{NEW}.* is damaged.* Resuming from"):
+            assert restored(root) == 10
+        again(root, made)
+        (root / NEW / name).unlink()
+        with pytest.warns(UserWarning, match=rf"{NEW}.*{name}.* Resuming from"):
+            assert restored(root) == 10
+        again(root, made)
 
 
 def test_a_whole_checkpoint_under_another_name(root: Path) -> None:

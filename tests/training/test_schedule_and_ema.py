@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pgdiff.training.ema import AveragedLearner
-from pgdiff.training.schedule import (
+from pgdiff.training.learning_rate import (
     TRAIN,
     VALIDATION,
     learning_rate_at,
@@ -53,7 +53,7 @@ class Net(nn.Module):
         self.register_buffer("count", torch.tensor(0))
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.5, 0.9, 0.999])
+@pytest.mark.parametrize("decay", [0.0, 0.5, 0.999])
 def test_average_equals_the_recursion_by_hand(decay: float) -> None:
     net = Net()
     ema = AveragedLearner(net, decay=decay)

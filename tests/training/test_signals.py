@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: the step is finished, a checkpoint written, everything put back."""
+"""SIGTERM and Ctrl-C: the step is finished, a checkpoint written, everything restored."""
 
 import multiprocessing
 import os
@@ -12,7 +12,7 @@ import pytest
 from regression import Regression, make_episodes
 
 from pgdiff.training import Callback, Trainer, TrainingInterrupted
-from pgdiff.training.stopping import StopSignals
+from pgdiff.training.signals import StopSignals
 
 BOTH = (signal.SIGTERM, signal.SIGINT)
 
@@ -44,25 +44,20 @@ def _handlers_are_put_back(signals_as_in_a_terminal: None):
     assert [signal.getsignal(number) for number in BOTH] == before
 
 
-@pytest.mark.parametrize("number", BOTH)
-@pytest.mark.parametrize("every", [None, 20])
 @pytest.mark.parametrize("at", [33, 40, 60])
-def test_the_step_is_finished_and_resumed_exactly(
-    number: signal.Signals, every: int | None, at: int, tmp_path: Path
-) -> None:
-    cut = {"checkpoint_every": every}
-    with pytest.raises(TrainingInterrupted, match=f"{number.name}.* after step {at} of 60") as stop:
-        fit(tmp_path / "cut", **cut, callbacks=[Send(at, number)])
-    assert (stop.value.number, stop.value.step) == (number, at)
-    checkpoint = tmp_path / "cut" / "checkpoints" / f"step-{at:08d}"
-    assert stop.value.checkpoint == checkpoint and str(checkpoint) in str(stop.value)
-    assert "resume=True" in str(stop.value)
-    fit(tmp_path / "cut", checkpoint_every=20, resume=True)
+def test_the_step_is_finished_and_resumed_exactly(at: int, tmp_path: Path) -> None:
+    last = "checkpoints/step-00000060/manifest.json"
     fit(tmp_path / "whole", checkpoint_every=20)
-    last = [tmp_path / name / "checkpoints" / "step-00000060" for name in ("whole", "cut")]
-    assert last[0].joinpath("manifest.json").read_bytes() == (
-        last[1].joinpath("manifest.json").read_bytes()
-    )
+    for number, every in ((signal.SIGTERM, None), (signal.SIGINT, 20)):
+        cut, message = tmp_path / number.name, f"{number.name}.* after step {at} of 60"
+        with pytest.raises(TrainingInterrupted, match=message) as stop:
+            fit(cut, checkpoint_every=every, callbacks=[Send(at, number)])
+        assert (stop.value.number, stop.value.step) == (number, at)
+        checkpoint = cut / "checkpoints" / f"step-{at:08d}"
+        assert stop.value.checkpoint == checkpoint and str(checkpoint) in str(stop.value)
+        assert "resume=True" in str(stop.value)
+        fit(cut, checkpoint_every=20, resume=True)
+        assert (tmp_path / "whole" / last).read_bytes() == (cut / last).read_bytes()
 
 
 def test_means_of_the_log_go_on_where_they_were(tmp_path: Path) -> None:
@@ -92,7 +87,7 @@ def test_without_a_folder_it_says_that_nothing_was_saved() -> None:
         fit(None, callbacks=[Send(5, signal.SIGTERM)])
 
 
-def test_with_workers_the_whole_group_may_be_told(tmp_path: Path) -> None:
+def test_with_workers_the_whole_group_may_be_signalled(tmp_path: Path) -> None:
     """Ctrl-C in a terminal, and a batch system's SIGTERM, reach the workers too."""
 
     class Group(Send):
@@ -120,7 +115,7 @@ def test_what_is_ignored_stays_ignored() -> None:
 
 
 def test_in_another_thread_nothing_is_installed() -> None:
-    handlers, own = [], [signal.getsignal(number) for number in BOTH]
+    handlers, expected = [], [signal.getsignal(number) for number in BOTH]
 
     class Look(Callback):
         def on_step(self, step: int, metrics: dict[str, float]) -> None:
@@ -129,7 +124,7 @@ def test_in_another_thread_nothing_is_installed() -> None:
     thread = threading.Thread(target=fit, args=(None,), kwargs={"callbacks": [Look()]})
     thread.start()
     thread.join()
-    assert len(handlers) == 60 and all(seen == own for seen in handlers)
+    assert len(handlers) == 60 and all(seen == expected for seen in handlers)
 
 
 def test_one_that_nobody_acted_upon_is_handed_on() -> None:
@@ -142,7 +137,7 @@ def test_the_outer_context_learns_of_it_too() -> None:
     with StopSignals() as outer, StopSignals() as inner:
         signal.raise_signal(signal.SIGTERM)
         assert inner.received == outer.received == signal.SIGTERM
-        outer.received = None  # acted upon
+        outer.received = None  # handled
 
 
 def test_a_forked_child_is_left_alone() -> None:

@@ -10,9 +10,9 @@ from regression import PairSource, Regression, make_episodes
 from torch import Tensor
 
 from pgdiff import Episodes, InverseDynamics, SegmentValue
+from pgdiff.core.validation import PgdiffError
 from pgdiff.training import Callback, Learner, Trainer, TrainingDiverged
-from pgdiff.training.compiling import compile_errors
-from pgdiff.validation import PgdiffError
+from pgdiff.training.compilation import compile_errors
 
 
 def trainer(**settings: Any) -> Trainer:
@@ -28,21 +28,21 @@ def test_learns_the_least_squares_answer() -> None:
     episodes = make_episodes()
     learner = Regression()
     assert isinstance(learner, Learner)
-    run = trainer(steps=1500, learning_rate=0.02, batch_size=64, validation=0.0, ema_decay=0.99)
+    run = trainer(steps=600, learning_rate=0.05, batch_size=64, validation=0.0, ema_decay=0.98)
     assert run.fit(learner, episodes) is learner
     inputs = np.c_[episodes.observations, np.ones(episodes.steps)]
     answer, *_ = np.linalg.lstsq(inputs, episodes.rewards, rcond=None)
-    found = [*learner.weight.tolist(), learner.bias.item()]
-    np.testing.assert_allclose(found, answer, atol=2e-3)
+    learned = [*learner.weight.tolist(), learner.bias.item()]
+    np.testing.assert_allclose(learned, answer, atol=2e-3)
     assert not learner.training and learner.weight.requires_grad
-    assert learner.updates == 1500
+    assert learner.updates == 600
 
 
 def test_a_message_says_how_many_episodes_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     """90 of 100 episodes are shorter than a segment."""
-    said: list[str] = []
-    # Not by pytest's `caplog`: a test before this one may have configured logging.
-    monkeypatch.setattr("pgdiff.training.trainer._LOG.warning", said.append)
+    messages: list[str] = []
+    # Without pytest's `caplog`: an earlier test may have configured logging.
+    monkeypatch.setattr("pgdiff.training.trainer._LOG.warning", messages.append)
     lengths = np.array([40] * 10 + [5] * 90)
     rows = int(lengths.sum())
     timeouts = np.isin(np.arange(1, rows + 1), lengths.cumsum())
@@ -56,19 +56,19 @@ def test_a_message_says_how_many_episodes_are_used(monkeypatch: pytest.MonkeyPat
     )
     learner = SegmentValue.from_episodes(episodes, horizon=4, stride=3)
     for held_out in (0.0, 0.5):
-        said.clear()
+        messages.clear()
         trainer(steps=1, validation=held_out).fit(learner, episodes)
-        [message] = said
+        [message] = messages
         assert "SegmentValue learns from 10 of 100 episodes (400 of 850 rows)" in message
         assert "the longest of them has 5 rows" in message
-    said.clear()
+    messages.clear()
     trainer(steps=1).fit(Regression(), make_episodes())
     trainer(steps=1).fit(InverseDynamics.from_episodes(episodes, stride=3), episodes)
-    assert said == []
+    assert messages == []
 
 
 def test_learner_holds_the_averaged_weights_after_fit() -> None:
-    """Replays the trainer's own steps with plain PyTorch and averages by hand."""
+    """They equal the trainer's steps, repeated with plain PyTorch and averaged by hand."""
     seen: list[Tensor] = []
 
     class Watch(Callback):
@@ -211,6 +211,7 @@ def _spoiled_gradient(calls: int, error: Tensor) -> Tensor:
         (_spoiled_loss, "step 7: the loss 'squared' is nan"),
         (_spoiled_gradient, "step 7: the gradient norm is (inf|nan)"),
     ],
+    ids=["loss", "gradient"],
 )
 def test_nan_stops_before_the_weights_change(spoil: Any, message: str, tmp_path: Path) -> None:
     before: list[dict[str, Tensor]] = []
@@ -275,8 +276,8 @@ def test_learners_that_do_not_fit_are_refused() -> None:
         (torch.nn.Linear(1, 1), "must be a torch.nn.Module with dataset"),
         (Empty(), "at least one loss"),
         (Detached(), "'squared' of Detached must be a differentiable scalar"),
-        (Frozen(), "no parameter to train"),
-        (Starved(), "`validation` must leave Starved some example"),
+        (Frozen(), "must have a trainable parameter"),
+        (Starved(), "`validation` must leave Starved at least one example"),
     ):
         with pytest.raises(PgdiffError, match=message):
             trainer().fit(learner, episodes)  # type: ignore[type-var]
@@ -351,7 +352,7 @@ def test_a_failing_compilation_is_one_clear_error() -> None:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        with pytest.raises(PgdiffError, match="`compile` must be False here"):
+        with pytest.raises(PgdiffError, match="`compile` must be False"):
             trainer(compile=True, steps=2).fit(Uncompilable(), make_episodes())
 
 
@@ -379,5 +380,5 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_averaged_weights_exist_from_the_start_of_fit() -> None:
-    with pytest.raises(PgdiffError, match="before `fit`"):
+    with pytest.raises(PgdiffError, match="`fit`"):
         _ = trainer().averaged

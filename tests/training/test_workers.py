@@ -1,4 +1,4 @@
-"""Batches that other processes gather: the same run, one clear error, and no process left."""
+"""Batches gathered by other processes: equal runs, one clear error, and no process left."""
 
 import multiprocessing
 import os
@@ -16,10 +16,10 @@ import torch
 from regression import PairSource, Regression, make_episodes
 
 import pgdiff.training
+from pgdiff.core.processes import dumps, loads
+from pgdiff.core.validation import PgdiffError
 from pgdiff.training import Callback, Trainer
 from pgdiff.training.batches import StepBatches
-from pgdiff.training.sharing import dumps, loads
-from pgdiff.validation import PgdiffError
 
 Children = Callable[[], list[Any]]
 
@@ -35,13 +35,13 @@ def equal(one: torch.nn.Module, two: torch.nn.Module) -> bool:
 
 @pytest.fixture
 def children() -> Children:
-    """Which processes a run has started: those of tests before it are not its own."""
+    """Return the processes that a run has started, without those of earlier tests."""
     before = {process.pid for process in multiprocessing.active_children()}
     return lambda: [p for p in multiprocessing.active_children() if p.pid not in before]
 
 
 class At(Callback):
-    """Does something at one step."""
+    """Calls a function at one step."""
 
     def __init__(self, step: int, act: Callable[[], None]) -> None:
         self.step, self.act = step, act
@@ -100,6 +100,7 @@ def _python(*words: str, **options: Any) -> Any:
     return subprocess.Popen([sys.executable, *words], text=True, env=environment, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["spawn", "forkserver"])
 def test_other_ways_of_starting_processes(method: str, tmp_path: Path) -> None:
     script = tmp_path / "script.py"
@@ -118,7 +119,7 @@ def test_a_killed_worker_is_one_clear_error(tmp_path: Path, children: Children) 
             os.kill(process.pid, signal.SIGKILL)
 
     run = trainer(steps=2000, workers=1, folder=tmp_path, callbacks=[At(30, kill)])
-    with pytest.raises(PgdiffError, match=r"has ended unexpectedly.*resume=True"):
+    with pytest.raises(PgdiffError, match=r"ended unexpectedly.*resume=True"):
         run.fit(Regression(), make_episodes())
     assert children() == []
 
@@ -196,7 +197,9 @@ def test_a_batch_that_cannot_be_sent() -> None:
             return LocalSource(episodes)
 
     trainer(steps=3).fit(Odd(), make_episodes())
-    with pytest.raises(PgdiffError, match="`workers` must be 0 here: a Local cannot be sent"):
+    with pytest.raises(
+        PgdiffError, match="`workers` must be 0 for these batches: a Local cannot be sent"
+    ):
         trainer(steps=3, workers=1).fit(Odd(), make_episodes())
 
 
@@ -229,15 +232,15 @@ VIEWS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-@pytest.mark.parametrize("view", VIEWS)
-def test_mapped_arrays_are_sent_by_name(mapped: np.ndarray, view: str) -> None:
-    array = VIEWS[view](mapped)
-    sent = dumps({"array": array, "more": [array, np.arange(3)]})
-    assert len(sent) < 2000 < array.nbytes
-    found = loads(sent)
-    assert np.array_equal(found["array"], array) and found["array"].dtype == array.dtype
-    assert found["more"][0] is found["array"] and not found["array"].flags.writeable
-    assert np.array_equal(loads(dumps(found["array"])), array) and len(dumps(found)) < 2000
+def test_mapped_arrays_are_sent_by_name(mapped: np.ndarray) -> None:
+    for view, cut in VIEWS.items():
+        array = cut(mapped)
+        sent = dumps({"array": array, "more": [array, np.arange(3)]})
+        assert len(sent) < 2000 < array.nbytes, view
+        got = loads(sent)
+        assert np.array_equal(got["array"], array) and got["array"].dtype == array.dtype, view
+        assert got["more"][0] is got["array"] and not got["array"].flags.writeable, view
+        assert np.array_equal(loads(dumps(got["array"])), array) and len(dumps(got)) < 2000, view
 
 
 def test_what_cannot_be_opened_again_is_sent_by_value(mapped: np.ndarray, tmp_path: Path) -> None:
@@ -247,7 +250,7 @@ def test_what_cannot_be_opened_again_is_sent_by_value(mapped: np.ndarray, tmp_pa
     assert np.array_equal(loads(dumps(writable)), writable)
     other = tmp_path / "other.npy"
     np.save(other, np.asarray(mapped) + 1)
-    other.replace(file)  # another file of the same name: the mapping is of the old one
+    other.replace(file)  # another file of that name: the mapping shows the old one
     assert np.array_equal(loads(dumps(mapped)), mapped)
     file.unlink()
     assert np.array_equal(loads(dumps(mapped)), mapped)
@@ -256,7 +259,7 @@ def test_what_cannot_be_opened_again_is_sent_by_value(mapped: np.ndarray, tmp_pa
 def test_a_file_that_changes_on_the_way_is_refused(mapped: np.ndarray, tmp_path: Path) -> None:
     sent = dumps(mapped)
     (tmp_path / "values.npy").unlink()
-    with pytest.raises(PgdiffError, match=r"values\.npy' must stay as it is"):
+    with pytest.raises(PgdiffError, match=r"values\.npy' must not change"):
         loads(sent)
 
 

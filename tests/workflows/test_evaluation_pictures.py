@@ -1,4 +1,4 @@
-"""Which value an evaluation's map is drawn of, and for which goal."""
+"""The value and the goal of an evaluation's map."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,15 +11,15 @@ import torch
 
 import pgdiff_envs  # noqa: F401 - registers the tasks
 from pgdiff.data import load_episodes
-from pgdiff.workflows import pictures
-from pgdiff.workflows.collect import collect
-from pgdiff.workflows.pictures import value_map
+from pgdiff.workflows import evaluation_report as pictures
+from pgdiff.workflows.evaluation_report import value_map
+from pgdiff.workflows.recording.collect import collect
 
 RUN: Any = SimpleNamespace(stages=(), data={})
 
 
 class OfGoal:
-    """Nearness to the goal that it is told; keeps it."""
+    """A value of the nearness to the goal, which it records."""
 
     device = torch.device("cpu")
 
@@ -30,7 +30,7 @@ class OfGoal:
 
 class OfState(OfGoal):
     def value(self, observation: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        self.asked = observation
+        self.observation = observation
         return observation[:, 0]
 
 
@@ -39,38 +39,36 @@ def planner(*values: Any) -> Any:
     return SimpleNamespace(guides=guides, observation_shape=(4,))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_a_value_of_a_goal_is_drawn_for_that_of_the_episode(tmp_path: Path, seed: int) -> None:
+def test_a_value_of_a_goal_is_drawn_for_that_of_the_episode(tmp_path: Path) -> None:
     env = gym.make("multi2d-umaze-v1")
-    value = OfGoal()
-    assert value_map(RUN, planner(value), env, tmp_path, seed=seed) == tmp_path / "value_map.png"
-    np.testing.assert_array_equal(value.goal.numpy(), np.float32(env.reset(seed=seed)[1]["goal"]))
+    value, file = OfGoal(), tmp_path / "value_map.png"
+    for seed in (0, 1):
+        assert value_map(RUN, planner(value), env, tmp_path, seed=seed) == file
+        goal = np.float32(env.reset(seed=seed)[1]["goal"])
+        np.testing.assert_array_equal(value.goal.numpy(), goal)
 
 
 def test_a_value_of_states_is_drawn_at_rest(tmp_path: Path) -> None:
     value = OfState()
     assert value_map(RUN, planner(value), gym.make("maze2d-umaze-v1"), tmp_path, seed=0)
-    assert (value.asked[:, 2:] == 0).all() and len(value.asked[:, 0].unique()) > 50
+    assert (value.observation[:, 2:] == 0).all() and len(value.observation[:, 0].unique()) > 50
 
 
-@pytest.mark.parametrize("data", ["found", "changed", "gone"])
 def test_places_that_the_recording_has_not_visited_are_masked_or_it_says_so(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = collect(
-        gym.make("maze2d-umaze-v1"), tmp_path / "walk.hdf5", steps=300, seed=0, progress=False
-    )
-    steps = 300 if data == "found" else 299
-    path = tmp_path / "nothing.hdf5" if data == "gone" else file
-    run: Any = SimpleNamespace(stages=(), data={"path": str(path), "steps": steps})
+    env = gym.make("maze2d-umaze-v1")
+    file = collect(env, tmp_path / "walk.hdf5", steps=300, seed=0, progress=False)
     shown: dict[str, Any] = {}
     monkeypatch.setattr(pictures, "value_picture", lambda *_, **options: shown.update(options))
-    value_map(run, planner(OfState()), gym.make("maze2d-umaze-v1"), tmp_path, seed=0)
-    if data == "found":
-        np.testing.assert_array_equal(shown["visited"], load_episodes(file).observations)
-        assert shown["note"] == ""
-    else:
-        assert shown["visited"] is None and "was not found" in shown["note"]
+    for path, steps in ((file, 300), (file, 299), (tmp_path / "nothing.hdf5", 300)):
+        run: Any = SimpleNamespace(stages=(), data={"path": str(path), "steps": steps})
+        value_map(run, planner(OfState()), env, tmp_path, seed=0)
+        if (path, steps) == (file, 300):
+            np.testing.assert_array_equal(shown["visited"], load_episodes(file).observations)
+            assert shown["note"] == ""
+        else:
+            assert shown["visited"] is None and "was not found" in shown["note"]
 
 
 def test_without_a_value_a_goal_or_a_place_there_is_no_map(tmp_path: Path) -> None:

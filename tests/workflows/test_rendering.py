@@ -1,4 +1,4 @@
-"""Episodes as their environment renders them: the episode itself, or one reason why not."""
+"""Rendering of recorded episodes, or one reason why it fails."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,15 +7,14 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
-import pytest
 from PIL import Image
 
-from pgdiff.workflows.pictures import rendered_gifs
+from pgdiff.workflows.evaluation_report import rendered_gifs
 from pgdiff.workflows.rendering import render_options
 
 
 class Light(gym.Env[np.ndarray, np.ndarray]):
-    """The sum of its actions, which it renders as brightness."""
+    """An environment that renders the sum of its actions as brightness."""
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 20}  # noqa: RUF012
     observation_space = gym.spaces.Box(-9, 99, (1,))
@@ -50,8 +49,8 @@ def drawn(out: Path, make_env: Callable[[], Any], env: Any = None) -> str | None
         rows = [inner.reset(seed=seed)[0]]
         trajectories.append(np.stack(rows + [inner.step(action)[0] for action in taken]))
     result: Any = SimpleNamespace(trajectories=trajectories, environment_seeds=np.arange(2))
-    watched: Any = SimpleNamespace(actions=lambda number, steps: actions[number][:steps])
-    return rendered_gifs(result, watched, env or Light(), make_env, out, count=2)
+    recorder: Any = SimpleNamespace(actions=lambda number, steps: actions[number][:steps])
+    return rendered_gifs(result, recorder, env or Light(), make_env, out, count=2)
 
 
 def brightness(file: Path) -> list[int]:
@@ -73,19 +72,17 @@ def test_frames_are_those_of_the_episode_at_the_speed_of_its_clock(tmp_path: Pat
         assert image.size == (160, 320)
 
 
-@pytest.mark.parametrize(
-    ("fault", "reason"), [("driver", "MUJOCO_GL=egl"), ("noise", "did not repeat the episode")]
-)
-def test_one_reason_where_it_cannot_be_rendered(tmp_path: Path, fault: str, reason: str) -> None:
-    made: list[Light] = []
+def test_one_reason_where_it_cannot_be_rendered(tmp_path: Path) -> None:
+    for fault, reason in (("driver", "MUJOCO_GL=egl"), ("noise", "did not reproduce the episode")):
+        made: list[Light] = []
 
-    def make_env() -> Light:
-        made.append(Light(fault))
-        return made[-1]
+        def make_env(fault: str = fault, made: list[Light] = made) -> Light:
+            made.append(Light(fault))
+            return made[-1]
 
-    found = drawn(tmp_path, make_env)
-    assert found is not None and reason in found and "\n" not in found
-    assert len(made) == 1 and list(tmp_path.iterdir()) == []
+        found = drawn(tmp_path, make_env)
+        assert found is not None and reason in found and "\n" not in found
+        assert len(made) == 1 and list(tmp_path.iterdir()) == []
 
 
 def test_an_environment_that_draws_itself_or_renders_nothing_is_left_out(tmp_path: Path) -> None:

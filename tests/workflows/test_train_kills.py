@@ -1,9 +1,11 @@
-"""Runs that are killed with -9 anywhere and resumed end with the same files."""
+"""Runs that are killed with -9 at any point and resumed end with equal files."""
 
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 import pgdiff.training
 
@@ -13,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pgdiff.workflows.train as workflow
 from pgdiff.data import Episodes
-from pgdiff.planning.from_run import read_run
-from pgdiff.saving import write_whole
-from pgdiff.validation import PgdiffError
-from pgdiff.workflows.stages import Stage
+from pgdiff.runs.run import read_run
+from pgdiff.core.serialization import write_whole
+from pgdiff.core.validation import PgdiffError
+from pgdiff.runs.stages import Stage
 from pgdiff.workflows.train import train_stages
 
 # As a picture is written, without its second of drawing.
@@ -87,9 +89,16 @@ whole = files(root / "whole")
 kills = 0
 """
 
-TRAINED = """
+CALLS = """
 CALLS = {"fsync": (1, 2, 9, 30), "rename": (1, 2, 9, 13), "replace": (1, 2, 3),
          "unlink": (1, 6), "rmdir": (1, 3, 5), "mkdir": (1, 2, 5)}
+"""
+
+FEW_CALLS = """
+CALLS = {"rename": (2, 9)}
+"""
+
+TRAINED = """
 for name, calls in CALLS.items():
     run = root / name
     for call in calls:
@@ -98,6 +107,10 @@ for name, calls in CALLS.items():
     assert files(run) == whole, (name, differences(files(run), whole))
     left = [path for path in run.rglob(".*") if path.name.startswith(".")]
     assert len(left) <= 1, left
+print("kills", kills)
+"""
+
+RANDOM = """
 draw = random.Random(0)
 run = root / "random"
 for delay in [draw.uniform(0.01, seconds) for _ in range(10)]:
@@ -150,11 +163,17 @@ def _run(script: str, folder: Path) -> int:
     return int(done.stdout.splitlines()[-1].split()[1])
 
 
+def test_killed_within_a_write_a_run_resumes_to_the_same_end(tmp_path: Path) -> None:
+    assert _run(FEW_CALLS + TRAINED, tmp_path) == 2
+
+
+@pytest.mark.slow
 def test_killed_anywhere_a_run_resumes_to_the_same_end(tmp_path: Path) -> None:
     """At writes of checkpoints, results and `run.json`, between stages, and at random moments."""
-    assert _run(TRAINED, tmp_path) > 15
+    assert _run(CALLS + TRAINED + RANDOM, tmp_path) > 15
 
 
+@pytest.mark.slow
 def test_killed_while_a_stage_is_replaced(tmp_path: Path) -> None:
-    """What was learned with the old settings is never taken for the new stage's."""
+    """Results of the old settings are never used as results of the new stage."""
     assert _run(REPLACED, tmp_path) > 8

@@ -1,4 +1,4 @@
-"""Predictions: what a network's raw output means. Each is a small file."""
+"""Predictions: the meaning of a network's raw output."""
 
 from pgdiff.diffusion.predictions.base import Prediction, clean_estimate
 from pgdiff.diffusion.predictions.edm import EDMPrediction

@@ -1,26 +1,33 @@
-"""The clean value as what a network gives."""
+"""Prediction of the clean value."""
 
 from dataclasses import dataclass
 
 import torch
 
+from pgdiff.core.registry import register
 from pgdiff.diffusion.predictions.base import Factor, Prediction, Signal
-from pgdiff.registry import register
 
 
 @register("prediction", "x0")
 @dataclass(frozen=True)
 class X0Prediction(Prediction):
-    """The network gives the clean value itself. Fits every schedule."""
+    """Prediction of the clean value itself. It fits every schedule.
+
+    Example:
+        >>> from pgdiff import DiffusionProcess
+        >>> from pgdiff.diffusion import X0Prediction
+        >>> DiffusionProcess().prediction == X0Prediction()
+        True
+    """
 
     def to_x0(self, output: Signal, x: Signal, alpha: Factor, sigma: Factor) -> Signal:
-        """The output."""
+        """Return the output."""
         return output
 
     def target(self, x0: Signal, epsilon: Signal, alpha: Factor, sigma: Factor) -> Signal:
-        """The clean value."""
+        """Return the clean value."""
         return x0
 
     def gain(self, alpha: Factor, sigma: Factor) -> Factor:
-        """One: the output is x0_hat."""
+        """Return 1, since the output is x0_hat."""
         return torch.ones_like(alpha)

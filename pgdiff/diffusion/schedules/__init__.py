@@ -1,4 +1,4 @@
-"""Noise schedules: how much signal and noise a token holds at a noise level. One file each."""
+"""Noise schedules: signal and noise of a token at a noise level."""
 
 from pgdiff.diffusion.schedules.base import (
     NoiseSchedule,

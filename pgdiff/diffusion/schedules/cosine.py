@@ -7,11 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from pgdiff.registry import register
-from pgdiff.validation import check_range
+from pgdiff.core.registry import register
+from pgdiff.core.validation import check_range
 
 
-@register("schedule", "cosine")
+@register("noise_schedule", "cosine")
 @dataclass(frozen=True, kw_only=True)
 class CosineSchedule:
     """Cosine schedule of Nichol & Dhariwal (2021), eq. 17, in continuous time.
@@ -19,7 +19,13 @@ class CosineSchedule:
     `alpha(1)` is 0, so the noisiest level is pure noise and a network cannot predict epsilon there.
 
     Attributes:
-        offset: `s` of the paper; keeps the noise near level 0 from vanishing too fast.
+        offset: `s` of the paper; larger values give more noise near level 0.
+
+    Example:
+        >>> import torch
+        >>> from pgdiff.diffusion import CosineSchedule
+        >>> CosineSchedule().alpha(torch.tensor([0.0, 1.0])).tolist()
+        [1.0, 0.0]
     """
 
     offset: float = 0.008
@@ -29,20 +35,20 @@ class CosineSchedule:
 
     @property
     def _start(self) -> float:
-        """Angle at level 0; from there it turns to pi/2 at level 1."""
+        """Angle at level 0; the angle rises from there to pi/2 at level 1."""
         return self.offset / (1 + self.offset) * (math.pi / 2)
 
     def _turn(self, level: Tensor) -> Tensor:
         return level * (math.pi / 2 / (1 + self.offset))
 
     def alpha(self, level: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """`cos(angle(level)) / cos(angle(0))`; exactly 1 at level 0 and 0 at level 1."""
+        """Return `cos(angle(level)) / cos(angle(0))`; exactly 1 at level 0 and 0 at level 1."""
         # cos a as the sine of what is left to pi/2: no cancellation near level 1.
         alpha = (torch.sin(self._turn(1 - level)) / math.cos(self._start)).clamp(0.0, 1.0)
         return torch.where(level <= 0, 1.0, torch.where(level >= 1, 0.0, alpha))
 
     def sigma(self, level: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """`sqrt(1 - alpha^2)`: variance preserving."""
+        """Return `sqrt(1 - alpha^2)`, which preserves variance."""
         # cos^2 a - cos^2 b = sin(b - a) sin(b + a): no cancellation near level 0.
         turn = self._turn(level)
         product = torch.sin(turn) * torch.sin(turn + 2 * self._start)
@@ -50,11 +56,11 @@ class CosineSchedule:
         return torch.where(level <= 0, 0.0, torch.where(level >= 1, 1.0, sigma))
 
     def log_snr(self, level: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """From infinity to -infinity."""
+        """Return the log signal-to-noise ratio, from infinity to -infinity."""
         return 2 * (self.alpha(level).log() - self.sigma(level).log())
 
     def level_at(self, log_snr: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
-        """By the angle to level 1 where noise prevails, and by that from level 0 elsewhere."""
+        """Return the level, computed from the nearer end of the angle."""
         to_end = torch.asin(math.cos(self._start) * torch.sigmoid(log_snr).sqrt())
         # `sin(turn) sin(turn + 2 start) = share` is quadratic in the tangent of the turn.
         share = math.cos(self._start) ** 2 * torch.sigmoid(-log_snr)

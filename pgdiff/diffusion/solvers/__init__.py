@@ -1,4 +1,4 @@
-"""Solvers: one step of every token from its level to its next. Each is a small file."""
+"""Solvers: one step of every token from its level to its next level."""
 
 from pgdiff.diffusion.solvers.base import Kernel, Solver, Step
 from pgdiff.diffusion.solvers.churn import Churn

@@ -5,23 +5,28 @@ from typing import Literal
 
 import torch
 
+from pgdiff.core.registry import register
+from pgdiff.core.validation import check_in
 from pgdiff.diffusion.solvers.base import Kernel, Levels, Signal, Step
-from pgdiff.registry import register
-from pgdiff.validation import check_in
 
 
 @register("solver", "ddpm")
 @dataclass(frozen=True, kw_only=True)
 class DDPM:
-    """Draw from the posterior `q(x_s | x_t, x0_hat)` of s below t (Kingma et al. 2021, eq. 25-29).
+    """DDPM: samples of the posterior `q(x_s | x_t, x0_hat)`, s < t (Kingma et al. 2021, eq. 25-29).
 
     With neighbouring levels of a discrete schedule this is Ho et al.'s eq. 6-7.
 
     Attributes:
-        variance: of the noise, one of the two of Ho et al.'s section 3.2. "small" is the
-            posterior's, right where the data are one point; "large" is that of the noise which the
-            forward law adds between the levels, right where they are standard normal. Into level 0
-            neither adds noise.
+        variance: variance of the noise (Ho et al., section 3.2). "small" is the posterior's
+            variance, exact if the data are a single point. "large" is the variance that the forward
+            process adds between the levels, exact for standard normal data. Steps into level 0 add
+            no noise.
+
+    Example:
+        >>> from pgdiff import Sampling
+        >>> from pgdiff.diffusion import DDPM
+        >>> sampling = Sampling(steps=100, solver=DDPM(variance="large"))
     """
 
     variance: Literal["small", "large"] = "small"
@@ -30,16 +35,16 @@ class DDPM:
         check_in("variance", self.variance, ("small", "large"))
 
     def begin(self, levels: Levels) -> None:
-        """Nothing is remembered."""
+        """Return None: the solver has no state."""
 
     def kernel(self, at: Step) -> Kernel:
-        """The Gaussian that a step draws from."""
+        """Return the Gaussian of a step."""
         mean = at.kept * at.ratio * at.x + at.alpha_to * at.fresh * at.x0_hat
         large = torch.where(at.sigma_to > 0, at.sigma, 0.0)
         scale = at.sigma_to if self.variance == "small" else large
         return Kernel(mean, scale * at.fresh.sqrt(), at.alpha_to * at.fresh)
 
     def step(self, at: Step, state: None) -> tuple[Signal, None]:
-        """Posterior mean plus fresh noise."""
+        """Return the posterior mean plus noise."""
         kernel = self.kernel(at)
         return kernel.mean + kernel.spread * at.noise(), None

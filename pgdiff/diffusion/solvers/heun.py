@@ -4,33 +4,38 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from pgdiff.core.registry import register
 from pgdiff.diffusion.solvers.base import FIRST_ORDER_BELOW, Levels, Signal, Step
 from pgdiff.diffusion.solvers.ddim import ddim
-from pgdiff.registry import register
 
 
 @register("solver", "heun")
 @dataclass(frozen=True)
 class Heun:
-    """Trapezoid for the probability-flow equation in `x / alpha` and `sigma / alpha`.
+    """Trapezoidal rule for the probability-flow equation in `x / alpha` and `sigma / alpha`.
 
-    Two calls of the network a row: where the tokens are, and where the first-order step takes
-    those that move, with the others as they are. The second is left out if no token needs it:
-    into level 0, and from an alpha near 0, the step is of first order. The method is not made for
-    rows in which the noise falls by orders of magnitude: the second call's error grows by that.
+    Each row calls the network twice: at the sample, and at the result of the first-order step, with
+    unmoved tokens unchanged. The second call is left out if no token needs it: steps into level 0
+    and from an alpha near 0 are of first order. The method is unsuitable for rows in which the
+    noise falls by orders of magnitude, since the error of the second call grows by that factor.
+
+    Example:
+        >>> from pgdiff import Sampling
+        >>> from pgdiff.diffusion import Heun, KarrasSpacing
+        >>> sampling = Sampling(steps=16, solver=Heun(), spacing=KarrasSpacing())
     """
 
     def begin(self, levels: Levels) -> None:
-        """Nothing is remembered."""
+        """Return None: the solver has no state."""
 
     def step(self, at: Step, state: None) -> tuple[Signal, None]:
-        """Half of the way with the noise estimated here, half with that estimated there."""
+        """Return the step with the mean of the noise estimates at both ends."""
         first = ddim(at)
         if not at.second_order.any():
             return first, None
-        there = replace(at, x=at.keep(first), level=at.level_to)
-        # d(x / alpha) = epsilon d(sigma / alpha), and `first` is the step with epsilon held.
+        end = replace(at, x=at.keep(first), level=at.level_to)
+        # d(x / alpha) = epsilon d(sigma / alpha), and `first` is the step with constant epsilon.
         alpha = at.alpha.clamp(min=FIRST_ORDER_BELOW)
         fall = at.sigma_to - at.sigma * at.alpha_to / alpha
-        corrected = first + fall / 2 * (there.epsilon - at.epsilon)
+        corrected = first + fall / 2 * (end.epsilon - at.epsilon)
         return torch.where(at.second_order, corrected, first), None

@@ -1,0 +1,1 @@
+"""Validation, registry, file formats and process settings, used by all other packages."""

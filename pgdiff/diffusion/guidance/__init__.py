@@ -1,0 +1,1 @@
+"""Guidance: objectives whose gradients move samples."""

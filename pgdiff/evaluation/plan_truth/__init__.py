@@ -1,0 +1,1 @@
+"""Executability of plans: wall cuts, missed way-points, rewards and likelihoods."""

@@ -1,0 +1,1 @@
+"""Recording of experience in Gymnasium environments."""
