@@ -35,9 +35,9 @@ lint: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Before a commit: linters, types, imports and unit tests.
+# Before a commit: linters, types, imports and unit tests, without the build of a wheel.
 check: lint
-	$(PYTEST) -m "not slow" $(UNITS)
+	$(PYTEST) -m "not slow" --ignore=tests/packaging/test_wheel.py $(UNITS)
 
 # The tests of CI: all but the slow ones; the mathematics runs with checks of annotated shapes.
 test: lint
