@@ -15,14 +15,19 @@ if TYPE_CHECKING:
     from pgdiff import (
         agents,
         critics,
+        data,
         denoisers,
         diffusion,
         dynamics,
         evaluation,
         guides,
+        model,
+        planning,
         plotting,
+        runs,
         synthesis,
         testing,
+        training,
     )
     from pgdiff.core.pretrained import load_learner
     from pgdiff.core.validation import PgdiffError
@@ -90,6 +95,7 @@ __all__ = [
     "check",
     "collect",
     "critics",
+    "data",
     "denoisers",
     "diffusion",
     "dynamics",
@@ -101,11 +107,15 @@ __all__ = [
     "load_episodes",
     "load_learner",
     "load_planner",
+    "model",
+    "planning",
     "plotting",
     "rollout",
+    "runs",
     "synthesis",
     "testing",
     "to_replay_buffer",
+    "training",
     "write_hdf5",
     "write_minari",
 ]

@@ -70,8 +70,10 @@ def class_text(group: str, name: str, cls: type) -> str:
         if parameter.kind is parameter.VAR_KEYWORD or key in ("name", "self"):
             continue
         value = LEFT_OUT if parameter.default is parameter.empty else plain(parameter.default)
-        comment = f"  # {_first(text[key])}" if key in text else ""
-        lines.append(f"{key}: {_yaml(None if group == 'guide' else value)}{comment}")
+        comment = _first(text[key]) if key in text else ""
+        if group == "guide" and value != LEFT_OUT:  # a setting left out has the value of the run
+            value, comment = LEFT_OUT, f"{comment} (default {_yaml(value)})".lstrip()
+        lines.append(f"{key}: {_yaml(value)}" + (f"  # {comment}" if comment else ""))
     return "\n".join(lines)
 
 

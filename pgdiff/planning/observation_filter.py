@@ -44,7 +44,7 @@ def checked_levels(levels: Any, *, count: int) -> Float[np.ndarray, " environmen
 
 def split_measured(
     inpainting: Inpainting, levels: Float[np.ndarray, " environments"], *, candidates: int
-) -> tuple[Inpainting, Measurement | None]:
+) -> tuple[Inpainting, Measurement]:
     """Split an in-painting into one without noisy first tokens, and their measurement.
 
     Args:
@@ -52,8 +52,6 @@ def split_measured(
         levels: noise level of each environment's first token; 0 without noise.
         candidates: number of candidates of each environment.
     """
-    if not levels.any():
-        return inpainting, None
     level = torch.from_numpy(levels).to(inpainting.values).repeat_interleave(candidates)
     first = inpainting.mask.expand(inpainting.values.shape).clone()
     first[:, 1:] = False

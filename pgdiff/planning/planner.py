@@ -393,9 +393,11 @@ class Planner:
         raw |= {name: self._each_candidate(value) for name, value in values.items()}
         if goals is not None:
             raw[GOAL] = self._each_candidate(goals)
-        of_model = {name: value for name, value in raw.items() if name in model.conditions.names}
-        of_model = model.conditions.from_plan(start, of_model)
-        condition = Condition(values=of_model) if of_model else None
+        condition = None
+        if model.conditions.names:
+            of_model = {name: raw[name] for name in raw if name in model.conditions.names}
+            of_model = model.conditions.from_plan(start, of_model)
+            condition = Condition(values=of_model) if of_model else None
         check_given(
             raw,
             self.guides,
@@ -410,11 +412,10 @@ class Planner:
         held, arrival = raw.get(GOAL) if self.holds_goal else None, None
         if held is not None and self.goals.tokens is not None:
             arrival = cycle_over(self.goals.tokens, self.candidates).repeat(count).to(held.device)
-        inpainting, measurement = split_measured(
-            model.inpaint(start, held, arrival),
-            checked_levels(self.filter.noise_level if levels is None else levels, count=count),
-            candidates=self.candidates,
-        )
+        inpainting, measurement = model.inpaint(start, held, arrival), None
+        noise = checked_levels(self.filter.noise_level if levels is None else levels, count=count)
+        if noise.any():
+            inpainting, measurement = split_measured(inpainting, noise, candidates=self.candidates)
         sampling = self.sampling.replace(horizon=None)
         if condition is None:
             sampling = sampling.replace(classifier_free=None)
