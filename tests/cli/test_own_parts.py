@@ -137,7 +137,7 @@ def test_classes_by_module_path(composed, pgdiff, tmp_path: Path) -> None:
     found = composed("plugins=[my_net]", "denoiser=my_mlp", "recipe=forcing")
     assert found["denoiser"]["name"] == "my_mlp"
     shown = pgdiff("train", "denoiser=my_net:MyConfig", "--help").out
-    assert "denoiser=my_mlp, one of: causal, my_mlp, residual_mlp" in shown
+    assert "denoiser=my_mlp, one of: causal, " in shown and " my_mlp, residual_mlp" in shown
     assert "denoiser.width: 16  # size of a token inside the network" in shown
     # Also inside of other values.
     stage = "recipe.stages.segment_value.arguments.denoiser={name: my_net:MyConfig, width: 4}"

@@ -310,7 +310,7 @@ def test_base_takes_the_task_of_the_run(pgdiff, data: Path, tiny, tmp_path: Path
     assert run["stages"][-1]["arguments"]["stride"] == 7
     result = pgdiff("train", "task=maze2d-large-v1", "recipe=segment_value", "base=run", *words)
     assert result.code == 1
-    assert "`task` must be that of the run" in result.error
+    assert "`task` must be 'maze2d-open-v0', as in" in result.error
 
 
 def test_base_refuses(pgdiff, own_run: Path, snapshot) -> None:

@@ -1,6 +1,6 @@
 """The pages of notebooks/docs: snippets and commands run, links and tables are right."""
 
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -85,20 +85,21 @@ def test_commands_of_the_page_on_guides(tmp_path: Path, monkeypatch: pytest.Monk
         assert main(words) == 0, line
 
 
+@pytest.mark.usefixtures("unchecked", "own_registry")
 def test_the_page_on_an_own_task(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The files of the page and its commands, in order, in an empty folder."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     text = (ROOT / "notebooks" / "docs" / "own_task.md").read_text(encoding="utf-8")
     for block in blocks(text):
         name = block.text.splitlines()[0].removeprefix("# ")
         if block.language in ("python", "yaml"):
             (tmp_path / name).write_text(block.text.replace("range(200)", "range(20)"))
-    subprocess.run([sys.executable, "record.py"], check=True)
+    runpy.run_path("record.py")
     for line in shell_lines(text):
         words = command(line)
-        assert words is not None
-        code = "import sys; from pgdiff.cli import main; sys.exit(main(sys.argv[1:]))"
-        subprocess.run([sys.executable, "-c", code, *reduced(words)], check=True)
+        assert words is not None and main(reduced(words)) == 0, line
+    monkeypatch.delitem(sys.modules, "my_guides")
 
 
 def test_the_table_of_guidance_rules_is_what_its_program_prints() -> None:

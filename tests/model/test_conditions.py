@@ -366,7 +366,9 @@ def test_estimates_that_were_never_trained_are_refused() -> None:
         lambda: draw(always),
         lambda: always.denoise(torch.zeros(2, 6, 4), level),
         lambda: always.log_likelihood(batch, steps=1),
-        lambda: flat_planner(tiny_model(conditions=[ReturnCondition()], condition_dropout=0.0)),
+        lambda: flat_planner(
+            tiny_model(conditions=[ReturnCondition()], condition_dropout=0.0)
+        ).plan(np.zeros(4)),
     ):
         with pytest.raises(PgdiffError, match=r"`condition` must give .*dropout of 0"):
             call()

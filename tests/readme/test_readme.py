@@ -97,15 +97,29 @@ def test_every_command_is_shown() -> None:
     assert set(COMMANDS) <= {shown[0] for shown in words if shown}
 
 
-def test_commands(
-    made: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.fixture(scope="module")
+def after_readme(made: Path) -> Path:
+    """Return the folder in which the commands of the README were run, in the reader's order."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(made)
+        run([line for line in shell_lines(TEXT) if command(line)])
+    return made
+
+
+def test_commands(after_readme: Path) -> None:
+    assert (after_readme / "runs" / "weak" / "evaluation.json").is_file()
+
+
+@pytest.mark.slow
+def test_commands_of_the_page(
+    after_readme: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # In the reader's order, each on the results of earlier ones.
-    monkeypatch.chdir(made)
+    """The commands of the page that the README does not have, on the results of the latter."""
+    monkeypatch.chdir(after_readme)
     capsys.readouterr()
-    # A command of both pages is run once.
-    lines = {tuple(words): line for line in shell_lines(SHELL) if (words := command(line))}
-    run(list(lines.values()), capsys)
+    known = [command(line) for line in shell_lines(TEXT)]
+    page = shell_lines(PAGE.read_text(encoding="utf-8"))
+    run([line for line in page if command(line) and command(line) not in known], capsys)
 
 
 def place(path: Path, source: Path) -> None:
