@@ -26,6 +26,7 @@ from pgdiff import PgdiffError, Sampling, Trainer
 from pgdiff.guides import Policy
 from pgdiff.synthesis import ShardFolder, ShardSampler, Workers, write_part
 
+TESTS = Path(__file__).parents[1]
 TWO = Sampling(steps=2)
 SMALL: dict[str, Any] = {"batch": 8, "sampling": TWO}
 
@@ -185,7 +186,7 @@ def test_kills_leave_the_same_shards(tmp_path: Path) -> None:
     script = textwrap.dedent(
         f"""
         import sys
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        sys.path[:0] = {[str(TESTS / "synthesis"), str(TESTS / "model")]!r}
         import pgdiff
         from line_world import model
         pgdiff.generate(model(), transitions=4000, out={str(tmp_path / "killed.hdf5")!r}, batch=8,
