@@ -12,7 +12,7 @@ DEMO := runs/demo
 PINS := PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt
 INSTALL := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: setup lint check test test-all demo lock test-newest test-oldest clean
+.PHONY: setup lint check mathematics test test-all demo lock test-newest test-oldest clean
 .DEFAULT_GOAL := test
 
 setup: $(VENV)/.installed
@@ -39,10 +39,14 @@ lint: setup
 check: lint
 	$(PYTEST) -m "not slow" --ignore=tests/packaging/test_wheel.py $(UNITS)
 
-# The tests of CI: all but the slow ones; the mathematics runs with checks of annotated shapes.
-test: lint
-	$(PYTEST) -m "not slow" $(SHAPES) $(MATHEMATICS)
+# The tests of CI: all but the slow ones; the mathematics runs with checks of annotated shapes, while
+# the linters run.
+test: setup
+	$(MAKE) --no-print-directory -j 2 -o setup lint mathematics
 	$(PYTEST) -m "not slow" --durations=10 $(addprefix --ignore=,$(MATHEMATICS)) tests
+
+mathematics: setup
+	$(PYTEST) -m "not slow" $(SHAPES) $(MATHEMATICS)
 
 # All tests, including kills, long trainings and whole notebooks.
 test-all: lint

@@ -1,18 +1,39 @@
+import copy
 import importlib
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jaxtyping
 import pytest
+import yaml
 
 # MuJoCo's simulation needs no renderer, and the configured one may be missing.
 os.environ.pop("MUJOCO_GL", None)
 sys.path.insert(0, str(Path(__file__).parent / "model"))  # for `toys.py`, small worlds and models
 
+
+def parsed_once(load: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `yaml.load` with a memory: every composed command reads the same files again."""
+    known: dict[tuple[str, str], Any] = {}
+
+    def remembered(stream: Any, Loader: Any) -> Any:  # noqa: N803
+        if not hasattr(stream, "seek"):
+            return load(stream, Loader)
+        key = (stream.read(), Loader.__qualname__)
+        if key not in known:
+            stream.seek(0)  # the name of the stream is part of error messages
+            known[key] = load(stream, Loader)
+        return copy.deepcopy(known[key])
+
+    return remembered
+
+
+yaml.load = parsed_once(yaml.load)
 
 HANDLERS = {
     signal.SIGINT: signal.default_int_handler,

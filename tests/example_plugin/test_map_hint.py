@@ -66,7 +66,7 @@ def episodes() -> Episodes:
 @pytest.fixture(scope="module")
 def base(episodes: Episodes) -> TrajectoryDiffusion:
     model = TrajectoryDiffusion.from_episodes(episodes, Tokens(horizon=8), denoiser=SMALL)
-    return fit(model, episodes, 400)
+    return fit(model, episodes, 250)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def fresh(base: TrajectoryDiffusion, episodes: Episodes) -> TrajectoryDiffusion:
 def trained(fresh: TrajectoryDiffusion, episodes: Episodes, tmp_path_factory):
     folder = tmp_path_factory.mktemp("fresh")
     fresh.save_pretrained(folder)
-    return fit(TrajectoryDiffusion.from_pretrained(folder), episodes, 500)
+    return fit(TrajectoryDiffusion.from_pretrained(folder), episodes, 350)
 
 
 def drift(model: TrajectoryDiffusion, value: np.ndarray | None, height: float) -> np.ndarray:
