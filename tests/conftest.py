@@ -21,7 +21,7 @@ def parsed_once(load: Callable[..., Any]) -> Callable[..., Any]:
     """Return `yaml.load` with a memory: every composed command reads the same files again."""
     known: dict[tuple[str, str], Any] = {}
 
-    def remembered(stream: Any, Loader: Any) -> Any:  # noqa: N803
+    def remembered(stream: Any, Loader: Any) -> Any:
         if not hasattr(stream, "seek"):
             return load(stream, Loader)
         key = (stream.read(), Loader.__qualname__)
